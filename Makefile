@@ -1,0 +1,33 @@
+# Short verbs. Only Python >= 3.11 and make are needed: everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+export PORT
+
+.PHONY: dev test lint check bench clean
+
+dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
+	@$(BIN)/hub dev
+
+test: $(VENV)/.test  ## everything, against real servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.check  ## fix what can be fixed
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+check: $(VENV)/.check  ## lint, types, import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
+
+clean:
+	rm -rf $(VENV) .hub .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hub needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@echo "creating $(VENV) and installing (once; about half a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of dependencies; pyproject.toml changed means install again.
+$(VENV)/.%: $(BIN)/python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(if $(filter dev,$*),dev-servers,$*)]'
+	@touch $@

@@ -1,0 +1,85 @@
+"""Organisations: the ``OrgId`` type and every name that is scoped to one.
+
+An ``OrgId`` cannot be made from an arbitrary string: it comes from a verified token's claim or from the database row in
+hand. Redis keys, channels and database transactions take an ``OrgId``, so a cross-organisation mistake does not type
+check and, where types are not looked at, raises. No other module writes a Redis name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple, NoReturn
+
+from hub.errors import ErrorCode, HubError
+
+# Starts with a letter or digit, so no token can bear the reserved organisation below; no braces or slash, because
+# Redis hash tags and the names below are cut at them.
+_ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class OrgId(str):
+    """A tenant. Only ``from_claim`` and ``from_row`` make one."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object) -> NoReturn:  # type: ignore[misc]  # the constructor is closed on purpose
+        raise TypeError("an OrgId comes from a verified token (from_claim) or from a database row (from_row)")
+
+    @classmethod
+    def _make(cls, value: str) -> OrgId:
+        return str.__new__(cls, value)
+
+    @classmethod
+    def from_claim(cls, claim: object) -> OrgId:
+        """The ``org`` claim of a token whose signature has been verified. Raises ``unauthenticated`` when malformed."""
+        if not isinstance(claim, str) or not _ORG.fullmatch(claim):
+            raise HubError(ErrorCode.UNAUTHENTICATED, "the token's claim 'org' must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+        return cls._make(claim)
+
+    @classmethod
+    def from_row(cls, value: str) -> OrgId:
+        """The organisation column of a row that background work has in hand. Raises ``ValueError`` when malformed."""
+        if not _ORG.fullmatch(value):
+            raise ValueError(f"malformed organisation in a row: {value!r}")
+        return cls._make(value)
+
+
+CONTROL_ORG: Final = OrgId._make("_hub")
+"""The hub's own organisation for control channels and tickets. No token can bear it: claims start with a letter or digit."""
+
+
+class TopicNames(NamedTuple):
+    """Redis names of one topic. All share one hash tag, so that one script may touch them in a cluster."""
+
+    channel: str
+    position: str
+    history: str
+    dedupe: str
+    """Prefix; the idempotency key is appended."""
+
+
+def topic_names(org: OrgId, text: str) -> TopicNames:
+    """Redis names of topic ``text`` (``kind:key``) in ``org``."""
+    tag = f"{{{_checked(org)}/{text}}}"
+    return TopicNames(f"hub:{tag}", f"hub:{tag}:position", f"hub:{tag}:history", f"hub:{tag}:key:")
+
+
+def org_key(org: OrgId, *parts: str) -> str:
+    """A Redis key of the organisation itself (limits, revocations). All keys of one organisation share a hash tag."""
+    return ":".join((f"hub:{{{_checked(org)}}}", *parts))
+
+
+def session_key(org: OrgId, session: str) -> str:
+    """The Redis key of one session's acknowledged positions; spread over the cluster by session."""
+    return f"hub:{{{_checked(org)}/session/{session}}}"
+
+
+def ticket_key(ticket: str) -> str:
+    """The Redis key of a one-use ticket. It belongs to the hub: the organisation is known only after it was read."""
+    return f"hub:{{{CONTROL_ORG}/ticket/{ticket}}}"
+
+
+def _checked(org: OrgId) -> OrgId:
+    if not isinstance(org, OrgId):
+        raise TypeError("an OrgId is needed here; a plain string may not name an organisation")
+    return org
