@@ -8,7 +8,7 @@ check and, where types are not looked at, raises. No other module writes a Redis
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from hub.errors import ErrorCode, HubError
 
@@ -22,7 +22,7 @@ class OrgId(str):
 
     __slots__ = ()
 
-    def __new__(cls, *_: object) -> NoReturn:  # type: ignore[misc]  # the constructor is closed on purpose
+    def __new__(cls, *_: object) -> OrgId:
         raise TypeError("an OrgId comes from a verified token (from_claim) or from a database row (from_row)")
 
     @classmethod
@@ -33,7 +33,9 @@ class OrgId(str):
     def from_claim(cls, claim: object) -> OrgId:
         """The ``org`` claim of a token whose signature has been verified. Raises ``unauthenticated`` when malformed."""
         if not isinstance(claim, str) or not _ORG.fullmatch(claim):
-            raise HubError(ErrorCode.UNAUTHENTICATED, "the token's claim 'org' must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+            raise HubError(
+                ErrorCode.UNAUTHENTICATED, "the token's claim 'org' must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+            )
         return cls._make(claim)
 
     @classmethod
@@ -45,7 +47,7 @@ class OrgId(str):
 
 
 CONTROL_ORG: Final = OrgId._make("_hub")
-"""The hub's own organisation for control channels and tickets. No token can bear it: claims start with a letter or digit."""
+"""The hub's own organisation, for control channels and tickets. No token can bear it: claims do not start with `_`."""
 
 
 class TopicNames(NamedTuple):

@@ -1,4 +1,4 @@
-"""Close codes: why a connection ends and what the client does next. Error codes, which do not end it, are in ``hub.errors``."""
+"""Close codes: why a connection ends and what the client does next. What does not end it is in ``hub.errors``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The frames of PROTOCOL.md as tagged structs: strict in what the hub sends, tolerant in what it receives.
 
-Client frames ignore unknown fields. Server frames omit what is unset. ``event`` has no struct on the hub's side of the
-hot path: its bytes are put together in ``hub.protocol.codec``; ``Event`` here describes it for clients and documentation.
+Client frames ignore unknown fields. Server frames omit what is unset. On the hub's hot
+path ``event`` has no struct: ``hub.protocol.codec`` puts its bytes together; ``Event`` here is for clients and documents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from hub.errors import Retry
 
-FrameId = int | str
+FrameId = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=128)]
 TagValue = str | int | float | bool
 Tags = dict[str, TagValue]
 # A tag's wanted value, or a list of which any will do.
@@ -167,7 +167,7 @@ class Reply(Struct, tag="reply", forbid_unknown_fields=True):
 
 
 class Error(Struct, tag="error", omit_defaults=True, forbid_unknown_fields=True):
-    """What went wrong: with ``id`` for that request, with ``topic`` alone for that subscription, else for the connection."""
+    """What went wrong: with ``id`` a request, with ``topic`` alone a subscription, else the connection."""
 
     code: str
     message: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import StrEnum
 
 from msgspec import Struct
@@ -69,7 +69,7 @@ class TopicKinds:
                 raise ValueError(f"topic kind {kind.name} is registered twice")
             self._kinds[kind.name] = kind
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[TopicKind]:
         return iter(self._kinds.values())
 
     def kind_of(self, topic: Topic) -> TopicKind:
@@ -90,7 +90,7 @@ class TopicKinds:
         return topic
 
     async def for_publisher(self, principal: Principal, text: str) -> Topic:
-        """The topic, if ``principal`` may publish to it. ``forbidden`` if it may at least be seen, else ``not_found``."""
+        """The topic, if ``principal`` may publish to it. ``forbidden`` if it may be seen, else ``not_found``."""
         topic = self._resolve(principal, text)
         kind = self.kind_of(topic)
         if principal.allows("publish", text) and (

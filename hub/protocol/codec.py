@@ -1,0 +1,202 @@
+"""Bytes <-> frames, for JSON and msgpack, and ready-made WebSocket frame bytes. Pure; no I/O.
+
+An event is encoded once per encoding and shared by all subscribers as a ``Packet``: the payloads of one or more frames,
+and the same as bytes that can be written to a socket as they are (server frames are unmasked, RFC 6455 section 5.1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, cast, get_args
+
+import msgspec
+from msgspec import Raw, Struct
+
+from hub.errors import ErrorCode, HubError, bad_request
+from hub.protocol.frames import ClientFrame, FrameId, ServerFrame, SubscribeItem
+
+
+class Encoding(Enum):
+    """How frames are written: one member per subprotocol. The value is the subprotocol's name."""
+
+    JSON = "hub.v1.json"
+    MSGPACK = "hub.v1.msgpack"
+
+    # Members key the dispatcher's inner dictionaries; Enum.__hash__ would hash the name anew each time.
+    __hash__ = object.__hash__
+
+
+OPCODE_TEXT = 0x1
+OPCODE_BINARY = 0x2
+OPCODE_CLOSE = 0x8
+OPCODE_PING = 0x9
+OPCODE_PONG = 0xA
+
+_OPCODES = {Encoding.JSON: OPCODE_TEXT, Encoding.MSGPACK: OPCODE_BINARY}
+_MAX_NESTING = 64
+
+
+def websocket_frame(payload: bytes, opcode: int) -> bytes:
+    """One final, unmasked WebSocket frame (RFC 6455 section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65536:
+        return bytes((0x80 | opcode, 126)) + size.to_bytes(2) + payload
+    return bytes((0x80 | opcode, 127)) + size.to_bytes(8) + payload
+
+
+class Packet:
+    """One or more encoded frames that go out together; shared by every subscriber with the same encoding."""
+
+    __slots__ = ("encoding", "payloads", "wire")
+
+    def __init__(self, encoding: Encoding, payloads: Sequence[bytes]) -> None:
+        opcode = _OPCODES[encoding]
+        self.encoding = encoding
+        self.payloads = payloads
+        self.wire = b"".join([websocket_frame(payload, opcode) for payload in payloads])
+
+
+def encode_frame(frame: ServerFrame, encoding: Encoding) -> bytes:
+    """The payload of one frame."""
+    if encoding is Encoding.JSON:
+        return msgspec.json.encode(frame)
+    return msgspec.msgpack.encode(frame)
+
+
+def packet(frame: ServerFrame, encoding: Encoding) -> Packet:
+    """One frame as a packet."""
+    return Packet(encoding, (encode_frame(frame, encoding),))
+
+
+def encode_event(wire_topic: str, seq: int, ts: int, body: bytes, encoding: Encoding) -> bytes:
+    """The ``event`` frame of a publication; ``body`` is an event body as ``hub.fanout.broker`` describes it.
+
+    JSON needs no decoding: the head is put before the body. ``seq`` 0 means ephemeral and is left out.
+    """
+    if encoding is Encoding.JSON:
+        number = b'"seq":%d,' % seq if seq else b""
+        return b'{"type":"event","topic":"%s",%s"ts":%d,' % (wire_topic.encode(), number, ts) + body[1:]
+    frame: dict[str, Any] = {"type": "event", "topic": wire_topic}
+    if seq:
+        frame["seq"] = seq
+    frame["ts"] = ts
+    frame |= msgspec.json.decode(body)
+    return msgspec.msgpack.encode(frame)
+
+
+class _Head(Struct):
+    """What can still be told of a frame that is otherwise malformed."""
+
+    type: Any = None
+    id: Any = None
+
+
+class BadFrame(HubError):
+    """A frame that cannot be understood. ``frame_id`` and ``frame_type`` are its own, when they could be read."""
+
+    def __init__(self, code: ErrorCode, message: str, frame_id: FrameId | None, frame_type: str | None = None) -> None:
+        super().__init__(code, message)
+        self.frame_id = frame_id
+        self.frame_type = frame_type
+
+
+_TYPES = frozenset(member.__struct_config__.tag for member in get_args(ClientFrame))
+_json_frame: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_msgpack_frame: msgspec.msgpack.Decoder[ClientFrame] = msgspec.msgpack.Decoder(ClientFrame)
+_json_head = msgspec.json.Decoder(_Head)
+_msgpack_head = msgspec.msgpack.Decoder(_Head)
+_json_item = msgspec.json.Decoder(SubscribeItem)
+_msgpack_item = msgspec.msgpack.Decoder(SubscribeItem)
+_json_topic = msgspec.json.Decoder(dict[str, Any])
+_msgpack_topic = msgspec.msgpack.Decoder(dict[str, Any])
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_frame(data: bytes | str, encoding: Encoding) -> ClientFrame:
+    """The frame in one message. Raises ``BadFrame`` with ``bad_request`` or ``unknown_type``."""
+    try:
+        return _json_frame.decode(data) if encoding is Encoding.JSON else _msgpack_frame.decode(_binary(data))
+    except _MALFORMED as error:
+        raise _explain(data, encoding, error) from None
+
+
+def _explain(data: bytes | str, encoding: Encoding, error: Exception) -> BadFrame:
+    """Which code and, if it can be read, which request the error belongs to."""
+    try:
+        head = _json_head.decode(data) if encoding is Encoding.JSON else _msgpack_head.decode(_binary(data))
+    except _MALFORMED:
+        what = "JSON" if encoding is Encoding.JSON else "msgpack"
+        return BadFrame(ErrorCode.BAD_REQUEST, f"a frame must be one {what} map with a 'type'", None)
+    frame_id = _usable_id(head.id)
+    frame_type = head.type if isinstance(head.type, str) else None
+    if frame_type is not None and frame_type not in _TYPES:
+        text = f"unknown frame type; known are {', '.join(sorted(_TYPES))}"
+        return BadFrame(ErrorCode.UNKNOWN_TYPE, text, frame_id, frame_type)
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return BadFrame(ErrorCode.BAD_REQUEST, text, frame_id, frame_type)
+
+
+def _usable_id(value: Any) -> FrameId | None:
+    try:
+        return cast(FrameId, msgspec.convert(value, FrameId))
+    except msgspec.ValidationError:
+        return None
+
+
+def _binary(data: bytes | str) -> bytes:
+    return data if isinstance(data, bytes) else data.encode()
+
+
+def decode_item(raw: Raw, encoding: Encoding) -> SubscribeItem | tuple[str, HubError]:
+    """One topic of a ``subscribe``. A malformed one gives its topic (as far as it can be read) and the error."""
+    try:
+        return _json_item.decode(raw) if encoding is Encoding.JSON else _msgpack_item.decode(raw)
+    except _MALFORMED as error:
+        return _readable_topic(raw, encoding), bad_request(str(error))
+
+
+def _readable_topic(raw: Raw, encoding: Encoding) -> str:
+    try:
+        item = _json_topic.decode(raw) if encoding is Encoding.JSON else _msgpack_topic.decode(raw)
+    except _MALFORMED:
+        return ""
+    topic = item.get("topic")
+    return topic if isinstance(topic, str) else ""
+
+
+def check_data(data: Any) -> None:
+    """Raises ``bad_request`` unless ``data`` follows the JSON model: string keys, 64-bit integers, finite floats.
+
+    Needed because JSON knows larger integers and msgpack knows binary, extensions, NaN and other keys; an event that
+    one encoding can carry and another cannot would be lost for some of its subscribers.
+    """
+    stack: list[tuple[Any, int]] = [(data, 0)]
+    while stack:
+        value, depth = stack.pop()
+        if depth > _MAX_NESTING:
+            raise bad_request(f"'data' is nested more than {_MAX_NESTING} deep")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise bad_request("'data' has a key that is not a string")
+            stack.extend((child, depth + 1) for child in value.values())
+        elif isinstance(value, list):
+            stack.extend((child, depth + 1) for child in value)
+        else:
+            _check_scalar(value)
+
+
+def _check_scalar(value: Any) -> None:
+    if value is None or isinstance(value, str | bool):
+        return
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise bad_request("'data' has an integer of more than 64 bits; send it as a string")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise bad_request("'data' has a number that is not finite")
+    else:
+        raise bad_request("'data' may hold only what JSON can: no binary, no extension types")

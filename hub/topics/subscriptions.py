@@ -1,0 +1,255 @@
+"""Who on this node listens to which topic: ``LocalTopic``, ``Subscription``, and what a ``Subscriber`` must do.
+
+Data and bookkeeping only. ``hub.fanout`` moves subscriptions between the states and delivers; the edge owns sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum, auto
+from itertools import count
+from typing import Protocol
+
+from hub.protocol.codec import Encoding, Packet
+from hub.protocol.frames import Position, ServerFrame
+from hub.topics.filters import TagFilter
+from hub.topics.kinds import TopicKind
+from hub.topics.publication import Publication
+from hub.topics.splice import Asked
+from hub.topics.topic import Topic
+
+
+class Subscriber(Protocol):
+    """What delivery needs of a connection."""
+
+    @property
+    def encoding(self) -> Encoding: ...
+
+    @property
+    def congested(self) -> bool:
+        """More is unsent than the mark allows; nothing further should be delivered until it says so."""
+
+    @property
+    def gone(self) -> bool:
+        """Closed; whatever is delivered is dropped."""
+
+    def deliver(self, packet: Packet) -> None:
+        """Writes ready bytes. Never blocks, never raises."""
+
+    def send(self, frame: ServerFrame) -> None:
+        """Writes one frame of this subscriber's own."""
+
+    async def writable(self) -> None:
+        """Returns when the subscriber is not congested any more, or is gone."""
+
+
+class SubState(Enum):
+    """Where a subscription stands. The transitions are in ``hub.fanout``."""
+
+    JOINING = auto()
+    """History is being read; the verdict has not been sent."""
+    LIVE = auto()
+    """In the live set: its position is the topic's."""
+    AHEAD = auto()
+    """History brought it further than the live link has come; live events are skipped until they catch up."""
+    CATCHING_UP = auto()
+    """Fed from history by the catch-up task of its connection."""
+    PAUSED = auto()
+    """The connection is congested; goes on by the kind's slow policy when it is not any more."""
+    WINDOW_FULL = auto()
+    """ack:true and as many events unacknowledged as the window allows."""
+    ENDED = auto()
+
+    __hash__ = object.__hash__
+
+
+_generations = count(1)
+
+
+class Subscription:
+    """One join of one topic on one connection. ``generation`` tells it from an earlier join of the same topic."""
+
+    __slots__ = (
+        "acked",
+        "asked",
+        "epoch",
+        "filter",
+        "first_permitted",
+        "generation",
+        "position_sent_at",
+        "seq",
+        "skipped",
+        "state",
+        "subscriber",
+        "topic",
+        "unacked",
+        "window",
+    )
+
+    def __init__(self, topic: LocalTopic, subscriber: Subscriber, asked: Asked) -> None:
+        self.topic = topic
+        self.subscriber = subscriber
+        self.asked: Asked = asked
+        self.generation = next(_generations)
+        self.state = SubState.JOINING
+        self.filter: TagFilter | None = None
+        self.first_permitted = 1
+        self.window = 0
+        """Events that may be unacknowledged; 0: no window."""
+        self.unacked: deque[int] | None = None
+        self.epoch = ""
+        self.seq = 0
+        """Position while not LIVE, and always for picky ones; see ``position``."""
+        self.acked = 0
+        self.skipped = 0
+        """Events that did not match the filter since the client was last told a position."""
+        self.position_sent_at = 0.0
+
+    @property
+    def picky(self) -> bool:
+        """Needs a look at every event: filtered, or with a window."""
+        return self.filter is not None or self.window > 0
+
+    @property
+    def position(self) -> Position:
+        """Everything up to here was sent or did not match."""
+        if self.state is SubState.LIVE:
+            return Position(self.topic.epoch, self.topic.top)
+        return Position(self.epoch, self.seq)
+
+    @property
+    def window_room(self) -> int:
+        """How many more events may be delivered before acknowledgements must come."""
+        if self.unacked is None:
+            return 1 << 30
+        return self.window - len(self.unacked)
+
+
+class Phase(Enum):
+    """Whether this process can trust what it hears of a topic."""
+
+    SUBSCRIBING = auto()
+    """Asked Redis; what arrives is buffered until the state is known."""
+    LIVE = auto()
+    HEALING = auto()
+    """A hole or another epoch was seen; what arrives is buffered until history closed it."""
+
+    __hash__ = object.__hash__
+
+
+class LocalTopic:
+    """A topic that somebody on this node listens to."""
+
+    __slots__ = (
+        "ahead",
+        "backlog",
+        "backlog_bytes",
+        "channel",
+        "epoch",
+        "holders",
+        "kind",
+        "last_ts",
+        "live",
+        "pending",
+        "phase",
+        "picky",
+        "subscribed",
+        "tail",
+        "tail_bytes",
+        "tail_users",
+        "top",
+        "topic",
+    )
+
+    def __init__(self, topic: Topic, kind: TopicKind) -> None:
+        self.topic = topic
+        self.kind = kind
+        self.channel = topic.names.channel.encode()
+        self.phase = Phase.SUBSCRIBING
+        self.subscribed: asyncio.Future[None] | None = None
+        """Set while the first subscriber waits for Redis; later joiners wait for the same."""
+        self.epoch = ""
+        self.top = 0
+        self.last_ts = 0
+        self.holders = 0
+        """Subscriptions in any state but ENDED, and joins under way; at 0 the topic is given up after a delay."""
+        self.live: dict[Encoding, set[Subscription]] = {}
+        self.picky: set[Subscription] = set()
+        self.ahead: set[Subscription] = set()
+        self.pending: list[Publication] = []
+        """Accepted in this turn, not yet delivered."""
+        self.backlog: list[Publication] = []
+        """Arrived while not LIVE; bounded by join_tail_bytes."""
+        self.backlog_bytes = 0
+        self.tail: deque[Publication] = deque()
+        """The newest live events, kept only while clients join; bounded by join_tail_bytes."""
+        self.tail_bytes = 0
+        self.tail_users = 0
+
+    @property
+    def position(self) -> Position:
+        """What the live set has got."""
+        return Position(self.epoch, self.top)
+
+    def add_live(self, subscription: Subscription) -> None:
+        """Into the live set; its position must be the topic's."""
+        subscription.state = SubState.LIVE
+        if subscription.picky:
+            self.picky.add(subscription)
+        else:
+            self.live.setdefault(subscription.subscriber.encoding, set()).add(subscription)
+
+    def leave_live(self, subscription: Subscription, state: SubState) -> None:
+        """Out of the live set (or the ahead set), into ``state``, with the position it had."""
+        position = subscription.position
+        subscription.epoch, subscription.seq = position.epoch, position.seq
+        subscription.state = state
+        self.picky.discard(subscription)
+        self.ahead.discard(subscription)
+        group = self.live.get(subscription.subscriber.encoding)
+        if group is not None:
+            group.discard(subscription)
+            if not group:
+                del self.live[subscription.subscriber.encoding]
+
+    def live_subscriptions(self) -> Iterator[Subscription]:
+        """Everybody in the live set."""
+        for group in self.live.values():
+            yield from group
+        yield from self.picky
+
+
+class LocalTopics:
+    """All topics with a listener on this node, by Redis channel. Entries that nobody holds are removed."""
+
+    __slots__ = ("_by_channel",)
+
+    def __init__(self) -> None:
+        self._by_channel: dict[bytes, LocalTopic] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_channel)
+
+    def __iter__(self) -> Iterator[LocalTopic]:
+        return iter(self._by_channel.values())
+
+    def get(self, channel: bytes) -> LocalTopic | None:
+        """The topic of a channel, if somebody listens."""
+        return self._by_channel.get(channel)
+
+    def hold(self, topic: Topic, kind: TopicKind) -> tuple[LocalTopic, bool]:
+        """The local topic with one holder more; True if it is new and must be subscribed in Redis."""
+        channel = topic.names.channel.encode()
+        local = self._by_channel.get(channel)
+        new = local is None
+        if local is None:
+            local = self._by_channel[channel] = LocalTopic(topic, kind)
+        local.holders += 1
+        return local, new
+
+    def remove(self, local: LocalTopic) -> None:
+        """Forgets a topic that nobody holds."""
+        if self._by_channel.get(local.channel) is local:
+            del self._by_channel[local.channel]
