@@ -16,6 +16,10 @@ from hub.errors import ConfigError
 
 MINIMUM_SECRET_BYTES = 32
 
+# Embedded servers of `hub dev` and the tests. Not settings: they run before any are read, and nobody tunes them.
+EMBEDDED_START_S = 30.0  # a slow laptop replays its append-only file and its WAL in a fraction of this
+EMBEDDED_STOP_S = 10.0  # then SIGKILL; both servers survive that, it only makes the next start slower
+
 DEFAULT_EVENT_SERVICES = (
     "finance",
     "guest",
@@ -44,7 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- where
     host: Annotated[str, _doc("Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, _doc("Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Least severe log line that is written.")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _doc("Least severe log line that is written.")
+    ] = "info"
     redis_url: Annotated[
         str,
         _doc(
@@ -54,9 +60,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ]
     database_url: Annotated[str, _doc("PostgreSQL as the serving role hub_app: postgresql://hub_app:…@host/db.")]
     database_owner_url: Annotated[str, _doc("PostgreSQL as the owner, for `hub migrate` and `hub doctor` only.")] = ""
-    database_relay_url: Annotated[str, _doc("PostgreSQL as hub_relay, for the outbox relay. Empty: no relay runs on this node.")] = ""
+    database_relay_url: Annotated[
+        str, _doc("PostgreSQL as hub_relay, for the outbox relay. Empty: no relay runs on this node.")
+    ] = ""
     node: Annotated[str, _doc("Name of this node in logs and metrics; empty: made from host name and process id.")] = ""
-    event_services: Annotated[tuple[str, ...], _doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")] = ()
+    event_services: Annotated[
+        tuple[str, ...], _doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")
+    ] = ()
 
     # --- who
     jwt_secret: Annotated[str, _doc("HS256 secret, at least 32 bytes. Set this or HUB_JWKS_URL.")] = ""
@@ -66,9 +76,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_leeway_s: Annotated[int, _doc("Clock difference tolerated when exp and nbf are checked.", ge=0, le=300)] = 5
     jwks_refetch_s: Annotated[int, _doc("Least time between two fetches of the JWKS for an unknown key.", ge=1)] = 30
     jwks_max_age_s: Annotated[int, _doc("Age at which the JWKS is fetched again.", ge=30)] = 600
+    jwks_retry_s: Annotated[float, _doc("Pause after a JWKS fetch that failed while there is no key yet.", gt=0)] = 1.0
+    jwks_timeout_s: Annotated[float, _doc("Time for the whole JWKS to come.", gt=0)] = 5.0
+    jwks_max_bytes: Annotated[int, _doc("Largest JWKS that is read.", ge=1024)] = 262_144
+    jwks_max_keys: Annotated[int, _doc("Keys of a JWKS that are looked at.", ge=1)] = 100
+    max_token_bytes: Annotated[int, _doc("Longest token that is looked at.", ge=512, le=65_536)] = 8192
     default_scope: Annotated[str, _doc("Scope of a token that has no scope claim.")] = "subscribe:* call:*"
     allowed_origins: Annotated[
-        tuple[str, ...], _doc("Origins a browser may come from (comma-separated, * for any). Requests without Origin are allowed.")
+        tuple[str, ...],
+        _doc("Origins a browser may come from (comma-separated, * for any). Requests without Origin are allowed."),
     ] = ()
     expiring_notice_s: Annotated[int, _doc("`expiring` is sent this long before the token ends.", ge=1)] = 60
     ticket_ttl_s: Annotated[int, _doc("Life of a ticket from POST /v1/tickets.", ge=1, le=600)] = 30
@@ -77,33 +93,60 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_message_bytes: Annotated[int, _doc("Largest message a client may send.", ge=1024)] = 1_048_576
     max_event_bytes: Annotated[int, _doc("Largest `data` of an event.", ge=64)] = 65_536
     max_topics_per_connection: Annotated[int, _doc("Subscriptions one connection may hold.", ge=1)] = 1000
-    max_pending_frames: Annotated[int, _doc("Frames of one client that may wait for their turn before its socket is no longer read.", ge=1)] = 64
+    max_pending_frames: Annotated[
+        int, _doc("Frames of one client that may wait for their turn before its socket is no longer read.", ge=1)
+    ] = 64
     max_calls_in_flight: Annotated[int, _doc("Calls of one connection that may run at once.", ge=1)] = 16
-    max_bad_frames: Annotated[int, _doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)] = 20
+    max_bad_frames: Annotated[
+        int, _doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)
+    ] = 20
     hello_timeout_s: Annotated[float, _doc("Time for the hello frame to come (4408).", gt=0)] = 10.0
-    idle_timeout_s: Annotated[float, _doc("A connection without a subscription and without a frame from the client is closed after this (4408).", gt=0)] = 600.0
-    session_max_s: Annotated[float, _doc("Longest life of one connection; it is then drained. 0: no limit.", ge=0)] = 86_400.0
+    idle_timeout_s: Annotated[
+        float,
+        _doc(
+            "A connection without a subscription and without a frame from the client is closed after this (4408).", gt=0
+        ),
+    ] = 600.0
+    session_max_s: Annotated[float, _doc("Longest life of one connection; it is then drained. 0: no limit.", ge=0)] = (
+        86_400.0
+    )
     heartbeat_s: Annotated[float, _doc("A heartbeat is sent when nothing else was for this long.", gt=0)] = 25.0
-    pong_timeout_s: Annotated[float, _doc("Time for a pong to come (4510); it runs only while nothing is unsent.", gt=0)] = 20.0
-    unsent_high_bytes: Annotated[int, _doc("Unsent bytes above which a connection leaves the live set.", ge=4096)] = 262_144
-    no_progress_s: Annotated[float, _doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = 60.0
-    ack_window: Annotated[int, _doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)] = 1000
-    position_skip_events: Annotated[int, _doc("A filtered subscription gets its position after this many skipped events.", ge=1)] = 500
+    pong_timeout_s: Annotated[
+        float, _doc("Time for a pong to come (4510); it runs only while nothing is unsent.", gt=0)
+    ] = 20.0
+    unsent_high_bytes: Annotated[int, _doc("Unsent bytes above which a connection leaves the live set.", ge=4096)] = (
+        262_144
+    )
+    no_progress_s: Annotated[float, _doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = (
+        60.0
+    )
+    ack_window: Annotated[
+        int, _doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)
+    ] = 1000
+    position_skip_events: Annotated[
+        int, _doc("A filtered subscription gets its position after this many skipped events.", ge=1)
+    ] = 500
     position_skip_s: Annotated[float, _doc("… or after this long.", gt=0)] = 25.0
 
     # --- sharing between clients
     max_connections: Annotated[int, _doc("Connections this process accepts (4503).", ge=1)] = 50_000
     max_connections_per_user: Annotated[int, _doc("Connections of one user over all nodes.", ge=1)] = 100
     max_connections_per_org: Annotated[int, _doc("Connections of one organisation over all nodes.", ge=1)] = 20_000
-    messages_per_second: Annotated[int, _doc("Frames per second of one user over all nodes (token bucket).", ge=1)] = 100
+    messages_per_second: Annotated[int, _doc("Frames per second of one user over all nodes (token bucket).", ge=1)] = (
+        100
+    )
     messages_burst: Annotated[int, _doc("Frames one user may send at once (size of the bucket).", ge=1)] = 500
-    connection_lease_s: Annotated[int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)] = 60
+    connection_lease_s: Annotated[
+        int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)
+    ] = 60
 
     # --- history and recovery
     replay_page_events: Annotated[int, _doc("Events per page of a replay.", ge=1, le=10_000)] = 500
     replay_page_bytes: Annotated[int, _doc("Bytes per page of a replay.", ge=65_536)] = 262_144
     join_tail_bytes: Annotated[int, _doc("Live events one topic buffers while clients join it.", ge=65_536)] = 4_194_304
-    position_ttl_s: Annotated[int, _doc("A topic keeps its epoch and count for this long after its last event.", ge=3600)] = 2_592_000
+    position_ttl_s: Annotated[
+        int, _doc("A topic keeps its epoch and count for this long after its last event.", ge=3600)
+    ] = 2_592_000
     idempotency_ttl_s: Annotated[int, _doc("How long an idempotency key is remembered.", ge=60)] = 86_400
     session_ttl_s: Annotated[int, _doc("How long the acknowledged positions of a session are kept.", ge=60)] = 86_400
     session_save_s: Annotated[float, _doc("Acknowledged positions are stored this often.", gt=0)] = 1.0
@@ -113,7 +156,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32
-    probe_interval_s: Annotated[float, _doc("When the pub/sub link is quiet this long, the hub sends itself a probe.", gt=0)] = 1.0
+    probe_interval_s: Annotated[
+        float, _doc("When the pub/sub link is quiet this long, the hub sends itself a probe.", gt=0)
+    ] = 1.0
     probe_timeout_s: Annotated[float, _doc("A probe that does not come back in this time ends the link.", gt=0)] = 3.0
     reconnect_max_s: Annotated[float, _doc("Longest pause between two attempts to reach Redis.", gt=0)] = 2.0
     subscribe_batch: Annotated[int, _doc("Topics per batch when a link is subscribed anew.", ge=1)] = 500
@@ -125,11 +170,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_timeout_s: Annotated[float, _doc("Time for a statement.", gt=0)] = 10.0
     outbox_batch: Annotated[int, _doc("Rows the relay takes at a time.", ge=1)] = 500
     outbox_poll_s: Annotated[float, _doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0
-    outbox_keep_s: Annotated[int, _doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)] = 3600
+    outbox_keep_s: Annotated[
+        int, _doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)
+    ] = 3600
 
     # --- leaving
-    drain_window_s: Annotated[float, _doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = 10.0
-    drain_grace_s: Annotated[float, _doc("A client that has not left this long after its slot is closed (4504).", ge=0)] = 5.0
+    drain_window_s: Annotated[float, _doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = (
+        10.0
+    )
+    drain_grace_s: Annotated[
+        float, _doc("A client that has not left this long after its slot is closed (4504).", ge=0)
+    ] = 5.0
 
 
 FIELDS: dict[str, msgspec.structs.FieldInfo] = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -184,7 +235,9 @@ def _cross_check(settings: Settings) -> list[str]:
     if not settings.jwt_secret and not settings.jwks_url:
         problems.append("HUB_JWT_SECRET (HS256, at least 32 bytes) or HUB_JWKS_URL must be set")
     if settings.jwt_secret and len(settings.jwt_secret.encode()) < MINIMUM_SECRET_BYTES:
-        problems.append(f"HUB_JWT_SECRET has {len(settings.jwt_secret.encode())} bytes; at least {MINIMUM_SECRET_BYTES} are needed")
+        problems.append(
+            f"HUB_JWT_SECRET has {len(settings.jwt_secret.encode())} bytes; at least {MINIMUM_SECRET_BYTES} are needed"
+        )
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
     return problems

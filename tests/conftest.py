@@ -1,0 +1,31 @@
+"""Fixtures that every test may use: real servers, started once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hub.embedded import PostgresServer, RedisServer
+from tests.support.servers import flush, running_postgres, running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis on TCP and a unix socket, shared by the session. Do not stop it: start one of your own for that."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of the shared Redis, emptied before the test."""
+    flush(redis_server)
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL with the database ``hub``, shared by the session."""
+    with running_postgres() as server:
+        yield server
