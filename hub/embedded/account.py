@@ -1,4 +1,4 @@
-"""The account that embedded servers run as: the current user, or ``nobody`` when that is root (PostgreSQL refuses root)."""
+"""The account that embedded servers run as: the current user, or ``nobody`` for root, whom PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Account(NamedTuple):
     gid: int
 
     def can_reach(self, path: Path) -> bool:
-        """Whether the mode bits let this account, which owns nothing there, execute or enter ``path`` and all above it."""
+        """Whether the mode bits let this account, which owns nothing there, run or enter ``path`` from the root on."""
         return all(part.stat().st_mode & 0o001 for part in (path, *path.absolute().parents))
 
     def give(self, path: Path) -> None:

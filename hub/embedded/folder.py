@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from hub.embedded.account import server_account
@@ -23,7 +22,7 @@ class DataFolder:
     """A locked data folder. ``close`` gives it back, and removes it when it is temporary."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """``path`` None: a temporary folder. Raises ``ConfigError`` when another hub uses it or it cannot be written."""
+        """``path`` None: a temporary one. Raises ``ConfigError`` when another hub uses it or it cannot be written."""
         self.temporary = path is None
         if path is None:
             _remove_leftovers()
@@ -35,9 +34,8 @@ class DataFolder:
             self._lock = _lock(self.path)
             self.sockets = socket_folder(self.path / "run", server_account())
         except PermissionError as error:
-            raise ConfigError(
-                f"{error.filename} cannot be written; start the hub as the user it belongs to, or choose another data folder"
-            ) from error
+            hint = "start the hub as the user it belongs to, or choose another data folder"
+            raise ConfigError(f"{error.filename} cannot be written; {hint}") from error
 
     def close(self) -> None:
         """Ends the use; the servers in it must have been stopped."""
@@ -49,9 +47,7 @@ class DataFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

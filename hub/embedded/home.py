@@ -1,4 +1,4 @@
-"""The folder of one embedded server: its data, its log, and a lock that its processes hold as long as any of them lives."""
+"""The folder of one embedded server: its data, its log, and a lock that its processes hold while any lives."""
 
 from __future__ import annotations
 

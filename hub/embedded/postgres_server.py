@@ -80,7 +80,7 @@ class PostgresServer:
         return self._child is not None and self._child.running
 
     def start(self) -> None:
-        """Starts it, after making the database when there is none, and waits until it answers. Raises ``ConfigError``."""
+        """Starts it, making the database when there is none, and waits until it answers. Raises ``ConfigError``."""
         self.launch()
         self.wait()
 
@@ -147,7 +147,7 @@ class PostgresServer:
         arguments = [argument for key, value in settings.items() for argument in ("-c", f"{key}={value}")]
         with self.home.locked() as lock:
             self._forget_stale_pid()
-            command = (binaries.postgres, "-D", self.home.data_argument, *arguments)
+            command: list[str | Path] = [binaries.postgres, "-D", self.home.data_argument, *arguments]
             self._child = Child(self.home, command, signal.SIGINT, lock)
 
     def _forget_stale_pid(self) -> None:
@@ -165,7 +165,7 @@ class PostgresServer:
             by_hand = False
         if by_hand:
             raise ConfigError(
-                f"a PostgreSQL that the hub did not start (pid {pid}) runs in {self.home.data}; stop it first"
+                f"a PostgreSQL not started by the hub (pid {pid}) runs in {self.home.data}; stop it first"
             )
         pid_file.unlink()
         (self.home.sockets / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)

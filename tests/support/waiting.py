@@ -14,7 +14,7 @@ _POLL_S = 0.005
 async def until(
     condition: Callable[[], Any] | Callable[[], Awaitable[Any]], timeout: float = 5.0, what: str = "the condition"
 ) -> Any:
-    """Polls ``condition`` (sync or async) until it is true and returns its value. ``AssertionError`` after ``timeout`` s.
+    """Polls ``condition`` (sync or async) until it is true; returns its value. ``AssertionError`` after ``timeout`` s.
 
     An ``AssertionError`` inside the condition counts as "not yet"; the last one stands in the failure's text.
     """
