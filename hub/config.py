@@ -139,6 +139,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connection_lease_s: Annotated[
         int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)
     ] = 60
+    limits_retry_s: Annotated[
+        float, _doc("After Redis did not answer, frames are let through uncounted for this long.", gt=0)
+    ] = 1.0
 
     # --- history and recovery
     replay_page_events: Annotated[int, _doc("Events per page of a replay.", ge=1, le=10_000)] = 500
