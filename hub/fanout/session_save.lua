@@ -1,0 +1,35 @@
+-- Stores acknowledged positions, unless a newer connection owns the session. The first save makes the session.
+-- KEYS: session   ARGV: user, node, connection, ttl_s, max_topics, '1' to give the session up afterwards,
+--                       then topic, seq, epoch, …
+-- Answers 1, or 0 when the session is somebody else's and nothing was changed.
+local META = 3 -- user, node, connection
+local owner = redis.call('HMGET', KEYS[1], 'user', 'node', 'connection')
+if owner[1] and (owner[1] ~= ARGV[1] or owner[2] ~= ARGV[2] or owner[3] ~= ARGV[3]) then
+  return 0
+end
+local release = ARGV[6] == '1'
+redis.call('HSET', KEYS[1], 'user', ARGV[1],
+  'node', release and '' or ARGV[2], 'connection', release and '' or ARGV[3])
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+for i = 7, #ARGV, 3 do
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ':' .. now .. ':' .. ARGV[i + 2])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+
+local max = tonumber(ARGV[5])
+if redis.call('HLEN', KEYS[1]) - META > max then
+  -- A client that wandered over more topics than a connection may have: those saved longest ago are forgotten.
+  local fields = redis.call('HGETALL', KEYS[1])
+  local saved = {}
+  for i = 1, #fields, 2 do
+    if string.find(fields[i], ':', 1, true) then
+      saved[#saved + 1] = {fields[i], tonumber(string.match(fields[i + 1], '^%d+:(%d+):'))}
+    end
+  end
+  table.sort(saved, function(a, b) return a[2] > b[2] end)
+  for i = max + 1, #saved do
+    redis.call('HDEL', KEYS[1], saved[i][1])
+  end
+end
+return 1
