@@ -12,6 +12,7 @@ from enum import Enum, auto
 from itertools import count
 from typing import Protocol
 
+from hub.errors import HubError
 from hub.protocol.codec import Encoding, Packet
 from hub.protocol.frames import Position, ServerFrame
 from hub.topics.filters import TagFilter
@@ -101,7 +102,7 @@ class Subscription:
         self.unacked: deque[int] | None = None
         self.epoch = ""
         self.seq = 0
-        """Position while not LIVE, and always for picky ones; see ``position``."""
+        """The position of a picky subscription always, of another while it is not LIVE; see ``position``."""
         self.acked = 0
         self.skipped = 0
         """Events that did not match the filter since the client was last told a position."""
@@ -115,7 +116,7 @@ class Subscription:
     @property
     def position(self) -> Position:
         """Everything up to here was sent or did not match."""
-        if self.state is SubState.LIVE:
+        if self.state is SubState.LIVE and not self.picky:
             return Position(self.topic.epoch, self.topic.top)
         return Position(self.epoch, self.seq)
 
@@ -168,7 +169,7 @@ class LocalTopic:
         self.kind = kind
         self.channel = topic.names.channel.encode()
         self.phase = Phase.SUBSCRIBING
-        self.subscribed: asyncio.Future[None] | None = None
+        self.subscribed: asyncio.Future[HubError | None] | None = None
         """Set while the first subscriber waits for Redis; later joiners wait for the same."""
         self.epoch = ""
         self.top = 0
@@ -194,8 +195,9 @@ class LocalTopic:
         return Position(self.epoch, self.top)
 
     def add_live(self, subscription: Subscription) -> None:
-        """Into the live set; its position must be the topic's."""
+        """Into the live set. It must have got everything up to the topic's position."""
         subscription.state = SubState.LIVE
+        subscription.epoch, subscription.seq = self.epoch, self.top
         if subscription.picky:
             self.picky.add(subscription)
         else:

@@ -1,0 +1,129 @@
+"""Feeds slow and returning subscriptions from history, page by page, until they are live again.
+
+One task per connection that lags, and only while it lags. A page goes out when the connection takes bytes; nothing
+waits in memory for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+
+import structlog
+
+from hub.config import Settings
+from hub.errors import HubError
+from hub.fanout.conflate import Newest, conflated
+from hub.fanout.delivery import Delivery
+from hub.fanout.history import History, SharedPage
+from hub.fanout.run import Run
+from hub.protocol.frames import Position
+from hub.topics.kinds import SlowPolicy
+from hub.topics.publication import Publication
+from hub.topics.splice import plan_recovery
+from hub.topics.subscriptions import Subscriber, Subscription, SubState
+
+log = structlog.get_logger(__name__)
+
+TOPICS_PER_TURN = 16  # pages held for one connection at a time: 16 × replay_page_bytes at most
+
+
+class CatchUp:
+    """Owns the catch-up tasks."""
+
+    def __init__(self, settings: Settings, history: History, delivery: Delivery) -> None:
+        self._settings = settings
+        self._history = history
+        self._delivery = delivery
+        self._lagging: dict[Subscriber, set[Subscription]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._conflating: dict[Subscription, Newest] = {}
+
+    def start(self, sub: Subscription) -> None:
+        """Feeds ``sub`` from its position until it is live."""
+        sub.state = SubState.CATCHING_UP
+        lagging = self._lagging.get(sub.subscriber)
+        if lagging is None:
+            lagging = self._lagging[sub.subscriber] = set()
+            task = asyncio.create_task(self._run(sub.subscriber, lagging), name="catch-up")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        lagging.add(sub)
+
+    def resume(self, subscriptions: Iterable[Subscription]) -> None:
+        """Their connection takes bytes again: each goes on by the slow policy of its kind."""
+        for sub in subscriptions:
+            if sub.state is not SubState.PAUSED:
+                continue
+            policy = sub.topic.kind.slow
+            if policy is SlowPolicy.GAP:
+                self._delivery.skip_to_live(sub)
+                continue
+            if policy is SlowPolicy.LATEST:
+                self._conflating[sub] = {}
+            self.start(sub)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, subscriber: Subscriber, lagging: set[Subscription]) -> None:
+        pause = 0.05
+        try:
+            while lagging and not subscriber.gone:
+                await subscriber.writable()
+                turn = [lagging.pop() for _ in range(min(len(lagging), TOPICS_PER_TURN))]
+                pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
+                failed = self._take(turn, pages)
+                if failed:
+                    lagging.update(failed)
+                    pause = min(pause * 2, self._settings.reconnect_max_s)
+                    await asyncio.sleep(pause * random.uniform(0.5, 1))
+        except Exception:
+            log.exception("catch-up failed")
+            raise
+        finally:
+            del self._lagging[subscriber]
+
+    def _take(self, turn: list[Subscription], pages: list[SharedPage | HubError]) -> list[Subscription]:
+        """Delivers each page; returns those whose page could not be read."""
+        failed = []
+        for sub, page in zip(turn, pages, strict=True):
+            if sub.state is not SubState.CATCHING_UP:  # it ended meanwhile
+                self._conflating.pop(sub, None)
+                continue
+            if isinstance(page, HubError):
+                failed.append(sub)
+            elif sub in self._conflating:
+                self._conflate(sub, page)
+            else:
+                self._delivery.replay(sub, page)
+        return failed
+
+    def _conflate(self, sub: Subscription, page: SharedPage) -> None:
+        """Collects the newest per tag value over all pages, then delivers them and announces the rest."""
+        plan = plan_recovery(sub.asked, page.state, sub.first_permitted)
+        newest = self._conflating[sub]
+        tag = sub.topic.kind.latest_tag or ""
+        for hole in plan.holes:
+            self._delivery.announce(sub, page.state.epoch, hole)
+        if plan.holes:
+            newest.clear()
+            sub.epoch, sub.seq = page.state.epoch, plan.after
+        for index, publication in enumerate(page.run.publications):
+            newest[page.run.tags(index).get(tag)] = publication
+        if page.more:
+            sub.asked = Position(page.state.epoch, page.run.publications[-1].seq)
+            self.start(sub)
+            return
+        del self._conflating[sub]
+        for item in conflated(newest, sub.seq, page.state.top):
+            if isinstance(item, Publication):
+                self._delivery.write(sub, Run(sub.topic.topic.wire, [item]))
+            else:
+                self._delivery.announce(sub, page.state.epoch, item)
+                sub.seq = item.to
+        self._delivery.settle(sub)

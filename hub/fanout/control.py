@@ -1,0 +1,84 @@
+"""What the nodes tell one another: close a user's connections, give up a session. Through the hub's own topics.
+
+Every node listens to ``control:all`` and to ``control:<node>`` of the reserved organisation, which no token can bear.
+Messages are ephemeral; what must outlive a lost link also stands in Redis (revocations) and is checked at the next hello.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from hub.fanout.broker import Broker, Draft
+from hub.fanout.dispatcher import Dispatcher
+from hub.orgs import CONTROL_ORG
+from hub.topics.topic import Topic
+
+log = structlog.get_logger(__name__)
+
+
+class Kick(Struct, tag="kick", frozen=True):
+    """Close the user's connections whose token was issued before ``issued_before`` (seconds since 1970)."""
+
+    org: str
+    user: str
+    issued_before: float
+
+
+class TakeOver(Struct, tag="take_over", frozen=True):
+    """A newer connection has the session now; close the older one."""
+
+    session: str
+    connection: str
+    """The newer connection, which must stay."""
+
+
+ControlMessage = Kick | TakeOver
+
+
+class _Body(Struct):
+    control: ControlMessage
+
+
+_decoder = msgspec.json.Decoder(_Body)
+Handler = Callable[[Any], None]
+
+
+class Control:
+    """Sends to other nodes and hands what arrives to whoever registered for it."""
+
+    def __init__(self, node: str, broker: Broker, dispatcher: Dispatcher) -> None:
+        self._broker = broker
+        self._all = Topic(CONTROL_ORG, "control", "all")
+        self._own = Topic(CONTROL_ORG, "control", node)
+        self._handlers: dict[type[Any], Handler] = {}
+        for topic in (self._all, self._own):
+            dispatcher.listen(topic.names.channel.encode(), self._receive)
+
+    async def start(self) -> None:
+        """Subscribes; stays subscribed over lost links."""
+        await self._broker.subscribe([self._all, self._own])
+
+    def on(self, message: type[Any], handler: Handler) -> None:
+        """Names who performs messages of a type; called on the event loop, must not block."""
+        self._handlers[message] = handler
+
+    async def send(self, message: ControlMessage, node: str | None = None) -> None:
+        """To one node, or to all. Raises ``HubError`` when Redis does not take it."""
+        topic = self._all if node is None else Topic(CONTROL_ORG, "control", node)
+        await self._broker.publish(Draft(topic, None, msgspec.json.encode(_Body(message)), ephemeral=True))
+
+    def _receive(self, body: bytes) -> None:
+        try:
+            message = _decoder.decode(body).control
+        except msgspec.DecodeError:
+            # Another version of the hub may know messages that this one does not.
+            log.warning("unknown control message")
+            return
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            handler(message)

@@ -1,0 +1,168 @@
+"""From the reader to the sockets: checks every position, encodes once, writes once per subscriber and turn.
+
+One turn is what one read from Redis brought. Within it publications are only collected; then each topic is flushed, so
+that a subscriber costs one write per topic and turn, not one per event. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from hub.config import Settings
+from hub.fanout.delivery import Delivery
+from hub.fanout.envelope import parse_envelope
+from hub.fanout.errands import Errands
+from hub.fanout.run import Run
+from hub.telemetry import Metrics
+from hub.topics.publication import Publication, TopicState
+from hub.topics.subscriptions import LocalTopic, LocalTopics, Phase, Subscription
+
+Listener = Callable[[bytes], None]
+
+
+class Dispatcher:
+    """Implements ``BrokerEvents``."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, topics: LocalTopics, delivery: Delivery, errands: Errands
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._topics = topics
+        self._delivery = delivery
+        self._errands = errands
+        self._listeners: dict[bytes, Listener] = {}
+        self._congested: list[Callable[[], None]] = []
+        self._in_turn = False
+
+    # --- from the broker
+
+    def on_messages(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
+        """One turn."""
+        dirty: list[LocalTopic] = []
+        for channel, envelope in batch:
+            local = self._topics.get(channel)
+            if local is None:
+                self._to_listener(channel, envelope)
+                continue
+            publication = parse_envelope(envelope)
+            if self._accept(local, publication):
+                if not local.pending:
+                    dirty.append(local)
+                local.pending.append(publication)
+        self.flush(dirty)
+
+    def on_state(self, channel: bytes, state: TopicState) -> None:
+        """The link was lost or moved: whatever happened meanwhile is a hole."""
+        local = self._topics.get(channel)
+        if local is None or local.phase is not Phase.LIVE or local.kind.history is None:
+            return
+        if state.epoch != local.epoch or state.top > local.top:
+            self._errands.heal(local)
+
+    def on_link(self, ready: bool) -> None:
+        """Counts changes; readiness is asked of the broker itself."""
+        self._metrics.link(ready)
+
+    def listen(self, channel: bytes, listener: Listener) -> None:
+        """Bodies of ephemeral publications on a control channel."""
+        self._listeners[channel] = listener
+
+    # --- positions
+
+    def _accept(self, local: LocalTopic, publication: Publication) -> bool:
+        """Whether this is the next event of the topic. A repeat is dropped; a hole or another epoch starts healing."""
+        if publication.seq == 0:
+            return local.phase is not Phase.SUBSCRIBING
+        if local.phase is not Phase.LIVE:
+            self._keep_back(local, publication)
+            return False
+        if publication.epoch == local.epoch:
+            if publication.seq == local.top + 1:
+                self._advance(local, publication)
+                return True
+            if publication.seq <= local.top:
+                return False
+        self._keep_back(local, publication)
+        self._errands.heal(local)
+        return False
+
+    def _advance(self, local: LocalTopic, publication: Publication) -> None:
+        local.top = publication.seq
+        local.last_ts = publication.ts
+        if local.tail_users:
+            local.tail.append(publication)
+            local.tail_bytes += len(publication.body)
+            while local.tail_bytes > self._settings.join_tail_bytes:
+                local.tail_bytes -= len(local.tail.popleft().body)
+
+    def _keep_back(self, local: LocalTopic, publication: Publication) -> None:
+        """Buffers what arrives while the topic is not LIVE. Too much is dropped: history has it."""
+        local.backlog.append(publication)
+        local.backlog_bytes += len(publication.body)
+        if local.backlog_bytes > self._settings.join_tail_bytes:
+            # The newest stays, so that the healer sees how far it has to read.
+            local.backlog = [publication]
+            local.backlog_bytes = len(publication.body)
+
+    def accept_run(self, local: LocalTopic, publications: Sequence[Publication]) -> None:
+        """Delivers a run that directly follows the topic's position (healed or kept back) to everybody live."""
+        for publication in publications:
+            self._advance(local, publication)
+        local.pending.extend(publications)
+        self.flush([local])
+
+    # --- delivery
+
+    def flush(self, dirty: Sequence[LocalTopic]) -> None:
+        """Writes what is pending; then connections that became congested leave the live sets."""
+        self._in_turn = True
+        for local in dirty:
+            if local.pending:
+                self._flush_topic(local)
+        self._in_turn = False
+        while self._congested:
+            self._congested.pop()()
+
+    def _flush_topic(self, local: LocalTopic) -> None:
+        run = Run(local.topic.wire, local.pending)
+        local.pending = []
+        delivered = 0
+        for encoding, group in local.live.items():
+            packet = run.whole(encoding)
+            for sub in group:
+                sub.subscriber.deliver(packet)
+            delivered += len(group)
+        latency_ms = time.time() * 1000 - run.publications[-1].ts
+        self._metrics.received(local.kind.name, local.topic.key, len(run), latency_ms)
+        self._metrics.delivered(local.kind.name, delivered * len(run))
+        if local.picky:
+            for sub in tuple(local.picky):
+                self._delivery.write_live(sub, run)
+        if local.ahead:
+            for sub in tuple(local.ahead):
+                self._lead(local, sub, run)
+
+    def _lead(self, local: LocalTopic, sub: Subscription, run: Run) -> None:
+        """A subscription that is ahead skips what it has, and is live when the topic has caught up with it."""
+        if sub.epoch != local.epoch:
+            return
+        self._delivery.write(sub, run)
+        if sub.seq <= local.top:
+            local.ahead.discard(sub)
+            self._delivery.settle(sub)
+
+    def when_settled(self, action: Callable[[], None]) -> None:
+        """Runs ``action`` now, or at the end of the turn: the live sets must not change while they are walked."""
+        if self._in_turn:
+            self._congested.append(action)
+        else:
+            action()
+
+    # --- control channels
+
+    def _to_listener(self, channel: bytes, envelope: bytes) -> None:
+        listener = self._listeners.get(channel)
+        if listener is not None:
+            listener(parse_envelope(envelope).body)

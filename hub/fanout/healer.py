@@ -1,0 +1,139 @@
+"""Closes holes: reads what a topic's live set has missed, delivers it in order, or announces what is gone.
+
+One task per topic in doubt, as many at a time as the settings allow. While a topic is HEALING its live events are kept
+back, so nobody sees them before what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from hub.config import Settings
+from hub.errors import HubError
+from hub.fanout.delivery import Delivery, gap_frame
+from hub.fanout.dispatcher import Dispatcher
+from hub.fanout.history import History, SharedPage
+from hub.protocol.codec import Encoding, Packet, packet
+from hub.telemetry import Metrics
+from hub.topics.publication import TopicState
+from hub.topics.splice import Hole, plan_recovery, splice
+from hub.topics.subscriptions import LocalTopic, LocalTopics, Phase
+
+log = structlog.get_logger(__name__)
+
+
+class Healer:
+    """Owns the healing tasks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        topics: LocalTopics,
+        history: History,
+        dispatcher: Dispatcher,
+        delivery: Delivery,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._topics = topics
+        self._history = history
+        self._dispatcher = dispatcher
+        self._delivery = delivery
+        self._slots = asyncio.Semaphore(settings.heal_concurrency)
+        self._tasks: dict[LocalTopic, asyncio.Task[None]] = {}
+
+    def heal(self, local: LocalTopic) -> None:
+        """Starts healing, unless it is under way. From now on the topic's live events are kept back."""
+        if local in self._tasks:
+            return
+        local.phase = Phase.HEALING
+        self._tasks[local] = asyncio.create_task(self._run(local), name=f"heal-{local.topic.kind}")
+
+    def open(self, local: LocalTopic, state: TopicState) -> None:
+        """The first subscription took effect: the topic's position is ``state``, and what was kept back follows."""
+        if local.kind.history is not None:
+            local.epoch, local.top = state.epoch, state.top
+        local.phase = Phase.LIVE
+        if not self._release(local):
+            self.heal(local)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, local: LocalTopic) -> None:
+        pause = 0.05
+        try:
+            async with self._slots:
+                while self._topics.get(local.channel) is local:
+                    (page,) = await self._history.read([(local.topic, local.position)])
+                    if isinstance(page, HubError):
+                        pause = min(pause * 2, self._settings.reconnect_max_s)
+                        await asyncio.sleep(pause * random.uniform(0.5, 1))
+                    elif self._apply(local, page):
+                        break
+        except Exception:
+            log.exception("healing failed", kind=local.topic.kind)
+            raise
+        finally:
+            del self._tasks[local]
+        self._metrics.healed(local.kind.name)
+        self._settle_ahead(local)
+
+    def _apply(self, local: LocalTopic, page: SharedPage) -> bool:
+        """Delivers one page, then what was kept back. True when the topic has no hole any more."""
+        plan = plan_recovery(local.position, page.state)
+        for hole in plan.holes:
+            self._announce(local, page.state.epoch, hole)
+        if plan.holes:
+            self._rebase(local, page.state.epoch, plan.after)
+        self._dispatcher.accept_run(local, [item for item in page.run.publications if item.seq > local.top])
+        if page.more or not self._release(local):
+            return False
+        local.phase = Phase.LIVE
+        return True
+
+    def _release(self, local: LocalTopic) -> bool:
+        """Delivers what was kept back, as far as it has no hole. What is left over is in history."""
+        run, complete = splice(local.position, local.backlog)
+        local.backlog = []
+        local.backlog_bytes = 0
+        if run:
+            self._dispatcher.accept_run(local, run)
+        return complete
+
+    def _rebase(self, local: LocalTopic, epoch: str, after: int) -> None:
+        local.epoch, local.top = epoch, after
+        local.tail.clear()
+        local.tail_bytes = 0
+        for sub in local.picky:
+            sub.epoch, sub.seq = epoch, after
+            sub.acked = 0
+            if sub.unacked is not None:
+                sub.unacked.clear()
+
+    def _announce(self, local: LocalTopic, epoch: str, hole: Hole) -> None:
+        frame = gap_frame(local, epoch, hole)
+        packets: dict[Encoding, Packet] = {encoding: packet(frame, encoding) for encoding in Encoding}
+        count = 0
+        for sub in local.live_subscriptions():
+            sub.subscriber.deliver(packets[sub.subscriber.encoding])
+            count += 1
+        self._metrics.gap(local.kind.name, hole.reason, count)
+        log.info("gap", kind=local.topic.kind, org=local.topic.org, reason=hole.reason, subscribers=count)
+
+    def _settle_ahead(self, local: LocalTopic) -> None:
+        """Those whose history was of another epoch than the topic read again; the others go live or wait on."""
+        for sub in tuple(local.ahead):
+            local.ahead.discard(sub)
+            if sub.epoch != local.epoch:
+                self._delivery.read_again(sub)
+            else:
+                self._delivery.settle(sub)

@@ -1,0 +1,62 @@
+"""A run of publications of one topic, encoded at most once per encoding however many subscribers it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hub.protocol.codec import Encoding, Packet, encode_event
+from hub.protocol.frames import Tags
+from hub.topics.filters import tags_of
+from hub.topics.publication import Publication
+
+
+class Run:
+    """Publications in order. ``whole`` gives all of them as one packet, ``single`` one of them."""
+
+    __slots__ = ("_payloads", "_singles", "_tags", "_whole", "_wire_topic", "publications")
+
+    def __init__(self, wire_topic: str, publications: Sequence[Publication]) -> None:
+        self.publications = publications
+        self._wire_topic = wire_topic
+        self._payloads: dict[Encoding, list[bytes]] = {}
+        self._whole: dict[Encoding, Packet] = {}
+        self._singles: dict[tuple[Encoding, int], Packet] = {}
+        self._tags: dict[int, Tags] = {}
+
+    def __len__(self) -> int:
+        return len(self.publications)
+
+    def whole(self, encoding: Encoding) -> Packet:
+        """All events, joined."""
+        found = self._whole.get(encoding)
+        if found is None:
+            found = self._whole[encoding] = Packet(encoding, self._encoded(encoding))
+        return found
+
+    def part(self, encoding: Encoding, start: int) -> Packet:
+        """The events from index ``start`` on."""
+        if start == 0:
+            return self.whole(encoding)
+        return Packet(encoding, self._encoded(encoding)[start:])
+
+    def single(self, encoding: Encoding, index: int) -> Packet:
+        """One event."""
+        found = self._singles.get((encoding, index))
+        if found is None:
+            found = self._singles[encoding, index] = Packet(encoding, (self._encoded(encoding)[index],))
+        return found
+
+    def tags(self, index: int) -> Tags:
+        """The tags of one event."""
+        found = self._tags.get(index)
+        if found is None:
+            found = self._tags[index] = tags_of(self.publications[index].body)
+        return found
+
+    def _encoded(self, encoding: Encoding) -> list[bytes]:
+        found = self._payloads.get(encoding)
+        if found is None:
+            found = self._payloads[encoding] = [
+                encode_event(self._wire_topic, item.seq, item.ts, item.body, encoding) for item in self.publications
+            ]
+        return found
