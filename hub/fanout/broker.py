@@ -109,7 +109,7 @@ class Broker(Protocol):
         """Publishes one event: atomic with idempotency, numbering, history and epoch. Raises ``ServerChanged``."""
 
     async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ServerChanged]:
-        """The same for many, pipelined, in order per topic; one outcome each. An outcome that failed may yet have happened."""
+        """The same for many, pipelined, in order per topic; one outcome each. What failed may yet have happened."""
 
     async def read(self, requests: Sequence[HistoryRequest]) -> list[HistoryPage | HubError]:
         """Pages of history, one pipelined batch per Redis node touched, all nodes at once."""

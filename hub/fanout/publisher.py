@@ -1,4 +1,4 @@
-"""Publishing: the one way from an event to the broker. Permission, kind, limits and the event's body are settled here."""
+"""Publishing: the one way from an event to the broker. Permission, kind, limits and the body are settled here."""
 
 from __future__ import annotations
 
