@@ -1,0 +1,58 @@
+"""The open connections of this node: counted, found by user, told to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hub.config import Settings
+from hub.errors import ErrorCode, HubError
+from hub.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+
+class Connections:
+    """All connections of this process, at most ``max_connections``."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._max = settings.max_connections
+        self._gauge = metrics.connections.labels("websocket")
+        self._all: set[Connection] = set()
+        self.draining = False
+        """Set once, when the node leaves: nobody is let in any more and readiness says no."""
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._all))
+
+    def check_room(self) -> None:
+        """Raises ``unavailable`` while the process is full or leaving."""
+        if self.draining:
+            raise HubError(ErrorCode.UNAVAILABLE, "this node is leaving; connect again", retry="now", retry_after_ms=0)
+        if len(self._all) >= self._max:
+            raise HubError(ErrorCode.UNAVAILABLE, "this node is full; try again", retry_after_ms=5000)
+
+    def add(self, connection: Connection) -> None:
+        """A connection was opened."""
+        self._all.add(connection)
+        self._gauge.inc()
+
+    def remove(self, connection: Connection) -> None:
+        """It was closed; more than once is the same as once."""
+        if connection in self._all:
+            self._all.remove(connection)
+            self._gauge.dec()
+
+    def of_user(self, org: str, user: str) -> list[Connection]:
+        """The connections of a user on this node."""
+        return [
+            connection
+            for connection in self._all
+            if connection.principal is not None
+            and connection.principal.org == org
+            and connection.principal.user == user
+        ]
