@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from hub.embedded import PostgresServer, RedisServer
+from tests.support.hub_database import HubDatabase, migrated_database
 from tests.support.servers import flush, running_postgres, running_redis
 
 
@@ -29,3 +30,10 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL with the database ``hub``, shared by the session."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture
+async def hub_database(postgres_server: PostgresServer) -> AsyncIterator[HubDatabase]:
+    """A migrated database of the test's own."""
+    async with migrated_database(postgres_server) as database:
+        yield database

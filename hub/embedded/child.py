@@ -33,7 +33,7 @@ class Child:
     ) -> None:
         """Starts ``command`` inside the home's data folder. Raises ``ConfigError`` when it cannot be executed.
 
-        ``lock`` is the descriptor of ``home.locked()``; ``words`` (under 4 KB) is what the program reads from its input.
+        ``lock`` is the descriptor of ``home.locked()``; ``words`` (under 4 KB) is what the program reads from stdin.
         Must be called in the main thread: the kernel ties the child to the thread that made it, and would end it with
         that thread.
         """
@@ -79,7 +79,7 @@ class Child:
             self._fail(f"failed with status {status}")
 
     def stop(self) -> None:
-        """Asks the server to leave and waits for it; SIGKILL after ``EMBEDDED_STOP_S``. Does nothing once it has ended."""
+        """Asks the server to leave and waits for it; SIGKILL after ``EMBEDDED_STOP_S``. No effect once it has ended."""
         if self.running:
             self._process.send_signal(self._stop_signal)
             try:

@@ -73,6 +73,10 @@ class RedisServer:
         """Whether the process is alive."""
         return self._child is not None and self._child.running
 
+    def setting(self, name: str) -> str:
+        """A setting that it was made with. Raises ``KeyError`` when that was left to the server."""
+        return self._options[name]
+
     def start(self) -> None:
         """Starts it and waits until it answers. Raises ``ConfigError``."""
         self.launch()

@@ -1,4 +1,4 @@
-"""Real servers for tests: one Redis, a pair with a replica, a cluster, a sentinel - and the means to hurt them."""
+"""Real servers for tests: one Redis, one PostgreSQL. Several Redis that belong together are in ``topologies``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def start_redis(
     """The same in ``folder``; the caller stops it."""
     for attempt in range(_ATTEMPTS):
         port = free_port() if tcp else None
-        server = RedisServer(folder, port=port, append_only=append_only, options=options)
+        # By default the bus would be at the port + 10 000, which may be taken or no port at all.
+        bus = {"cluster-port": str(free_port())} if options and "cluster-enabled" in options else {}
+        server = RedisServer(folder, port=port, append_only=append_only, options={**bus, **(options or {})})
         try:
             server.start()
         except ConfigError:

@@ -1,0 +1,158 @@
+"""A TCP proxy that hurts connections: stalls, cuts, refuses, throttles. Runs in the test's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Literal, Self
+
+Target = tuple[str, int] | Path
+Direction = Literal["both", "to_target", "to_client"]
+
+_CHUNK_BYTES = 65_536
+_THROTTLED_TURN_S = 0.02
+
+
+class CutProxy:
+    """Listens on a free port of 127.0.0.1 and forwards to ``target``: (host, port) or the path of a unix socket.
+
+    ``target`` may be changed at any time; open connections stay where they are. At most ``_CHUNK_BYTES`` per direction
+    and connection wait inside, so a stall is felt by whoever sends, as on a real network.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.accepted = 0
+        """Connections accepted since the start."""
+        self._port = 0
+        self._server: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+        self._flows = {"to_target": asyncio.Event(), "to_client": asyncio.Event()}
+        self._bytes_per_s: float | None = None
+        self.resume()
+
+    @property
+    def port(self) -> int:
+        """The port; stays the same over ``refuse`` and ``allow``."""
+        return self._port
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._links)
+
+    def stall(self, direction: Direction = "both") -> None:
+        """Forwards nothing any more; connections stay open, new ones are accepted."""
+        for name in self._named(direction):
+            self._flows[name].clear()
+
+    def resume(self, direction: Direction = "both") -> None:
+        """Ends a stall; what was held back is forwarded."""
+        for name in self._named(direction):
+            self._flows[name].set()
+
+    def throttle(self, bytes_per_s: float | None) -> None:
+        """Forwards at most so many bytes per second, connection and direction; None: no limit."""
+        self._bytes_per_s = bytes_per_s
+
+    def cut(self) -> None:
+        """Resets all connections now; what was on its way is lost. New ones are accepted."""
+        for link in self._links:
+            link.abort()
+
+    def refuse(self) -> None:
+        """New connections are refused; the open ones stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def allow(self) -> None:
+        """New connections are accepted (again), on the same port."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=_CHUNK_BYTES)
+            self._port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Refuses, cuts, and waits until nothing is left."""
+        self.refuse()
+        self.cut()
+        await asyncio.gather(*(link.ended.wait() for link in self._links))
+
+    async def __aenter__(self) -> Self:
+        await self.allow()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _named(self, direction: Direction) -> tuple[str, ...]:
+        return tuple(self._flows) if direction == "both" else (direction,)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        link = _Link(writer)
+        self._links.add(link)
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                async with asyncio.TaskGroup() as group:
+                    link.task = group.create_task(self._forward(link, reader, writer))
+        finally:
+            await link.close()
+            self._links.discard(link)
+            link.ended.set()
+
+    async def _forward(self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if isinstance(self.target, Path):
+                opened = await asyncio.open_unix_connection(self.target, limit=_CHUNK_BYTES)
+            else:
+                opened = await asyncio.open_connection(*self.target, limit=_CHUNK_BYTES)
+        except OSError:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = opened
+        link.writers.append(far_writer)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(
+                self._pump(reader, far_writer, "to_target"),
+                self._pump(far_reader, writer, "to_client"),
+            )
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str) -> None:
+        flow = self._flows[direction]
+        while True:
+            await flow.wait()
+            rate = self._bytes_per_s
+            data = await reader.read(_CHUNK_BYTES if rate is None else max(1, int(rate * _THROTTLED_TURN_S)))
+            await flow.wait()
+            if not data:
+                if writer.can_write_eof():
+                    writer.write_eof()
+                return
+            writer.write(data)
+            await writer.drain()
+            if rate is not None:
+                await asyncio.sleep(len(data) / rate)
+
+
+class _Link:
+    """One connection through the proxy: both of its ends, and the task that forwards."""
+
+    def __init__(self, near: asyncio.StreamWriter) -> None:
+        self.writers = [near]
+        self.task: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
+
+    def abort(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+        if self.task is not None:
+            self.task.cancel()
+
+    async def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+        for writer in self.writers:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
