@@ -205,6 +205,17 @@ async def test_root_may_use_a_folder_that_nobody_else_can_enter(folder: Path) ->
 
 
 @needs_root
+async def test_root_may_have_installed_the_wheels_where_nobody_else_can_enter(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "tmp"))
+    monkeypatch.setattr("hub.embedded.account.Account.can_reach", lambda _, path: "site-packages" not in path.parts)
+    with EmbeddedServers(folder / ".hub") as servers:
+        assert await one(servers.postgres, "SELECT 1") == 1
+
+
+@needs_root
 async def test_root_takes_over_what_an_ordinary_user_made(folder: Path) -> None:
     with EmbeddedServers(folder / ".hub") as servers:
         await one(servers.postgres, "CREATE TABLE kept AS SELECT 42 AS n")
@@ -248,6 +259,34 @@ def test_both_are_stopped_when_one_cannot_start(folder: Path) -> None:
 
 
 # --- processes
+
+
+def test_a_start_waits_until_the_processes_of_the_last_one_are_gone(folder: Path) -> None:
+    server = RedisServer(folder)
+    server.home.prepare()
+    with server.home.locked() as lock:
+        rest = subprocess.Popen(["sleep", "0.3"], pass_fds=(lock,))  # as a backend that is still shutting down
+    try:
+        server.start()
+        assert rest.poll() is not None
+    finally:
+        server.stop()
+        rest.wait()
+
+
+@pytest.mark.parametrize("make", [RedisServer, PostgresServer])
+def test_two_servers_never_share_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, make: type[RedisServer] | type[PostgresServer]
+) -> None:
+    first = make(folder)
+    first.start()
+    try:
+        monkeypatch.setattr("hub.embedded.home.EMBEDDED_STOP_S", 0.1)
+        with pytest.raises(ConfigError, match="still runs in"):
+            make(folder).start()
+        assert first.running
+    finally:
+        first.stop()
 
 
 def test_a_server_that_ignores_its_stop_signal_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
