@@ -1,0 +1,54 @@
+"""Every wait, bound and retry of the client, as one frozen struct. Read by all of ``hub.client``, changed by nobody."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class ClientOptions(Struct, frozen=True, kw_only=True):
+    """Settings of one ``HubClient``. The unit of each stands in its name."""
+
+    # --- opening and closing
+    open_timeout_s: float = 10.0
+    """From the first packet to the end of the WebSocket handshake."""
+    welcome_timeout_s: float = 10.0
+    """From ``hello`` to ``welcome``."""
+    first_connect_timeout_s: float = 30.0
+    """How long entering the client may take, retries included."""
+    token_timeout_s: float = 10.0
+    """For ``get_token``."""
+    close_timeout_s: float = 2.0
+    """For the last acknowledgements and the closing handshake."""
+
+    # --- requests
+    request_timeout_s: float = 30.0
+    """From asking to the answer, reconnects and refusals with ``retry_after_ms`` included."""
+    max_requests_in_flight: int = 64
+    """Publications and calls under way at once; a further one waits within its own timeout."""
+    max_frame_bytes: int = 16 * 1024 * 1024
+    """Largest frame taken from the hub."""
+
+    # --- staying connected
+    silence_heartbeats: float = 2.0
+    """A connection that is silent for this many ``heartbeat_ms`` is lost."""
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 20.0
+    backoff_floor_s: float = 0.05
+    """Full jitter: uniform(0, min(max, base * 2^n)), but at least the floor."""
+    now_jitter_s: float = 0.2
+    """Before a reconnect that need not wait, so that a node's clients do not return in the same instant."""
+    stable_after_s: float = 5.0
+    """A connection that lived this long starts the backoff anew."""
+    drain_linger_s: float = 1.0
+    """After a planned move: how long answers are still awaited on the connection that was left."""
+    compression: bool = False
+    """Negotiate permessage-deflate: saves traffic, costs time on both sides."""
+    use_system_proxy: bool = True
+
+    # --- subscriptions
+    max_subscriptions: int = 1000
+    buffer_events: int = 1000
+    """Events per subscription that wait for their consumer; best not below the hub's ack window (1000)."""
+    ack_interval_s: float = 1.0
+    ack_every_events: int = 100
+    """Acknowledgements go out once per interval, or sooner when this many events were processed."""

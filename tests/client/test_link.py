@@ -1,0 +1,234 @@
+"""Staying connected: close codes, tokens, silence, drain, the first connection, backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from msgspec.structs import replace
+from websockets.http11 import Request
+
+from hub.client import ClientOptions, ConnectionLost, HubClient, HubClosed
+from hub.client.backoff import Backoff
+from hub.protocol.codes import CLOSE_SPECS, CloseCode
+from tests.client.scripted_hub import Frame, Peer, ScriptedHub, eventually
+
+
+async def _until_closed(client: HubClient) -> HubClosed:
+    async with asyncio.timeout(10):
+        with pytest.raises(HubClosed) as caught:
+            await anext(client.subscribe("events:other"))
+    return caught.value
+
+
+# 1002 and 1007 may not be sent by an application through every library; 4401 has rules of its own.
+SENDABLE = [code for code in CLOSE_SPECS if code not in (CloseCode.UNAUTHENTICATED,)]
+
+
+@pytest.mark.parametrize("code", SENDABLE)
+async def test_close_codes(hub: ScriptedHub, options: ClientOptions, code: CloseCode) -> None:
+    async with HubClient(hub.url, lambda: "t", options=options) as client, client.subscribe("events:a") as sub:
+        await hub.peers[0].close(code, "because")
+        if CLOSE_SPECS[code].reconnect == "never":
+            with pytest.raises(HubClosed) as caught:
+                async with asyncio.timeout(10):
+                    await anext(sub)
+            assert (caught.value.code, caught.value.reason) == (code, "because")
+        else:
+            await hub.peer(1)
+            await eventually(lambda: "events:a" in hub.peers[1].live)
+
+
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 4999])
+async def test_codes_that_are_not_the_hubs_word_mean_later(hub: ScriptedHub, options: ClientOptions, code: int) -> None:
+    async with HubClient(hub.url, options=options):
+        await hub.peers[0].close(code)
+        await hub.peer(1)
+
+
+async def test_an_expired_token_is_replaced_once(hub: ScriptedHub, options: ClientOptions) -> None:
+    tokens = iter(["old", "fresh", "fresher"])
+    async with HubClient(hub.url, lambda: next(tokens), options=options):
+        await hub.peers[0].close(4401, "expired")
+        assert (await hub.peer(1)).authorization == "Bearer fresh"
+
+
+async def test_the_same_token_is_not_tried_twice(hub: ScriptedHub, options: ClientOptions) -> None:
+    async with HubClient(hub.url, lambda: "always", options=options) as client:
+        await hub.peers[0].close(4401, "expired")
+        assert (await _until_closed(client)).code == 4401
+        assert len(hub.peers) == 1
+
+
+async def test_two_refused_tokens_in_a_row_are_enough(hub: ScriptedHub, options: ClientOptions) -> None:
+    asked: list[int] = []
+    hub.reject = lambda _: 401
+
+    def get_token() -> str:
+        asked.append(1)
+        return f"t{len(asked)}"
+
+    with pytest.raises(HubClosed) as caught:
+        async with HubClient(hub.url, get_token, options=options):
+            pass
+    assert caught.value.code == 4401
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, 4403), (404, 404)])
+async def test_a_handshake_that_is_refused_for_good(
+    hub: ScriptedHub, options: ClientOptions, status: int, code: int
+) -> None:
+    hub.reject = lambda _: status
+    with pytest.raises(HubClosed) as caught:
+        async with HubClient(hub.url, options=options):
+            pass
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_handshake_that_is_refused_for_now(hub: ScriptedHub, options: ClientOptions, status: int) -> None:
+    refusals = [status, status]
+    hub.reject = lambda _: refusals.pop() if refusals else None
+    async with HubClient(hub.url, options=options):
+        assert not refusals
+
+
+async def test_nobody_there(options: ClientOptions) -> None:
+    impatient = replace(options, first_connect_timeout_s=0.1)
+    with pytest.raises(ConnectionLost, match=r"no connection to ws://127.0.0.1:9/ws within 0.1 s: cannot connect"):
+        async with HubClient("ws://127.0.0.1:9/ws", options=impatient):
+            pass
+
+
+async def test_no_token_to_be_had(hub: ScriptedHub, options: ClientOptions) -> None:
+    def get_token() -> str:
+        raise LookupError("vault is sealed")
+
+    with pytest.raises(ConnectionLost, match="vault is sealed"):
+        async with HubClient(hub.url, get_token, options=replace(options, first_connect_timeout_s=0.1)):
+            pass
+
+
+async def test_no_welcome(hub: ScriptedHub, options: ClientOptions) -> None:
+    async def mute_first(peer: Peer, _: Frame) -> bool:
+        return peer is hub.peers[0]
+
+    hub.script = mute_first
+    async with HubClient(hub.url, options=replace(options, welcome_timeout_s=0.05)):
+        assert len(hub.peers) >= 2
+
+
+async def test_silence_is_a_lost_connection(hub: ScriptedHub, options: ClientOptions) -> None:
+    hub.heartbeat_ms = 30
+    async with HubClient(hub.url, options=options), asyncio.timeout(10):
+        await hub.peer(1)
+
+
+async def test_heartbeats_keep_it(hub: ScriptedHub, options: ClientOptions) -> None:
+    hub.heartbeat_ms = 400
+    async with HubClient(hub.url, options=options):
+        # Longer than twice the heartbeat, in steps shorter than it: this is about time.
+        for _ in range(12):
+            await hub.peers[0].send({"type": "heartbeat", "ts": 1})
+            await asyncio.sleep(0.1)
+        assert len(hub.peers) == 1
+
+
+async def test_expiring_is_answered_with_a_fresh_token(hub: ScriptedHub, options: ClientOptions) -> None:
+    tokens = iter(["old", "fresh"])
+    async with HubClient(hub.url, lambda: next(tokens), options=options):
+        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 5000})
+        await eventually(lambda: hub.peers[0].got("auth"), "auth")
+        assert hub.peers[0].got("auth")[0]["token"] == "fresh"
+        assert len(hub.peers) == 1
+
+
+async def test_drain_moves_with_the_old_connection_open(hub: ScriptedHub, options: ClientOptions) -> None:
+    asked: list[str] = []
+
+    def get_token() -> str:
+        asked.append("t")
+        return "t"
+
+    async def take_over(peer: Peer, frame: Frame) -> bool:
+        if frame["type"] == "hello" and len(hub.peers) == 2:
+            assert not hub.peers[0].gone.is_set(), "the old connection is still open"
+            # This event goes to the old connection and is in the new one's replay too.
+            await hub.publish("events:a", 2)
+            await hub.answer(peer, frame)
+            await hub.peers[0].close(4409, "taken over")
+            return True
+        return False
+
+    hub.script = take_over
+    async with HubClient(hub.url, get_token, options=options) as client, client.subscribe("events:a") as sub:
+        await hub.publish("events:a", 1)
+        await hub.peers[0].send({"type": "drain", "after_ms": 20, "ticket": "a b"})
+        second = await hub.peer(1)
+        assert second.path == "/ws?ticket=a+b"
+        assert second.authorization is None
+        assert second.got("hello")[0]["resume"] == {"session": "s_1"}
+        await eventually(lambda: "events:a" in second.live)
+        await hub.publish("events:a", 3)
+        async with asyncio.timeout(10):
+            assert [(await anext(sub)).seq for _ in range(3)] == [1, 2, 3]
+        assert asked == ["t"], "the ticket stands for the token"
+        await hub.peers[0].gone.wait()
+        assert await client.call("echo", {"x": 1}) == {"x": 1}
+        assert len(hub.peers) == 2
+
+
+async def test_answers_on_the_old_connection_still_count(hub: ScriptedHub, options: ClientOptions) -> None:
+    async def hold_calls(_: Peer, frame: Frame) -> bool:
+        return frame["type"] == "call"
+
+    hub.script = hold_calls
+    async with HubClient(hub.url, options=options) as client:
+        call = asyncio.create_task(client.call("slow.one", {}))
+        await eventually(lambda: hub.peers[0].got("call"))
+        await hub.peers[0].send({"type": "drain", "after_ms": 0, "ticket": "t"})
+        await hub.peer(1)
+        await hub.peers[0].send({"type": "reply", "id": hub.peers[0].got("call")[0]["id"], "result": "kept"})
+        assert await call == "kept"
+
+
+@pytest.mark.parametrize("old_code", [4504, 4409])
+async def test_a_ticket_that_is_refused_leads_back_to_the_token(
+    hub: ScriptedHub, options: ClientOptions, old_code: int
+) -> None:
+    def gate(request: Request) -> int | None:
+        return 401 if "ticket" in request.path else None
+
+    hub.reject = gate
+    async with HubClient(hub.url, lambda: "t", options=options), asyncio.timeout(10):
+        await hub.peers[0].send({"type": "drain", "after_ms": 0, "ticket": "spent"})
+        await hub.peers[0].close(old_code)
+        assert (await hub.peer(1)).authorization == "Bearer t"
+
+
+async def test_subscriptions_made_while_down_are_in_the_next_hello(hub: ScriptedHub, options: ClientOptions) -> None:
+    async with HubClient(hub.url, options=replace(options, backoff_floor_s=0.1, backoff_max_s=0.1)) as client:
+        hub.peers[0].drop()
+        await hub.peers[0].gone.wait()
+        await asyncio.sleep(0.02)  # the client has noticed too, most probably; either way it must work
+        async with client.subscribe("events:a", since="start"):
+            assert "events:a" in (await hub.peer(1)).live
+
+
+async def test_a_session_of_an_earlier_client(hub: ScriptedHub, options: ClientOptions) -> None:
+    async with HubClient(hub.url, session="s_old", options=options) as client, client.subscribe("events:a"):
+        assert hub.peers[0].got("hello")[0]["resume"] == {"session": "s_old"}
+        assert hub.peers[0].got("subscribe")[0]["topics"][0]["since"] is None, "the session's position is wanted"
+
+
+def test_backoff_is_full_jitter_with_a_floor() -> None:
+    backoff = Backoff(ClientOptions(), random.Random(7))
+    assert backoff.next_s("now") <= 0.2
+    for attempt in range(1, 40):
+        assert 0.05 <= backoff.next_s("now") <= min(20, 0.5 * 2**attempt)
+    spread = [backoff.next_s() for _ in range(200)]
+    assert min(spread) < 3 < 17 < max(spread)
+    backoff.reset()
+    assert backoff.next_s() <= 0.5
