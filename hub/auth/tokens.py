@@ -151,20 +151,18 @@ def mint_token(
     """
     if not settings.jwt_secret:
         raise ConfigError("HUB_JWT_SECRET is not set; without it the hub cannot mint tokens")
+    if user == "me":
+        raise ValueError("a user may not be called 'me'")
     now = round(time.time(), 6)
-    claims: dict[str, Any] = {"sub": user, "org": OrgId.from_row(org), "aud": settings.jwt_audience, "iat": now}
+    claims: dict[str, Any] = {"sub": user, "org": str(OrgId.from_row(org)), "aud": settings.jwt_audience, "iat": now}
     claims["exp"] = round(now + ttl_s, 6)
-    optional = {"iss": settings.jwt_issuer, "name": name}
-    claims |= {claim: value for claim, value in optional.items() if value}
-    if scope is not None:
-        claims["scope"] = scope
-    payload = msgspec.json.encode(claims)
+    optional = {"iss": settings.jwt_issuer or None, "name": name or None, "scope": scope}
+    claims |= {claim: value for claim, value in optional.items() if value is not None}
     try:
         msgspec.convert(claims, _Claims)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
-    if user == "me":
-        raise ValueError("a user may not be called 'me'")
+    payload = msgspec.json.encode(claims)
     return PyJWS(algorithms=[HMAC]).encode(payload, _secret_of(settings), algorithm=HMAC)
 
 

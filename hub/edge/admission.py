@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
@@ -60,6 +61,7 @@ class Admission:
         self._held: dict[str, Principal] = {}
         self._given_back: dict[str, Principal] = {}
         self._wake = asyncio.Event()
+        self._closing = False
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -73,9 +75,11 @@ class Admission:
 
     async def close(self) -> None:
         """Ends the renewals and gives every lease back, as far as Redis answers."""
+        self._closing = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._wake.set()
+            # Not cancelled: what it is giving back at the moment would be lost. Its waits end by the timeout of Redis.
+            await self._keeper
             self._keeper = None
         self._given_back |= self._held
         self._held.clear()
@@ -95,6 +99,10 @@ class Admission:
         except HubError as error:
             self.fail_open.let_through("connection", error)
             answer = [b"ok"]
+        except asyncio.CancelledError:
+            # The client has left meanwhile, but the lease may have been taken.
+            self._give_back(principal, connection)
+            raise
         outcome = bytes(answer[0])
         if outcome == b"revoked":
             raise _revoked()
@@ -107,8 +115,7 @@ class Admission:
         """Gives a lease back, shortly; many at once cost one batch. Unknown and released ones are ignored."""
         principal = self._held.pop(connection, None)
         if principal is not None:
-            self._given_back[connection] = principal
-            self._wake.set()
+            self._give_back(principal, connection)
 
     async def check_revoked(self, principal: Principal) -> None:
         """For requests without a connection. Raises ``unauthenticated`` when the user was thrown out; fails open."""
@@ -124,8 +131,8 @@ class Admission:
     async def revoke(self, org: OrgId, user: str, ttl_s: float) -> float:
         """Refuses all tokens of a user that were issued until now, for ``ttl_s``; returns that cutoff.
 
-        ``ttl_s`` should be the longest life of a token. Now is by the clock of Redis. A token without ``iat`` is refused
-        as long as the cutoff stands. Connections that are open are not closed by this. Raises ``unavailable``: then
+        ``ttl_s`` should be the longest life of a token. Now is by the clock of Redis. A token without ``iat`` is
+        refused as long as the cutoff stands. Connections that are open are not closed by this. Raises ``unavailable``: then
         nobody was thrown out.
         """
         return float(await self._redis.run(self._revoke, [_cutoff_key(org, user)], [max(1, int(ttl_s * 1000))]))
@@ -139,13 +146,24 @@ class Admission:
         by_org: dict[OrgId, list[str]] = {}
         for connection, principal in self._held.items():
             by_org.setdefault(principal.org, []).append(connection)
-        chunks = (chunk for held in by_org.values() for chunk in _cut(held, _LEASES_PER_CALL))
+        # When one server of a cluster fails, it should not always be the same organisations that miss their turn.
+        orgs = random.sample(list(by_org), len(by_org))
+        chunks = (chunk for org in orgs for chunk in _cut(by_org[org], _LEASES_PER_CALL))
         for batch in _cut(chunks, _CALLS_PER_BATCH):
             # Looked up again: some may have been released while earlier batches were under way.
             calls = [call for chunk in batch if (call := self._renewal(chunk)) is not None]
-            for outcome in await self._redis.batch(calls):
-                if isinstance(outcome, HubError):
-                    self.fail_open.let_through("renewal of leases", outcome)
+            failures = [outcome for outcome in await self._redis.batch(calls) if isinstance(outcome, HubError)]
+            for failure in failures:
+                self.fail_open.let_through("renewal of leases", failure)
+            if failures and len(failures) == len(calls):
+                # Redis is gone; every further batch would wait for its timeout, and the releases with it.
+                return
+
+    def _give_back(self, principal: Principal, connection: str) -> None:
+        # While Redis is gone, what does not fit runs out by itself.
+        if len(self._given_back) < self._settings.max_connections:
+            self._given_back[connection] = principal
+            self._wake.set()
 
     def _renewal(self, connections: list[str]) -> ScriptCall | None:
         still_held = {connection: self._held[connection] for connection in connections if connection in self._held}
@@ -159,7 +177,7 @@ class Admission:
         """Gives leases back and renews the others. One task does both, so that no renewal overtakes a release."""
         pause = self._settings.connection_lease_s / _RENEWALS_PER_LEASE
         due = time.monotonic() + pause
-        while True:
+        while not self._closing:
             try:
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
                     await self._wake.wait()
