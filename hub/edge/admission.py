@@ -132,8 +132,8 @@ class Admission:
         """Refuses all tokens of a user that were issued until now, for ``ttl_s``; returns that cutoff.
 
         ``ttl_s`` should be the longest life of a token. Now is by the clock of Redis. A token without ``iat`` is
-        refused as long as the cutoff stands. Connections that are open are not closed by this. Raises ``unavailable``: then
-        nobody was thrown out.
+        refused as long as the cutoff stands. Connections that are open are not closed by this. Raises ``unavailable``:
+        then nobody was thrown out.
         """
         return float(await self._redis.run(self._revoke, [_cutoff_key(org, user)], [max(1, int(ttl_s * 1000))]))
 
