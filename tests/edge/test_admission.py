@@ -13,38 +13,13 @@ from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.edge.admission import Admission, _cutoff_key, _lease_keys
 from hub.errors import ErrorCode, HubError
-from hub.orgs import OrgId, org_key
+from hub.orgs import org_key
 from hub.redis import Arg, Redis, Script
 from hub.redis.masters import slot_of
+from tests.edge.admission_nodes import ACME, OTHER, Nodes, who
 from tests.support.clock import Clock
 from tests.support.servers import running_redis
 from tests.support.waiting import until
-
-ACME, OTHER = OrgId.from_claim("acme"), OrgId.from_claim("other")
-
-
-def who(user: str = "u1", org: OrgId = ACME, issued_at: float | None = None) -> Principal:
-    return Principal(user, org, (), time.time() + 3600, time.time() if issued_at is None else issued_at)
-
-
-class Nodes:
-    """Several nodes on one Redis."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._opened: list[tuple[Redis, Admission]] = []
-
-    def add(self, clock: Clock | None = None, **changes: Any) -> Admission:
-        settings = Settings(redis_url=self.url, database_url="x", **changes)
-        redis = Redis(settings)
-        admission = Admission(redis, settings, *([clock] if clock else []))
-        self._opened.append((redis, admission))
-        return admission
-
-    async def close(self) -> None:
-        for redis, admission in self._opened:
-            await admission.close()
-            await redis.close()
 
 
 @pytest.fixture
@@ -52,8 +27,7 @@ async def nodes(redis_url: str) -> AsyncIterator[Nodes]:
     nodes = Nodes(redis_url)
     yield nodes
     await nodes.close()
-    # A script that Redis refuses would otherwise pass for an outage, and let everybody in.
-    assert all(admission.fail_open.count == 0 for _, admission in nodes._opened)
+    nodes.assert_redis_was_asked()
 
 
 @pytest.fixture
@@ -280,65 +254,6 @@ async def test_a_cutoff_stands_for_its_time(nodes: Nodes, redis: Redis) -> None:
     assert 90_000 < await redis.command(key, "PTTL", key) <= 100_000
 
 
-# --- frames ----------------------------------------------------------------------------------------------------------
-
-
-async def test_ordinary_clients_ask_redis_once_per_slice(nodes: Nodes) -> None:
-    budget = nodes.add(messages_per_second=100, messages_burst=500).frame_budget(who())
-    for _ in range(3):
-        assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
-        assert await budget.refill() == 0
-    assert budget.take()
-
-
-async def test_the_bucket_is_shared_by_the_nodes(nodes: Nodes) -> None:
-    several = [nodes.add(messages_per_second=1, messages_burst=40) for _ in range(2)]
-    budgets = [node.frame_budget(who()) for node in several]
-    slices = [budget._left for budget in budgets]
-    spent = 0
-    waits = []
-    while len(waits) < 2:
-        budget = budgets[spent % 2] if not waits else budgets[0]
-        if budget.take():
-            spent += 1
-        elif (wait := await budget.refill()) > 0:
-            waits.append(wait)
-    # One frame a second comes back; the test may take a few.
-    assert 40 <= spent <= 40 + sum(slices) + 5
-    assert all(500 <= wait <= 60_000 for wait in waits)
-    assert several[0].frame_budget(who("u2")).take()
-
-
-async def test_the_smallest_bucket_counts_exactly(nodes: Nodes) -> None:
-    node = nodes.add(messages_per_second=1, messages_burst=1)
-    budget = node.frame_budget(who())
-    assert budget.take()
-    assert not budget.take()
-    assert 0 < await budget.refill() <= 2000
-    assert not budget.take()
-
-
-async def test_frames_come_back_with_time(nodes: Nodes, redis: Redis) -> None:
-    node = nodes.add(messages_per_second=50, messages_burst=50)
-    budget = node.frame_budget(who())
-    while budget.take() or await budget.refill() == 0:
-        pass
-
-    async def refilled() -> bool:
-        return await budget.refill() == 0 and budget.take()
-
-    await until(refilled)
-
-
-async def test_a_full_bucket_takes_no_place_in_redis(nodes: Nodes, redis: Redis) -> None:
-    budget = nodes.add(messages_per_second=100, messages_burst=200).frame_budget(who())
-    while budget.take():
-        pass
-    await budget.refill()
-    key = org_key(ACME, "frames", "u1")
-    assert 0 < await redis.command(key, "PTTL", key) <= 3000
-
-
 # --- without Redis ---------------------------------------------------------------------------------------------------
 
 
@@ -368,26 +283,6 @@ async def test_without_redis_valid_tokens_come_in_and_are_counted_later() -> Non
         server.start()
         await node.renew_all()
         assert (await refusal(node, who(), "c4")).code is ErrorCode.QUOTA_EXCEEDED
-        await nodes.close()
-
-
-async def test_redis_is_asked_about_frames_again_after_a_pause() -> None:
-    clock = Clock()
-    with running_redis(tcp=False) as server:
-        nodes = Nodes(server.url)
-        node = nodes.add(clock, messages_per_second=1, messages_burst=1, limits_retry_s=1.0)
-        budget = node.frame_budget(who())
-        assert budget.take()
-        server.stop()
-        assert await budget.refill() == 0
-        assert budget.take()
-        server.start()
-        assert await budget.refill() == 0, "within the pause it is not asked"
-        assert budget.take()
-        clock.now += 1
-        assert await budget.refill() == 0, "the first frame that is counted"
-        assert budget.take()
-        assert await budget.refill() > 0
         await nodes.close()
 
 
