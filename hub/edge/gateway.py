@@ -12,7 +12,9 @@ from hub.auth.tokens import TokenVerifier
 from hub.config import Settings
 from hub.database import Database
 from hub.edge.admission import Admission
+from hub.edge.keeper import Keeper
 from hub.edge.registry import Connections
+from hub.edge.session_saver import SessionSaver
 from hub.fanout.broker import Broker
 from hub.fanout.catch_up import CatchUp
 from hub.fanout.control import Control
@@ -51,3 +53,5 @@ class Gateway:
     control: Control
     database: Database
     connections: Connections
+    keeper: Keeper
+    saver: SessionSaver

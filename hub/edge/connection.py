@@ -1,0 +1,312 @@
+"""One client's connection: runs one ``Session`` over one ``Socket``.
+
+Frames are performed one after the other by a task that lives only while some are waiting; events are written straight
+from the dispatcher. What the frames do is in ``requests`` and ``opening``; deadlines are kept by ``keeper``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from hub.auth.credentials import Credentials
+from hub.auth.principal import Principal
+from hub.edge import requests
+from hub.edge.frame_budget import FrameBudget
+from hub.edge.gateway import Gateway
+from hub.edge.socket import Socket
+from hub.errors import ErrorCode, HubError, bad_request
+from hub.fanout.sessions import SessionOwner
+from hub.protocol.codec import BadFrame, Encoding, Packet, decode_frame, packet
+from hub.protocol.codes import CLOSE_SPECS, CloseCode
+from hub.protocol.frames import FrameId, Position, ServerFrame, Unsubscribed
+from hub.protocol.session import BAD_FRAME_WINDOW_S, Session, error_frame
+from hub.topics.subscriptions import Subscription, SubState
+
+log = structlog.get_logger(__name__)
+
+
+class Arrival(Struct, frozen=True):
+    """What the handshake found out before the connection was made."""
+
+    encoding: Encoding
+    credentials: Credentials
+    principal: Principal | None = None
+    """Verified before the upgrade; None: the token has to come in the hello frame."""
+    ticket_session: str | None = None
+    refused: tuple[CloseCode, HubError] | None = None
+    """It may not come in, but the client can only learn it on the open socket."""
+
+
+class Connection:
+    """Implements ``Subscriber`` for the fan-out and ``SocketUser`` for the socket."""
+
+    __slots__ = (
+        "_gateway",
+        "_inbox",
+        "_limited",
+        "_reading_paused",
+        "_worker",
+        "_writable",
+        "acked",
+        "arrival",
+        "budget",
+        "calls",
+        "close_code",
+        "congested",
+        "drain_at",
+        "encoding",
+        "expiring_told",
+        "gone",
+        "heard_at",
+        "id",
+        "opened_at",
+        "pinged_at",
+        "principal",
+        "progress",
+        "sent_at",
+        "session",
+        "session_id",
+        "socket",
+        "subscriptions",
+    )
+
+    def __init__(self, gateway: Gateway, socket: Socket, arrival: Arrival) -> None:
+        settings = gateway.settings
+        now = time.monotonic()
+        self._gateway = gateway
+        self.socket = socket
+        self.arrival = arrival
+        self.encoding = arrival.encoding
+        self.id = secrets.token_urlsafe(12)
+        self.principal: Principal | None = None
+        """Set when the hello was accepted."""
+        self.session = Session(
+            arrival.encoding, max_topics=settings.max_topics_per_connection, max_bad_frames=settings.max_bad_frames
+        )
+        self.session_id = ""
+        self.budget: FrameBudget | None = None
+        self.subscriptions: dict[str, Subscription] = {}
+        """By topic as the client writes it; bounded by max_topics_per_connection."""
+        self.acked: dict[str, Position] = {}
+        """Acknowledged and not yet stored."""
+        self.calls: set[asyncio.Task[None]] = set()
+        self.congested = False
+        self.gone = False
+        self.close_code = 0
+        self.opened_at = self.heard_at = self.sent_at = now
+        self.pinged_at = 0.0
+        """When the ping went out that has not been answered; 0: none."""
+        self.progress = (0, now)
+        """While congested: the fewest unsent bytes seen, and when."""
+        self.expiring_told = False
+        self.drain_at = 0.0
+        """When a draining connection is closed; 0: it is not draining."""
+        self._inbox: deque[str | bytes] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._reading_paused = False
+        self._writable: asyncio.Event | None = None
+        self._limited: deque[float] = deque(maxlen=settings.max_bad_frames)
+        gateway.connections.add(self)
+        gateway.keeper.watch(self)
+        if arrival.refused is not None:
+            self.close(*arrival.refused)
+
+    # --- Subscriber
+
+    def deliver(self, packet: Packet) -> None:
+        """Writes ready frames."""
+        self.sent_at = time.monotonic()
+        self.socket.write(packet)
+
+    def send(self, frame: ServerFrame) -> None:
+        """Writes one frame of this connection's own."""
+        if not self.gone:
+            self.deliver(packet(frame, self.encoding))
+
+    async def writable(self) -> None:
+        """Returns when the connection is not congested any more, or is gone."""
+        if self.congested and not self.gone:
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            self._writable.clear()
+            await self._writable.wait()
+
+    # --- SocketUser
+
+    def receive(self, message: str | bytes) -> None:
+        """Takes one message. When too many wait, the socket is not read until they are done."""
+        self.heard()
+        if self.gone:
+            return
+        self._inbox.append(message)
+        if len(self._inbox) >= self._gateway.settings.max_pending_frames and not self._reading_paused:
+            self._reading_paused = True
+            self.socket.pause_reading()
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work(), name="connection")
+
+    def heard(self) -> None:
+        """The client lives."""
+        self.heard_at = time.monotonic()
+        self.pinged_at = 0.0
+
+    def pause_writing(self) -> None:
+        """Too much is unsent: all its subscriptions leave the live sets."""
+        self.congested = True
+        self.progress = (self.socket.unsent, time.monotonic())
+        self._gateway.keeper.watch(self)
+        self._gateway.dispatcher.when_settled(self._pause)
+
+    def resume_writing(self) -> None:
+        """The subscriptions go on by the slow policies of their kinds."""
+        self.congested = False
+        if self._writable is not None:
+            self._writable.set()
+        self._gateway.dispatcher.when_settled(self._resume)
+
+    def lost(self, code: int) -> None:
+        """The socket is closed."""
+        if self.gone:
+            return
+        self.gone = True
+        self.session.closed()
+        self._gateway.metrics.closed(self.close_code or code)
+        self._gateway.connections.remove(self)
+        for sub in self.subscriptions.values():
+            self._forget(sub)
+        self.subscriptions.clear()
+        self._inbox.clear()
+        if self._writable is not None:
+            self._writable.set()
+        if self._worker is not None:
+            self._worker.cancel()
+        for call in self.calls:
+            call.cancel()
+        self._gateway.admission.release(self.id)
+        self._gateway.saver.leave(self)
+        log.info("closed", connection=self.id, code=self.close_code or code, **self._who())
+
+    # --- frames
+
+    async def _work(self) -> None:
+        """Performs what waits, in order; ends when nothing does."""
+        try:
+            while self._inbox and not self.gone:
+                message = self._inbox.popleft()
+                if self._reading_paused and len(self._inbox) <= self._gateway.settings.max_pending_frames // 2:
+                    self._reading_paused = False
+                    self.socket.resume_reading()
+                await self._take(message)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("connection failed", connection=self.id, **self._who())
+            self.close(CloseCode.INTERNAL)
+        finally:
+            self._worker = None
+
+    async def _take(self, message: str | bytes) -> None:
+        if isinstance(message, bytes) is not (self.encoding is Encoding.MSGPACK):
+            self._bad_frame(BadFrame(ErrorCode.BAD_REQUEST, self._wrong_message_type(), None))
+            return
+        try:
+            frame = decode_frame(message, self.encoding)
+        except BadFrame as error:
+            self._bad_frame(error)
+            return
+        if self.budget is not None and not self.budget.take():
+            wait_ms = await self.budget.refill()
+            if wait_ms:
+                self._limit(getattr(frame, "id", None), wait_ms)
+                return
+            self.budget.take()
+        action = self.session.receive(frame, time.monotonic())
+        await requests.perform(self._gateway, self, action)
+
+    def _bad_frame(self, error: BadFrame) -> None:
+        self._gateway.metrics.error(error.code)
+        requests.perform_now(self, self.session.bad_frame(error, time.monotonic()))
+
+    def _wrong_message_type(self) -> str:
+        if self.encoding is Encoding.JSON:
+            return "a binary message is an upload chunk, and this connection has no upload open"
+        return "with hub.v1.msgpack frames are binary messages"
+
+    def _limit(self, frame_id: FrameId | None, wait_ms: int) -> None:
+        """The frame is not performed. A client that does not listen is closed (4429)."""
+        now = time.monotonic()
+        rate = self._gateway.settings.messages_per_second
+        error = HubError(ErrorCode.RATE_LIMITED, f"at most {rate} frames a second", retry_after_ms=wait_ms)
+        self.refuse(error, frame_id)
+        self._limited.append(now)
+        if len(self._limited) == self._limited.maxlen and now - self._limited[0] <= BAD_FRAME_WINDOW_S:
+            self.close(CloseCode.TOO_MANY)
+
+    def refuse(self, error: HubError, frame_id: FrameId | None = None, topic: str | None = None) -> None:
+        """Answers with an ``error`` frame."""
+        self._gateway.metrics.error(error.code)
+        self.send(error_frame(error, frame_id=frame_id, topic=topic))
+
+    # --- subscriptions
+
+    def take_subscription(self, text: str, sub: Subscription) -> None:
+        """A join was answered with ok."""
+        self.subscriptions[text] = sub
+        self.session.joined(text)
+        self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).inc()
+
+    def drop_subscription(self, text: str) -> None:
+        """Ends a subscription; nothing of it comes any more. Not subscribed is the same as unsubscribed."""
+        self.session.left(text)
+        sub = self.subscriptions.pop(text, None)
+        if sub is not None:
+            self._forget(sub)
+
+    def end_subscription(self, text: str, error: HubError) -> None:
+        """The hub ends a subscription and says why."""
+        self.drop_subscription(text)
+        self.send(Unsubscribed(text, error.code, error.message, error.retry))
+
+    def _forget(self, sub: Subscription) -> None:
+        self._gateway.membership.leave(sub)
+        self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).dec()
+
+    def _pause(self) -> None:
+        if self.congested:
+            for sub in self.subscriptions.values():
+                self._gateway.delivery.pause(sub)
+
+    def _resume(self) -> None:
+        if not self.congested and not self.gone:
+            self._gateway.catch_up.resume([s for s in self.subscriptions.values() if s.state is SubState.PAUSED])
+
+    # --- leaving
+
+    def close(self, code: CloseCode, error: HubError | None = None) -> None:
+        """Closes, after an ``error`` frame if there is one to send."""
+        if self.gone or self.close_code:
+            return
+        if error is not None:
+            self.refuse(error)
+        self.close_code = int(code)
+        self.session.closed()
+        self.socket.close(code, CLOSE_SPECS[code].reason)
+
+    @property
+    def owner(self) -> SessionOwner:
+        """Who may write this connection's session. Only after the hello."""
+        if self.principal is None:
+            raise bad_request("no hello yet")
+        return SessionOwner(self.principal.org, self.principal.user, self._gateway.node, self.id)
+
+    def _who(self) -> dict[str, Any]:
+        if self.principal is None:
+            return {}
+        return {"org": self.principal.org, "user": self.principal.user}

@@ -1,0 +1,75 @@
+"""Leaving politely: every client gets a slot and a ticket, goes elsewhere at its slot, and loses nothing.
+
+PROTOCOL section 4, ``drain``. Delivery goes on until a client has left; who is still here ``drain_grace_s`` after its
+slot is closed with 4504. Tickets skip the login and live until a minute after the slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hub.auth.tickets import TicketRequest
+from hub.edge.gateway import Gateway
+from hub.errors import HubError
+from hub.protocol.codes import CloseCode
+from hub.protocol.frames import Drain
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+log = structlog.get_logger(__name__)
+
+TICKET_AFTER_SLOT_S = 60.0
+CONNECTIONS_PER_BATCH = 500
+LOOK_AGAIN_S = 0.05
+CLOSING_S = 1.0  # for the last close frames to go out
+
+
+async def drain(gateway: Gateway) -> None:
+    """Takes nobody in any more, tells everybody to go, and returns when all have gone or their time is up."""
+    settings = gateway.settings
+    gateway.connections.draining = True
+    for connection in gateway.connections:
+        if connection.principal is None:
+            connection.close(CloseCode.DRAINING)
+    leaving = [connection for connection in gateway.connections if connection.principal is not None]
+    if not leaving:
+        return
+    log.info("draining", connections=len(leaving), window_s=settings.drain_window_s)
+    # Evenly spread, in random order: whoever takes them in sees no stampede.
+    random.shuffle(leaving)
+    step = settings.drain_window_s / len(leaving)
+    for start in range(0, len(leaving), CONNECTIONS_PER_BATCH):
+        batch = leaving[start : start + CONNECTIONS_PER_BATCH]
+        await _tell(gateway, [((start + index) * step, connection) for index, connection in enumerate(batch)])
+    deadline = time.monotonic() + settings.drain_window_s + settings.drain_grace_s
+    while len(gateway.connections) and time.monotonic() < deadline:
+        await asyncio.sleep(LOOK_AGAIN_S)
+    left = list(gateway.connections)
+    for connection in left:
+        connection.close(CloseCode.DRAINING)
+    if left:
+        await asyncio.sleep(CLOSING_S)
+    log.info("drained", late=len(left))
+
+
+async def _tell(gateway: Gateway, slots: list[tuple[float, Connection]]) -> None:
+    requests = [
+        TicketRequest(connection.principal, connection.session_id, after_s + TICKET_AFTER_SLOT_S)
+        for after_s, connection in slots
+        if connection.principal is not None
+    ]
+    # The tickets bear the sessions; their positions must be there before the clients are.
+    await gateway.saver.save()
+    tickets = await gateway.tickets.issue_many(requests)
+    for (after_s, connection), ticket in zip(slots, tickets, strict=True):
+        # Without a ticket the client logs in again with its token.
+        text = "" if isinstance(ticket, HubError) else ticket
+        connection.drain_at = time.monotonic() + after_s + gateway.settings.drain_grace_s
+        connection.send(Drain(int(after_s * 1000), text))
+        gateway.keeper.watch(connection)

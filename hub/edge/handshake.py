@@ -1,0 +1,104 @@
+"""Before a WebSocket is accepted: origin, room, version, token. Says how to answer; the sockets do it.
+
+PROTOCOL section 2: a bad token in the Authorization header is answered by HTTP 401, a foreign origin by 403. Where a
+browser could not read the status, the socket is opened and closed with a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from hub.auth.credentials import (
+    Credentials,
+    CredentialsError,
+    Place,
+    Subprotocol,
+    choose_subprotocol,
+    find_credentials,
+    origin_allowed,
+)
+from hub.edge.connection import Arrival
+from hub.edge.gateway import Gateway
+from hub.errors import ErrorCode, HubError
+from hub.protocol.codec import Encoding
+from hub.protocol.codes import CloseCode
+
+WEBSOCKET_PATH: Final = "/ws"
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Accepted(Struct, frozen=True):
+    """Upgrade; ``subprotocol`` is echoed if there is one."""
+
+    arrival: Arrival
+    subprotocol: str | None
+
+
+class Refused(Struct, frozen=True):
+    """Answer with this status and problem+json body (RFC 9457) instead of upgrading."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+async def shake_hands(gateway: Gateway, headers: Headers, query: bytes) -> Accepted | Refused:
+    """Decides on one upgrade request. Never raises ``HubError``."""
+    if not origin_allowed(headers, gateway.settings.allowed_origins):
+        return refuse(HubError(ErrorCode.FORBIDDEN, "this origin is not allowed; see HUB_ALLOWED_ORIGINS"))
+    try:
+        gateway.connections.check_room()
+    except HubError as error:
+        return refuse(error)
+    chosen = choose_subprotocol(headers)
+    if not chosen.spoken:
+        text = "of the versions hub.v1.json and hub.v1.msgpack none was offered"
+        refused = (CloseCode.VERSION, HubError(ErrorCode.BAD_REQUEST, text))
+        return Accepted(Arrival(Encoding.JSON, Credentials(Place.HELLO), refused=refused), None)
+    return await _authenticate(gateway, headers, query, chosen)
+
+
+async def _authenticate(gateway: Gateway, headers: Headers, query: bytes, chosen: Subprotocol) -> Accepted | Refused:
+    encoding = Encoding("hub.v1." + chosen.encoding)
+    place = Place.HEADER
+    try:
+        credentials = find_credentials(headers, query)
+        place = credentials.place
+        principal, session = None, None
+        if place is Place.TICKET:
+            principal, session = await gateway.tickets.redeem(credentials.secret)
+        elif place is not Place.HELLO:
+            principal = await gateway.verifier.verify(credentials.secret)
+    except HubError as error:
+        if isinstance(error, CredentialsError):
+            place = error.place
+        if place.answers_by_status:
+            return refuse(error)
+        unavailable = error.code is ErrorCode.UNAVAILABLE
+        code = CloseCode.OVER_CAPACITY if unavailable else CloseCode.UNAUTHENTICATED
+        return Accepted(Arrival(encoding, Credentials(place), refused=(code, error)), chosen.echo)
+    return Accepted(Arrival(encoding, Credentials(place), principal, session), chosen.echo)
+
+
+def refuse(error: HubError) -> Refused:
+    """A HubError as an HTTP answer."""
+    problem = {
+        "type": f"urn:hub:error:{error.code}",
+        "title": error.code.replace("_", " "),
+        "status": error.http_status,
+        "detail": error.message,
+        "code": error.code,
+        "retry": error.retry,
+    }
+    headers = [("content-type", "application/problem+json")]
+    if error.http_status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    if error.retry_after_ms is not None:
+        problem["retry_after_ms"] = error.retry_after_ms
+        headers.append(("retry-after", str(-(-error.retry_after_ms // 1000))))
+    return Refused(error.http_status, headers, msgspec.json.encode(problem))

@@ -1,0 +1,111 @@
+"""The hello: authenticate, take a place, resume, subscribe, welcome. One exchange."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from msgspec import UNSET
+
+from hub.auth.credentials import Place
+from hub.auth.principal import Principal
+from hub.edge.gateway import Gateway
+from hub.edge.joining import activate, join
+from hub.errors import ErrorCode, HubError
+from hub.fanout.control import TakeOver
+from hub.protocol.codes import CloseCode
+from hub.protocol.frames import Hello, Position, Welcome
+from hub.protocol.session import Open
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+log = structlog.get_logger(__name__)
+
+# What a refused hello ends with; anything else that goes wrong is the hub's fault.
+_CLOSES = {
+    ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
+    ErrorCode.TOKEN_EXPIRED: CloseCode.UNAUTHENTICATED,
+    ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
+    ErrorCode.QUOTA_EXCEEDED: CloseCode.TOO_MANY,
+    ErrorCode.RATE_LIMITED: CloseCode.TOO_MANY,
+    ErrorCode.UNAVAILABLE: CloseCode.OVER_CAPACITY,
+}
+
+
+async def open_connection(gateway: Gateway, connection: Connection, action: Open) -> None:
+    """Performs a hello. A refusal is an ``error`` with the hello's id, then the close code that goes with it."""
+    hello = action.hello
+    try:
+        principal = await _authenticate(gateway, connection, hello)
+        await gateway.admission.admit(principal, connection.id)
+    except HubError as error:
+        connection.refuse(error, hello.id)
+        connection.close(_CLOSES.get(error.code, CloseCode.INTERNAL))
+        return
+    if connection.gone:
+        gateway.admission.release(connection.id)
+        return
+    connection.principal = principal
+    connection.budget = gateway.admission.frame_budget(principal)
+    positions = await _resume(gateway, connection, hello, principal)
+    verdicts, joined = await join(gateway, connection, action.topics, positions or {})
+    connection.session.opened()
+    connection.send(
+        Welcome(
+            session=connection.session_id,
+            resumed=positions is not None,
+            user=principal.user,
+            org=principal.org,
+            expires_in_ms=max(0, int((principal.expires_at - time.time()) * 1000)),
+            heartbeat_ms=int(gateway.settings.heartbeat_s * 1000),
+            max_message_bytes=gateway.settings.max_message_bytes,
+            flags={},
+            topics=verdicts,
+            id=UNSET if hello.id is None else hello.id,
+        )
+    )
+    activate(gateway, connection, joined)
+    log.info("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
+
+
+async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) -> Principal:
+    arrival = connection.arrival
+    if arrival.principal is not None:
+        return arrival.principal
+    if arrival.credentials.place is not Place.HELLO or hello.token is None:
+        raise HubError(
+            ErrorCode.UNAUTHENTICATED, "put a token into 'hello', or see PROTOCOL section 2 for other places"
+        )
+    return await gateway.verifier.verify(hello.token)
+
+
+async def _resume(
+    gateway: Gateway, connection: Connection, hello: Hello, principal: Principal
+) -> dict[str, Position] | None:
+    """The session's acknowledged positions; None: a new session. The newest connection of a session wins."""
+    wanted = hello.resume.session if hello.resume is not None else connection.arrival.ticket_session
+    if wanted:
+        try:
+            resumed = await gateway.sessions.resume(wanted, principal, gateway.node, connection.id)
+        except HubError as error:
+            # Without Redis nothing can be resumed; explicit positions still work once it is back.
+            log.warning("session not resumed", error=error.code)
+            resumed = None
+        if resumed is not None:
+            connection.session_id = wanted
+            if resumed.previous is not None:
+                await _tell_previous(gateway, wanted, connection.id, resumed.previous.node)
+            return resumed.positions
+    connection.session_id = gateway.sessions.create()
+    gateway.saver.changed(connection)
+    return None
+
+
+async def _tell_previous(gateway: Gateway, session: str, connection: str, node: str) -> None:
+    try:
+        await gateway.control.send(TakeOver(session, connection), node)
+    except HubError as error:
+        # The older connection loses the session anyway: its saves do not take effect any more.
+        log.warning("older connection not told", error=error.code)

@@ -1,0 +1,167 @@
+"""Performs what a session decided: subscribe, unsubscribe, publish, call, acknowledge, refresh the token.
+
+The hello is in ``opening``. Every outcome is a frame; a ``HubError`` becomes an ``error`` frame and the connection lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from hub.auth.principal import Principal
+from hub.edge.gateway import Gateway
+from hub.edge.joining import activate, join
+from hub.edge.opening import open_connection
+from hub.errors import ErrorCode, HubError
+from hub.fanout.publisher import NewEvent
+from hub.protocol.codes import CloseCode
+from hub.protocol.frames import Ack, Auth, Call, Publish, Reply, Verdict
+from hub.protocol.frames import Pong as PongFrame
+from hub.protocol.session import Action, Close, Ignore, Join, Leave, Open, Perform, Pong, Send
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+log = structlog.get_logger(__name__)
+
+
+async def perform(gateway: Gateway, connection: Connection, action: Action) -> None:
+    """Performs one action; returns when the next frame may be looked at."""
+    if isinstance(action, Open):
+        await open_connection(gateway, connection, action)
+    elif isinstance(action, Join):
+        await _join(gateway, connection, action)
+    elif isinstance(action, Leave):
+        _leave(connection, action)
+    elif isinstance(action, Perform):
+        await _perform_frame(gateway, connection, action.frame)
+    else:
+        perform_now(connection, action)
+
+
+def perform_now(connection: Connection, action: Action) -> None:
+    """The actions that wait for nothing."""
+    if isinstance(action, Send):
+        connection.send(action.frame)
+    elif isinstance(action, Pong):
+        connection.send(PongFrame(int(time.time() * 1000), action.id))
+    elif isinstance(action, Close):
+        if action.frame is not None:
+            connection.send(action.frame)
+        connection.close(action.code)
+    elif not isinstance(action, Ignore):
+        raise TypeError(f"{type(action).__name__} has to wait")
+
+
+async def _join(gateway: Gateway, connection: Connection, action: Join) -> None:
+    verdicts, joined = await join(gateway, connection, action.topics, {})
+    connection.send(Reply(action.id, {"topics": verdicts}))
+    activate(gateway, connection, joined)
+
+
+def _leave(connection: Connection, action: Leave) -> None:
+    for text in action.topics:
+        connection.drop_subscription(text)
+    connection.send(Reply(action.id, {"topics": [Verdict(text[:200], ok=True) for text in action.topics]}))
+
+
+async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publish | Call | Ack | Auth) -> None:
+    try:
+        await _PERFORMERS[type(frame)](gateway, connection, frame)
+    except HubError as error:
+        connection.refuse(error, getattr(frame, "id", None))
+
+
+async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
+    event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
+    done = await gateway.publisher.publish_as(_principal(connection), event, "frame")
+    connection.send(Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
+
+
+async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
+    """Starts the method; its reply may overtake others."""
+    method = gateway.methods.get(frame.method)
+    if method is None:
+        raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
+    principal = _principal(connection)
+    if not principal.allows("call", frame.method):
+        raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
+    if len(connection.calls) >= gateway.settings.max_calls_in_flight:
+        text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
+        raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
+    task = asyncio.create_task(_answer(connection, frame, method(principal, frame.params)), name="call")
+    connection.calls.add(task)
+    task.add_done_callback(connection.calls.discard)
+
+
+async def _answer(connection: Connection, frame: Call, answer: Awaitable[Any]) -> None:
+    try:
+        connection.send(Reply(frame.id, await answer))
+    except HubError as error:
+        connection.refuse(error, frame.id)
+    except Exception:
+        log.exception("method failed", method=frame.method)
+        connection.refuse(HubError(ErrorCode.INTERNAL, "the method failed; it is in the hub's log"), frame.id)
+
+
+async def _acknowledge(gateway: Gateway, connection: Connection, frame: Ack) -> None:
+    for text, position in frame.positions.items():
+        sub = connection.subscriptions.get(text)
+        if sub is None:
+            continue
+        try:
+            news = gateway.delivery.acknowledge(sub, position)
+        except HubError as error:
+            connection.refuse(error, topic=text)
+            continue
+        if news:
+            connection.acked[text] = position
+            gateway.saver.changed(connection)
+            if position.seq == sub.topic.top:
+                gateway.metrics.acknowledged(sub.topic.kind.name, time.time() * 1000 - sub.topic.last_ts)
+
+
+async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> None:
+    """A fresh token of the same user; topics it does not allow any more end."""
+    before = _principal(connection)
+    fresh = await gateway.verifier.verify(frame.token)
+    if (fresh.user, fresh.org) != (before.user, before.org):
+        error = HubError(ErrorCode.UNAUTHENTICATED, "the fresh token must be of the same user and organisation")
+        connection.refuse(error, frame.id)
+        connection.close(CloseCode.UNAUTHENTICATED)
+        return
+    await gateway.admission.check_revoked(fresh)
+    connection.principal = fresh
+    connection.expiring_told = False
+    gateway.keeper.watch(connection)
+    for text in tuple(connection.subscriptions):
+        try:
+            await gateway.kinds.for_subscriber(fresh, text)
+        except HubError:
+            connection.end_subscription(
+                text, HubError(ErrorCode.FORBIDDEN, "the fresh token does not allow this topic")
+            )
+    connection.send(Reply(frame.id, {"expires_in_ms": expires_in_ms(fresh)}))
+
+
+def expires_in_ms(principal: Principal) -> int:
+    """What is left of the token, at least 0."""
+    return max(0, int((principal.expires_at - time.time()) * 1000))
+
+
+def _principal(connection: Connection) -> Principal:
+    if connection.principal is None:
+        raise HubError(ErrorCode.UNAUTHENTICATED, "no hello yet")
+    return connection.principal
+
+
+_PERFORMERS: dict[type[Any], Callable[[Gateway, Connection, Any], Awaitable[None]]] = {
+    Publish: _publish,
+    Call: _call,
+    Ack: _acknowledge,
+    Auth: _refresh,
+}

@@ -1,0 +1,91 @@
+"""Stores the acknowledged positions of sessions: once a second for those that changed, and when a connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hub.config import Settings
+from hub.errors import HubError
+from hub.fanout.sessions import Sessions, SessionSave
+from hub.protocol.codes import CloseCode
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+log = structlog.get_logger(__name__)
+
+SAVES_PER_BATCH = 500
+
+
+class SessionSaver:
+    """One task per node. Bounded by the connections there are and those that ended since the last turn."""
+
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self._pause_s = settings.session_save_s
+        self._max_waiting = settings.max_connections
+        self._sessions = sessions
+        self._changed: set[Connection] = set()
+        self._left: dict[str, SessionSave] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def changed(self, connection: Connection) -> None:
+        """The connection has something to store."""
+        self._changed.add(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """The connection ended: its session is stored a last time and belongs to nobody."""
+        self._changed.discard(connection)
+        if connection.principal is None or not connection.session_id or len(self._left) >= self._max_waiting:
+            return
+        save = SessionSave(connection.session_id, connection.owner, dict(connection.acked), release=True)
+        self._left[connection.id] = save
+
+    def start(self) -> None:
+        """Starts the task; ``close`` must follow."""
+        self._task = asyncio.create_task(self._run(), name="session-saver")
+
+    async def close(self) -> None:
+        """Stores what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.save()
+
+    async def save(self) -> None:
+        """Stores everything that changed, in batches. What Redis does not take is tried again the next time."""
+        while self._left:
+            ids = list(self._left)[:SAVES_PER_BATCH]
+            saves = [self._left.pop(name) for name in ids]
+            outcomes = await self._sessions.save_many(saves)
+            if any(isinstance(outcome, HubError) for outcome in outcomes):
+                failed = (isinstance(outcome, HubError) for outcome in outcomes)
+                self._left |= {i: s for i, s, bad in zip(ids, saves, failed, strict=True) if bad}
+                break
+        changed, self._changed = list(self._changed), set()
+        for start in range(0, len(changed), SAVES_PER_BATCH):
+            await self._save_some(changed[start : start + SAVES_PER_BATCH])
+
+    async def _save_some(self, connections: list[Connection]) -> None:
+        saves = []
+        for connection in connections:
+            positions, connection.acked = connection.acked, {}
+            saves.append(SessionSave(connection.session_id, connection.owner, positions))
+        for connection, save, outcome in zip(connections, saves, await self._sessions.save_many(saves), strict=True):
+            if isinstance(outcome, HubError):
+                connection.acked = {**save.positions, **connection.acked}
+                if not connection.gone:
+                    self._changed.add(connection)
+            elif not outcome:
+                # Another connection has the session, and its message to this one was lost.
+                connection.close(CloseCode.TAKEN_OVER)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._pause_s)
+            try:
+                await self.save()
+            except Exception:
+                log.exception("sessions not saved")
