@@ -16,11 +16,13 @@ from msgspec import Struct
 
 from hub.config import Settings
 from hub.fanout.broker import TopicState
-from hub.fanout.scripts import READ, state_call, state_of
+from hub.fanout.scripts import IDENTITY, READ, state_call, state_of
 from hub.redis import Login
 from hub.redis.calls import pack
 from hub.topics.topic import Topic
 
+# Redis refuses so what will work in a moment, here or elsewhere.
+_TRANSIENT = ("ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MOVED", "NOSCRIPT", "READONLY", "TRYAGAIN")
 # RESP3 has a false of its own, so "not enough data" needs a value that no server can send.
 _NOTHING = object()
 
@@ -36,6 +38,11 @@ class Refused(Exception):
     def code(self) -> str:
         """``MOVED``, ``READONLY`` …"""
         return str(self).partition(" ")[0]
+
+    @property
+    def transient(self) -> bool:
+        """Whether it is worth waiting for another attempt."""
+        return self.code in _TRANSIENT
 
 
 class LinkHandler(Protocol):
@@ -98,7 +105,8 @@ class Link(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.heard_at = self._loop.time()
         """When bytes last came, by the loop's clock."""
-        self.writes = 0
+        self.server = ""
+        """``run_id`` of the server at the other end; known after ``greet``."""
 
     # --- asyncio's side
 
@@ -151,17 +159,22 @@ class Link(asyncio.Protocol):
         hello = ["HELLO", "3"]
         if login.password:
             hello += ["AUTH", login.username or "default", login.password]
-        commands = [pack(*hello, "SETNAME", "hub-link"), pack("SCRIPT", "LOAD", READ.text)]
+        commands = [
+            pack(*hello, "SETNAME", "hub-link"),
+            pack("EVAL", IDENTITY.text, 0),
+            pack("SCRIPT", "LOAD", READ.text),
+        ]
         if login.db:
             commands.append(pack("SELECT", login.db))
         answers = [self._loop.create_future() for _ in commands]
         self._expected.extend(_Answer(answer.set_result) for answer in answers)
         self._expected.append(_Confirmation(self._subscribe.lower().encode(), 1))
         self._write([*commands, pack(self._subscribe, self._probe_channel)])
-        for answer in answers:
-            reply = await self.finish(answer, self._settings.redis_timeout_s, "greeting")
+        replies = [await self.finish(answer, self._settings.redis_timeout_s, "greeting") for answer in answers]
+        for reply in replies:
             if isinstance(reply, Refused):
                 raise LinkLost(str(reply))
+        self.server = replies[1].decode()
 
     def watch(self, watch: Watch) -> asyncio.Future[None]:
         """Subscribes topics and reads the state of each after that, in one write. The result: all have answered."""
@@ -197,7 +210,6 @@ class Link(asyncio.Protocol):
     def _write(self, parts: list[bytes]) -> None:
         if self._transport is not None and not self.lost.done():
             self._transport.write(b"".join(parts))
-            self.writes += 1
 
     def _state_taker(self, watch: Watch, topic: Topic, last: asyncio.Future[None] | None) -> Callable[[Any], None]:
         def take(reply: Any) -> None:

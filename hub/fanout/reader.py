@@ -140,6 +140,8 @@ class Reader:
     def on_watched(self, watch: Watch, topic: Topic, outcome: TopicState | Refused) -> None:
         """See ``SupervisorEvents``."""
         channel = topic.names.channel.encode()
+        if isinstance(outcome, Refused) and outcome.transient:
+            return
         taken = self._answer(channel, watch.number, outcome)
         if isinstance(outcome, Refused) or channel not in self._wanted:
             return

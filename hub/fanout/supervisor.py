@@ -16,7 +16,7 @@ from hub.config import Settings
 from hub.errors import HubError
 from hub.fanout.broker import Draft, TopicState
 from hub.fanout.link import Link, LinkLost, Refused, Watch
-from hub.fanout.scripts import publish_call
+from hub.fanout.scripts import publish_call, published
 from hub.orgs import CONTROL_ORG
 from hub.redis import Redis
 from hub.topics.topic import Topic
@@ -172,7 +172,7 @@ class Supervisor:
         """Sends a probe the way every event goes and waits for it. Raises ``LinkLost`` when it does not come back."""
         self._probe_sent = b"probe %016x" % random.getrandbits(64)
         self._probe_back = asyncio.get_running_loop().create_future()
-        sending = asyncio.create_task(self._send_probe(self._probe_sent, self._probe_back))
+        sending = asyncio.create_task(self._send_probe(link, self._probe_sent, self._probe_back))
         try:
             await link.finish(self._probe_back, self._settings.probe_timeout_s, "probe came back")
             # Its own answer is about to come; giving it up would cost the connection it comes on.
@@ -184,11 +184,14 @@ class Supervisor:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _send_probe(self, body: bytes, back: asyncio.Future[None]) -> None:
+    async def _send_probe(self, link: Link, body: bytes, back: asyncio.Future[None]) -> None:
         # As often as it takes: whether the way is too slow is for the time limit of the probe to say.
         while not back.done():
             call = publish_call(Draft(self._probe, None, body), self._settings, sharded=self._redis.cluster)
-            await self._redis.batch((call,))
+            (reply,) = await self._redis.batch((call,))
+            # A master that was demoted to a replica still passes on what is published: it must not go unnoticed.
+            if not isinstance(reply, HubError) and published(reply).server != link.server:
+                link.drop("events are published on another server")
             await asyncio.wait((back,), timeout=self._settings.probe_timeout_s / 4)
 
     def _send(self, link: Link, topics: Sequence[Topic], *, anew: bool) -> asyncio.Future[None]:

@@ -145,7 +145,9 @@ async def redis_cluster() -> AsyncIterator[RedisCluster]:
         links = [stack.enter_context(client(node)) for node in nodes]
         share = -(-_SLOTS // len(nodes))
         for number, link in enumerate(links):
+            # Before anybody has met anybody: afterwards it is refused.
             link.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+        for number, link in enumerate(links):
             first = number * share
             link.execute_command("CLUSTER ADDSLOTSRANGE", first, min(first + share, _SLOTS) - 1)
             # Everybody meets everybody: gossip alone would take seconds.
