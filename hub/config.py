@@ -18,6 +18,7 @@ MINIMUM_SECRET_BYTES = 32
 
 # Embedded servers of `hub dev` and the tests. Not settings: they run before any are read, and nobody tunes them.
 EMBEDDED_START_S = 30.0  # a slow laptop replays its append-only file and its WAL in a fraction of this
+EMBEDDED_LOG_BYTES = 10_000_000  # a log longer than this is begun anew at the next start
 EMBEDDED_STOP_S = 10.0  # then SIGKILL; both servers survive that, it only makes the next start slower
 
 DEFAULT_EVENT_SERVICES = (
@@ -171,11 +172,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- PostgreSQL
     database_pool: Annotated[int, _doc("Connections of the pool.", ge=1)] = 10
     database_timeout_s: Annotated[float, _doc("Time for a statement.", gt=0)] = 10.0
+    migration_lock_wait_s: Annotated[
+        float, _doc("How long `hub migrate` waits while another node migrates.", gt=0)
+    ] = 300.0
     outbox_batch: Annotated[int, _doc("Rows the relay takes at a time.", ge=1)] = 500
+    outbox_batch_bytes: Annotated[int, _doc("… and at most this many bytes of data.", ge=65_536)] = 4_194_304
     outbox_poll_s: Annotated[float, _doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0
     outbox_keep_s: Annotated[
         int, _doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)
     ] = 3600
+    outbox_keep_failed_s: Annotated[
+        int, _doc("Rows that could never be published are kept this long, for whoever looks into it.", ge=60)
+    ] = 604_800
+    outbox_hang_s: Annotated[
+        float, _doc("A relay that says nothing to PostgreSQL for this long loses its shards to another node.", ge=2)
+    ] = 30.0
+    outbox_max_blocked_topics: Annotated[
+        int, _doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
+    ] = 1000
 
     # --- leaving
     drain_window_s: Annotated[float, _doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = (

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from hub.embedded import PostgresServer, RedisServer
-from tests.support.hub_database import HubDatabase, migrated_database
+from tests.support.hub_database import HubDatabase, empty_database, migrated_database
 from tests.support.servers import flush, running_postgres, running_redis
 
 
@@ -32,8 +32,15 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-async def hub_database(postgres_server: PostgresServer) -> AsyncIterator[HubDatabase]:
-    """A migrated database of the test's own."""
+@pytest.fixture(scope="session")
+async def migrated_template(postgres_server: PostgresServer) -> AsyncIterator[HubDatabase]:
+    """A migrated database to copy; nobody may stay connected to it."""
     async with migrated_database(postgres_server) as database:
+        yield database
+
+
+@pytest.fixture
+async def hub_database(postgres_server: PostgresServer, migrated_template: HubDatabase) -> AsyncIterator[HubDatabase]:
+    """A migrated database of the test's own."""
+    async with empty_database(postgres_server, migrated_template.name) as database:
         yield database

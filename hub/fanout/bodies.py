@@ -1,0 +1,35 @@
+"""The encoded event body that the broker carries (see ``hub.fanout.broker``): one place that knows its members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hub.protocol.frames import Tags
+
+
+class _Body(Struct, omit_defaults=True, gc=False):
+    id: str
+    name: str
+    data: Any
+    tags: Tags | msgspec.Raw | None = None
+    by: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_body(
+    id: str,
+    name: str,
+    data: Any | msgspec.Raw,
+    tags: Tags | msgspec.Raw | None,
+    by: str | None,
+) -> bytes:
+    """``{"id":…,"name":…,"data":…,"tags"?:…,"by"?:…}`` as UTF-8. A ``Raw`` goes in as it is and must be valid JSON.
+
+    How large the data may be is the caller's to check. Raises ``TypeError`` for values that JSON does not have.
+    """
+    return _encoder.encode(_Body(id, name, data, tags or None, by))

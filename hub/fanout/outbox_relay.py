@@ -1,0 +1,294 @@
+"""Carries the outbox to Redis: every committed row, per topic in the order of the commits, once.
+
+A node relays the shards whose locks its connection holds; when the connection is lost it stops, and any node goes on.
+That repeats rows, never reorders them: idempotency keys turn the repeats into duplicates. Reading and settling rows is
+``hub.database.outbox``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import msgspec
+import structlog
+
+from hub.config import Settings
+from hub.database.outbox import Outbox, OutboxRow, open_outbox
+from hub.errors import HubError
+from hub.fanout.bodies import encode_body
+from hub.fanout.broker import Broker, Draft, Published, ServerChanged
+from hub.orgs import OrgId
+from hub.topics.kinds import TopicKind, TopicKinds
+from hub.topics.topic import Topic, parse_topic
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 0.05
+# A turn ends well before PostgreSQL takes this session for hung.
+_TURN_SHARE = 1 / 3
+
+
+class _Unpublishable(Exception):
+    """This row can never be published; the text says why."""
+
+
+class _Backoff:
+    """Pauses that double up to a limit, with jitter, until something succeeds."""
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._next_s = _FIRST_PAUSE_S
+
+    def reset(self) -> None:
+        self._next_s = _FIRST_PAUSE_S
+
+    async def sleep(self) -> None:
+        pause_s = self._next_s * random.uniform(0.5, 1)
+        self._next_s = min(self._next_s * 2, self._longest_s)
+        await asyncio.sleep(pause_s)
+
+
+class _Run:
+    """The rows of one topic in a batch, in order."""
+
+    def __init__(self, row: OutboxRow) -> None:
+        self.name = (row.org, row.topic)
+        self.rows = deque([row])
+        self.server = row.server
+        """Where the relayed rows of this topic are, and so where the next one must go."""
+
+
+class _Outcome:
+    """What a turn has done, to be written down in one go."""
+
+    def __init__(self) -> None:
+        self.relayed: list[tuple[int, str | None]] = []
+        self.failed: list[tuple[int, str]] = []
+        self.moved: dict[tuple[str, str], str] = {}
+        self.blocked: list[tuple[str, str]] = []
+
+
+class _Progress(Enum):
+    NOTHING_TO_DO = auto()
+    SOME = auto()
+    STUCK = auto()
+
+
+class OutboxRelay:
+    """The relay of one node. ``run`` it as a task, cancel it to stop; it survives outages of Redis and PostgreSQL."""
+
+    def __init__(self, settings: Settings, broker: Broker, kinds: TopicKinds) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._kinds = kinds
+        self._outbox: Outbox | None = None
+        self.relayed = 0
+        """Rows brought to Redis by this node, repeats included."""
+        self.failed = 0
+        """Rows that could never be published."""
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Shards that this node relays now."""
+        return frozenset() if self._outbox is None or self._outbox.closed else self._outbox.held
+
+    async def run(self) -> None:
+        """Relays until cancelled. After a lost connection it begins anew, with a growing pause."""
+        pause = _Backoff(self._settings.reconnect_max_s)
+        while True:
+            try:
+                async with open_outbox(self._settings) as outbox:
+                    self._outbox = outbox
+                    await outbox.take_shards()
+                    pause.reset()
+                    await _Shift(self, outbox, self._settings, self._broker, self._kinds).work()
+            except HubError as error:
+                _log.warning("outbox relay interrupted", reason=error.message, cause=repr(error.__cause__))
+            except Exception:
+                # Nobody else would notice that events no longer leave.
+                _log.exception("outbox relay failed")
+            finally:
+                self._outbox = None
+            await pause.sleep()
+
+
+class _Shift:
+    """What a relay does with one connection, until it is lost."""
+
+    def __init__(
+        self, relay: OutboxRelay, outbox: Outbox, settings: Settings, broker: Broker, kinds: TopicKinds
+    ) -> None:
+        self._relay = relay
+        self._outbox = outbox
+        self._settings = settings
+        self._broker = broker
+        self._kinds = kinds
+        self._blocked: dict[tuple[str, str], float] = {}
+        self._servers: frozenset[str] = frozenset()
+        self._next_rounds = 0.0
+        self._checked: frozenset[int] = frozenset()
+
+    async def work(self) -> None:
+        pause = _Backoff(self._settings.reconnect_max_s)
+        loop = asyncio.get_running_loop()
+        while True:
+            if loop.time() >= self._next_rounds:
+                await self._look_around()
+                self._next_rounds = loop.time() + self._settings.outbox_poll_s
+            progress = await self._turn()
+            if progress is _Progress.STUCK:
+                await pause.sleep()
+                continue
+            if progress is _Progress.SOME:
+                pause.reset()
+            else:
+                await self._outbox.wait(max(0.0, self._next_rounds - loop.time()))
+
+    async def _look_around(self) -> None:
+        """Free shards, other Redis servers, rows whose time is over."""
+        await self._outbox.take_shards()
+        if not self._outbox.held:
+            return
+        await self._check_servers()
+        # One batch at a time, so that a long tail does not hold up what is new.
+        await self._outbox.purge()
+
+    async def _check_servers(self) -> None:
+        """Relays again what was on a server that is gone, also for topics that stay quiet."""
+        held = self._outbox.held
+        try:
+            servers = frozenset((await self._broker.servers()).values())
+        except HubError:
+            return
+        if not servers or (servers == self._servers and held == self._checked):
+            return
+        reopened = await self._outbox.reopen_gone(servers)
+        # Only now: when the statement fails it has to be repeated.
+        self._servers, self._checked = servers, held
+        if reopened:
+            _log.warning("redis server changed; outbox rows are relayed again", rows=reopened)
+
+    async def _turn(self) -> _Progress:
+        if not self._outbox.held:
+            return _Progress.NOTHING_TO_DO
+        now = asyncio.get_running_loop().time()
+        self._blocked = {name: until for name, until in self._blocked.items() if until > now}
+        rows = await self._outbox.pending(self._blocked)
+        if not rows:
+            return _Progress.NOTHING_TO_DO
+        outcome = await self._publish(rows, now + self._settings.outbox_hang_s * _TURN_SHARE)
+        await self._settle(outcome)
+        if outcome.relayed or outcome.failed or outcome.moved:
+            return _Progress.SOME
+        return _Progress.STUCK
+
+    async def _publish(self, rows: Sequence[OutboxRow], deadline: float) -> _Outcome:
+        """Publishes in rounds, one row per topic and round: a row that is refused must not be overtaken by the next."""
+        outcome = _Outcome()
+        runs = _runs(rows)
+        loop = asyncio.get_running_loop()
+        while runs and loop.time() < deadline and not self._outbox.closed:
+            sent = [(run, draft) for run in runs if (draft := self._next_draft(run, outcome)) is not None]
+            if not sent:
+                break
+            for (run, draft), answer in zip(sent, await self._send([draft for _, draft in sent]), strict=True):
+                _take(run, draft, answer, outcome)
+            runs = [run for run, _ in sent if run.rows]
+        return outcome
+
+    async def _send(self, drafts: list[Draft]) -> Sequence[Published | HubError | ServerChanged]:
+        try:
+            return await self._broker.publish_many(drafts)
+        except HubError as error:
+            return [error] * len(drafts)
+
+    def _next_draft(self, run: _Run, outcome: _Outcome) -> Draft | None:
+        """The run's first row that can be published; those before it fail."""
+        while run.rows:
+            row = run.rows[0]
+            try:
+                return self._draft(row, run.server)
+            except _Unpublishable as reason:
+                outcome.failed.append((row.id, str(reason)))
+                run.rows.popleft()
+        return None
+
+    def _draft(self, row: OutboxRow, server: str | None) -> Draft:
+        topic, kind = self._resolve(row)
+        body = _body(row, self._settings.max_event_bytes)
+        return Draft(topic, kind.history, body, key=row.key, if_server=server if kind.history else None)
+
+    def _resolve(self, row: OutboxRow) -> tuple[Topic, TopicKind]:
+        try:
+            topic = parse_topic(OrgId.from_row(row.org), row.topic)
+            return topic, self._kinds.resolve_internal(topic)
+        except ValueError as error:
+            raise _Unpublishable("malformed organisation") from error
+        except HubError as error:
+            raise _Unpublishable("no service of this hub registers such a topic") from error
+
+    async def _settle(self, outcome: _Outcome) -> None:
+        if outcome.failed:
+            await self._outbox.mark_failed(outcome.failed)
+            self._relay.failed += len(outcome.failed)
+            for row_id, reason in outcome.failed:
+                _log.error("outbox row can never be published", row=row_id, reason=reason)
+        if outcome.relayed:
+            await self._outbox.mark_relayed(outcome.relayed)
+            self._relay.relayed += len(outcome.relayed)
+        # After the marks: a row that went to the old server in this very turn is among those to be relayed again.
+        for (org, topic), server in outcome.moved.items():
+            await self._outbox.reopen_topic(org, topic, server)
+        self._block(outcome.blocked)
+
+    def _block(self, names: Sequence[tuple[str, str]]) -> None:
+        """Lets other topics go first for a while, so that one lost server of a cluster does not hold up the rest."""
+        until = asyncio.get_running_loop().time() + self._settings.reconnect_max_s
+        for name in names:
+            # Beyond the bound nothing is lost: the topic is only tried again sooner.
+            if len(self._blocked) < self._settings.outbox_max_blocked_topics:
+                self._blocked[name] = until
+
+
+def _runs(rows: Sequence[OutboxRow]) -> list[_Run]:
+    runs: dict[tuple[str, str], _Run] = {}
+    for row in rows:
+        run = runs.get((row.org, row.topic))
+        if run is None:
+            runs[row.org, row.topic] = _Run(row)
+        else:
+            run.rows.append(row)
+    return list(runs.values())
+
+
+def _take(run: _Run, draft: Draft, answer: Published | HubError | ServerChanged, outcome: _Outcome) -> None:
+    """Notes one answer. A run that cannot go on in this turn loses its rows; they are pending still."""
+    match answer:
+        case Published():
+            run.server = answer.server
+            outcome.relayed.append((run.rows.popleft().id, answer.server if draft.history else None))
+        case ServerChanged():
+            outcome.moved[run.name] = answer.server
+            run.rows.clear()
+        case HubError(retry="never"):
+            outcome.failed.append((run.rows.popleft().id, answer.message))
+        case _:
+            outcome.blocked.append(run.name)
+            run.rows.clear()
+
+
+def _body(row: OutboxRow, max_bytes: int) -> bytes:
+    try:
+        # jsonb is printed with blanks; nobody should pay for them on every delivery. Decoded to know that others can.
+        data = msgspec.json.format(row.data.encode(), indent=-1)
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _Unpublishable("the data cannot be read, or is nested too deeply") from error
+    if len(data) > max_bytes:
+        raise _Unpublishable(f"the data has {len(data)} bytes; HUB_MAX_EVENT_BYTES is {max_bytes}")
+    tags = None if row.tags is None else msgspec.Raw(row.tags.encode())
+    return encode_body(row.event_id, row.name, msgspec.Raw(data), tags, row.by)

@@ -1,0 +1,185 @@
+"""The pool: a transaction belongs to one organisation, errors are the hub's, and it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from hub.database import Database
+from hub.errors import ConfigError, ErrorCode, HubError
+from hub.orgs import OrgId
+from tests.support.hub_database import HubDatabase, migrated_database
+from tests.support.servers import running_postgres
+from tests.support.waiting import until
+
+ACME = OrgId.from_row("acme")
+GLOBEX = OrgId.from_row("globex")
+
+
+@pytest.fixture
+async def database(hub_database: HubDatabase) -> AsyncIterator[Database]:
+    pool = await Database.open(hub_database.settings(database_pool=2, database_timeout_s=3))
+    yield pool
+    await pool.close()
+
+
+async def test_a_transaction_is_bound_to_its_organisation_and_no_longer(database: Database) -> None:
+    async with database.transaction(ACME) as tx:
+        assert tx.org == "acme"
+        assert await tx.fetch_value("SELECT current_setting('hub.org')") == "acme"
+        assert await tx.fetch_value("SELECT current_user::text") == "hub_app"
+        connection = await tx.fetch_value("SELECT pg_backend_pid()")
+    async with database.transaction(GLOBEX) as tx:
+        assert await tx.fetch_value("SELECT pg_backend_pid()") == connection, "the same connection"
+        assert await tx.fetch_value("SELECT current_setting('hub.org')") == "globex"
+    with pytest.raises(TypeError, match="bound to an OrgId"):
+        async with database.transaction("acme"):  # type: ignore[arg-type]
+            pass
+
+
+async def test_commit_rollback_and_values(database: Database, hub_database: HubDatabase) -> None:
+    data = {"a": [1, 2.5, None, "ü"], "big": 2**62}
+    async with database.transaction(ACME) as tx:
+        assert await tx.publish("events:tasks", "task.assigned", data, key="k", tags={"late": True}, by="u1") == 1
+        assert await tx.fetch_value("SELECT $1::jsonb", data) == data
+    with contextlib.suppress(ZeroDivisionError):
+        async with database.transaction(ACME) as tx:
+            assert await tx.publish("events:tasks", "task.assigned", None) == 2
+            raise ZeroDivisionError
+    async with hub_database.connect("hub_relay") as link:
+        rows = await link.fetch("SELECT number, key, by_user, data->'a' AS a FROM hub.outbox")
+        assert [tuple(row) for row in rows] == [(1, "k", "u1", '[1, 2.5, null, "ü"]')]
+
+
+async def test_an_event_that_cannot_be_delivered_is_the_callers_fault(database: Database) -> None:
+    for topic, data, code in [
+        ("tasks", {}, ErrorCode.BAD_REQUEST),
+        ("events:tasks", "\0", ErrorCode.BAD_REQUEST),
+        ("events:tasks", "x" * 70_000, ErrorCode.TOO_LARGE),
+        ("events:tasks", "x" * 10_000_000, ErrorCode.TOO_LARGE),
+    ]:
+        with pytest.raises(HubError) as refused:
+            async with database.transaction(ACME) as tx:
+                await tx.publish(topic, "task.assigned", data)
+        assert refused.value.code is code
+
+
+async def test_other_faults_stay_what_they_are(database: Database) -> None:
+    with pytest.raises(asyncpg.UndefinedTableError):
+        async with database.transaction(ACME) as tx:
+            await tx.fetch("SELECT * FROM nowhere")
+    with pytest.raises(TimeoutError):
+        async with database.transaction(ACME):
+            raise TimeoutError("of the caller's own doing")
+    await database.ping()
+
+
+async def test_opposite_orders_are_a_conflict_to_be_tried_again(database: Database) -> None:
+    both = asyncio.Barrier(2)
+
+    async def publish(*topics: str) -> None:
+        async with database.transaction(ACME) as tx:
+            await tx.publish(topics[0], "n", 1)
+            await both.wait()
+            await tx.publish(topics[1], "n", 1)
+
+    outcomes = await asyncio.gather(publish("a:1", "a:2"), publish("a:2", "a:1"), return_exceptions=True)
+    errors = [outcome for outcome in outcomes if outcome is not None]
+    assert len(errors) == 1
+    assert isinstance(errors[0], HubError)
+    assert (errors[0].code, errors[0].retry) == (ErrorCode.CONFLICT, "now")
+
+
+async def test_waits_have_an_end(hub_database: HubDatabase) -> None:
+    database = await Database.open(hub_database.settings(database_pool=1, database_timeout_s=0.2))
+    try:
+        with pytest.raises(HubError, match="the database is not reachable"):
+            async with database.transaction(ACME) as tx:
+                await tx.execute("SELECT pg_sleep(60)")
+        async with database.transaction(ACME):
+            with pytest.raises(HubError, match="the database is not reachable"):
+                async with database.transaction(GLOBEX):
+                    pass
+        await database.ping()
+    finally:
+        await database.close()
+
+
+async def test_a_transaction_that_hangs_is_ended_by_the_server(hub_database: HubDatabase) -> None:
+    """It would hold the counters of its topics for ever."""
+    database = await Database.open(hub_database.settings(database_timeout_s=0.2))
+
+    async def hang() -> None:
+        async with hub_database.connect("postgres") as superuser, database.transaction(ACME) as tx:
+            await tx.publish("events:tasks", "n", 1)
+            pid = await tx.fetch_value("SELECT pg_backend_pid()")
+            there = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
+            await until(lambda: gone(superuser, there, pid), 10, "the server to end the session")
+
+    try:
+        with pytest.raises(HubError, match="the database is not reachable"):
+            await hang()
+        async with database.transaction(ACME) as tx:
+            assert await tx.publish("events:tasks", "n", 1) == 1
+    finally:
+        await database.close()
+
+
+async def gone(link: Any, query: str, pid: int) -> bool:
+    return await link.fetchval(query, pid) == 0
+
+
+@pytest.mark.parametrize("role", ["postgres", "bypassing"])
+async def test_a_role_that_bypasses_row_level_security_is_refused(hub_database: HubDatabase, role: str) -> None:
+    async with hub_database.connect("postgres") as superuser:
+        if role == "bypassing":
+            role = f"{hub_database.name}_bypassing"
+            await superuser.execute(f"CREATE ROLE {role} LOGIN BYPASSRLS")
+        database = await Database.open(hub_database.settings(database_url=hub_database.url(role)))
+        try:
+            with pytest.raises(ConfigError, match="HUB_DATABASE_URL must name hub_app"):
+                await database.ping()
+            with pytest.raises(ConfigError):
+                async with database.transaction(ACME):
+                    pass
+        finally:
+            await database.close()
+        if role != "postgres":
+            await superuser.execute(f"DROP ROLE {role}")
+
+
+async def test_it_heals_after_a_restart_and_starts_before_the_server() -> None:
+    with running_postgres() as server:
+        async with migrated_database(server) as own:
+            settings = own.settings(database_pool=3, database_timeout_s=3)
+            server.stop()
+            database = await Database.open(settings)
+            try:
+                with pytest.raises(HubError, match="the database is not reachable"):
+                    await database.ping()
+                for stop in (server.stop, server.kill, server.stop):
+                    server.start()
+                    await asyncio.gather(*(publish(database) for _ in range(3)))
+                    with pytest.raises(HubError, match="the database is not reachable"):
+                        await publish(database, before_commit=stop)
+                    with pytest.raises(HubError, match="the database is not reachable"):
+                        await publish(database)
+                server.start()
+                # This server does not wait for the disk, so the kill may have cost what was committed just before.
+                assert 7 <= await publish(database) <= 10
+            finally:
+                await database.close()
+                if not server.running:
+                    server.start()
+
+
+async def publish(database: Database, before_commit: Callable[[], None] = lambda: None) -> Any:
+    async with database.transaction(ACME) as tx:
+        number = await tx.publish("events:tasks", "n", {"x": 1})
+        before_commit()
+        return number
