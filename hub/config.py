@@ -89,6 +89,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ()
     expiring_notice_s: Annotated[int, _doc("`expiring` is sent this long before the token ends.", ge=1)] = 60
     ticket_ttl_s: Annotated[int, _doc("Life of a ticket from POST /v1/tickets.", ge=1, le=600)] = 30
+    token_max_life_s: Annotated[
+        int,
+        _doc(
+            "Longest life that the issuer gives a token. A user who was thrown out is refused for this long; a token that "
+            "lives longer would then be good again.",
+            ge=60,
+        ),
+    ] = 604_800
 
     # --- one connection
     max_message_bytes: Annotated[int, _doc("Largest message a client may send.", ge=1024)] = 1_048_576
@@ -155,6 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session_ttl_s: Annotated[int, _doc("How long the acknowledged positions of a session are kept.", ge=60)] = 86_400
     session_save_s: Annotated[float, _doc("Acknowledged positions are stored this often.", gt=0)] = 1.0
     max_publish_batch: Annotated[int, _doc("Events in one POST /v1/publish.", ge=1)] = 1000
+    max_publish_bytes: Annotated[int, _doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
 
     # --- Redis
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
@@ -192,6 +201,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 1000
 
     # --- leaving
+    readiness_timeout_s: Annotated[
+        float, _doc("GET /health/ready says no when the database has not answered in this time.", gt=0)
+    ] = 2.0
     drain_window_s: Annotated[float, _doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = (
         10.0
     )

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hub.config import EMBEDDED_START_S, EMBEDDED_STOP_S
+from hub.config import EMBEDDED_LOG_BYTES, EMBEDDED_START_S, EMBEDDED_STOP_S
 from hub.embedded.home import Home
 from hub.errors import ConfigError
 
@@ -107,7 +107,8 @@ def _spawn(
     home: Home, command: Sequence[str | Path], stop_signal: signal.Signals, lock: int
 ) -> subprocess.Popen[bytes]:
     account = home.account
-    with home.log.open("ab") as log, warnings.catch_warnings():
+    too_long = home.log.exists() and home.log.stat().st_size > EMBEDDED_LOG_BYTES
+    with home.log.open("wb" if too_long else "ab") as log, warnings.catch_warnings():
         # Python 3.12 warns of fork in a process with threads. What runs between fork and exec here is one system call.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
@@ -136,7 +137,10 @@ def _spawn(
 
 
 def _die_with(parent: int, death_signal: signal.Signals) -> Callable[[], None] | None:
-    """What the child does before it becomes the server: asks the kernel for ``death_signal`` when the parent dies."""
+    """What the child does before it becomes the server: asks the kernel for ``death_signal`` when the parent dies.
+
+    Only Linux can do that. Elsewhere servers survive a hub that was killed with SIGKILL, and the next start says so.
+    """
     if sys.platform != "linux":
         return None
     prctl = ctypes.PyDLL(None, use_errno=True).prctl

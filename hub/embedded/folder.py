@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from hub.embedded.account import server_account
-from hub.embedded.home import discard_socket_folder, socket_folder, try_lock
+from hub.embedded.home import discard_socket_folder, socket_folder, try_lock, unusable
 from hub.errors import ConfigError
 
 _TEMPORARY_PREFIX = "hub-ephemeral-"
@@ -33,9 +33,8 @@ class DataFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
             self.sockets = socket_folder(self.path / "run", server_account())
-        except PermissionError as error:
-            hint = "start the hub as the user it belongs to, or choose another data folder"
-            raise ConfigError(f"{error.filename} cannot be written; {hint}") from error
+        except OSError as error:
+            raise unusable(error) from error
 
     def close(self) -> None:
         """Ends the use; the servers in it must have been stopped."""

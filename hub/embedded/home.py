@@ -64,11 +64,8 @@ class Home:
             _close(self.data, self.account)
             if self._own_sockets and (self._sockets is None or not self._sockets.exists()):
                 self._sockets = socket_folder(self.folder / "run", self.account)
-        except PermissionError as error:
-            raise ConfigError(
-                f"{error.filename} belongs to another user, so {self.name} cannot use it; start the hub as that user, "
-                "remove the folder, or choose another data folder"
-            ) from error
+        except OSError as error:
+            raise unusable(error) from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
@@ -99,6 +96,12 @@ class Home:
         """Removes a socket folder of its own that had to be made elsewhere."""
         if self._own_sockets:
             discard_socket_folder(self.folder / "run")
+
+
+def unusable(error: OSError) -> ConfigError:
+    """What is said of a folder that cannot be made, entered or written."""
+    hint = "start the hub as the user it belongs to, or choose another data folder"
+    return ConfigError(f"cannot use {error.filename}: {error.strerror}; {hint}")
 
 
 def try_lock(descriptor: int) -> bool:

@@ -103,7 +103,7 @@ def redis_at(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, protocol=3, decode_responses=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_servers_end_with_the_hub(
     start: Callable[[Path | None], Parent], folder: Path, number: signal.Signals
 ) -> None:

@@ -249,10 +249,24 @@ def test_temporary_folders_of_killed_hubs_are_removed_and_those_in_use_are_not()
         shutil.rmtree(left.path, ignore_errors=True)
 
 
+def test_a_log_that_has_grown_too_long_is_begun_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RedisServer(folder)
+    server.start()
+    server.stop()
+    length = server.home.log.stat().st_size
+    server.start()
+    server.stop()
+    assert server.home.log.stat().st_size > length
+    monkeypatch.setattr("hub.embedded.child.EMBEDDED_LOG_BYTES", length)
+    server.start()
+    server.stop()
+    assert server.home.log.stat().st_size <= 2 * length
+
+
 def test_both_are_stopped_when_one_cannot_start(folder: Path) -> None:
     (folder / "redis").write_text("in the way")
     servers = EmbeddedServers(folder)
-    with pytest.raises(OSError, match="redis"):
+    with pytest.raises(ConfigError, match="redis.*another data folder"):
         servers.start()
     assert not servers.postgres.running
     DataFolder(folder).close()
