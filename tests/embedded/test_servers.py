@@ -266,7 +266,7 @@ def test_a_log_that_has_grown_too_long_is_begun_anew(folder: Path, monkeypatch: 
 def test_both_are_stopped_when_one_cannot_start(folder: Path) -> None:
     (folder / "redis").write_text("in the way")
     servers = EmbeddedServers(folder)
-    with pytest.raises(ConfigError, match="redis.*another data folder"):
+    with pytest.raises(ConfigError, match=r"redis.*another data folder"):
         servers.start()
     assert not servers.postgres.running
     DataFolder(folder).close()
