@@ -92,8 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_max_life_s: Annotated[
         int,
         _doc(
-            "Longest life that the issuer gives a token. A user who was thrown out is refused for this long; a token that "
-            "lives longer would then be good again.",
+            "Longest life that the issuer gives a token. A user who was thrown out is refused for this long; a token "
+            "that lives longer would then be good again.",
             ge=60,
         ),
     ] = 604_800
@@ -181,9 +181,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- PostgreSQL
     database_pool: Annotated[int, _doc("Connections of the pool.", ge=1)] = 10
     database_timeout_s: Annotated[float, _doc("Time for a statement.", gt=0)] = 10.0
-    migration_lock_wait_s: Annotated[
-        float, _doc("How long `hub migrate` waits while another node migrates.", gt=0)
-    ] = 300.0
+    migration_lock_wait_s: Annotated[float, _doc("How long `hub migrate` waits while another node migrates.", gt=0)] = (
+        300.0
+    )
     outbox_batch: Annotated[int, _doc("Rows the relay takes at a time.", ge=1)] = 500
     outbox_batch_bytes: Annotated[int, _doc("… and at most this many bytes of data.", ge=65_536)] = 4_194_304
     outbox_poll_s: Annotated[float, _doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0

@@ -1,0 +1,97 @@
+"""All HTTP routes in one Litestar application: the hub's own, those of the services, and whatever else is mounted.
+
+It decides what goes for every route: the gate under ``/v1``, problems, body limits, CORS, logs, documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+import msgspec
+from litestar import Litestar, MediaType, Response, Router, get
+from litestar.config.cors import CORSConfig
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+
+from hub.config import Settings
+from hub.edge.access_log import Stopwatch, log_answer
+from hub.edge.access_routes import issue_ticket, kick
+from hub.edge.asyncapi import asyncapi_document
+from hub.edge.authenticate import Gate
+from hub.edge.gateway import Gateway
+from hub.edge.health_routes import Readiness, about, live, metrics, ready, stats
+from hub.edge.history_route import events
+from hub.edge.openapi import openapi_config
+from hub.edge.problems import problem_handlers
+from hub.edge.publish_route import publish
+
+_REQUEST_HEADERS: Final = ["Authorization", "Content-Type", "Last-Event-ID"]
+_CLOUD_EVENT_HEADERS: Final = ["ce-id", "ce-source", "ce-specversion", "ce-subject", "ce-time", "ce-type"]
+# Without these a page of another origin could not read them.
+_ANSWER_HEADERS: Final = ["Retry-After", "WWW-Authenticate"]
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
+
+def http_app(
+    gateway: Gateway, extra_handlers: Sequence[ControllerRouterHandler] = (), lifespan: Sequence[Lifespan] = ()
+) -> Litestar:
+    """The application of one node.
+
+    ``extra_handlers`` may take the dependency ``gateway``; under ``/v1`` they get ``request.user`` unless they declare
+    ``opt={PUBLIC: True}``. Their bodies are bounded by ``max_message_bytes`` unless they say otherwise.
+    """
+    settings = gateway.settings
+    readiness = Readiness(gateway)
+    return Litestar(
+        route_handlers=[
+            *(about, live, ready, metrics, _asyncapi_route(gateway.version)),
+            Router("/", route_handlers=[events, issue_ticket, kick, stats], security=[{"bearer": []}]),
+            Router(
+                "/",
+                route_handlers=[publish],
+                security=[{"bearer": []}],
+                request_max_body_size=settings.max_publish_bytes,
+            ),
+            *extra_handlers,
+        ],
+        dependencies={
+            "gateway": Provide(lambda: gateway, sync_to_thread=False),
+            "readiness": Provide(lambda: readiness, sync_to_thread=False),
+        },
+        middleware=[Stopwatch(), Gate(gateway)],
+        exception_handlers=problem_handlers(gateway.metrics),
+        before_send=[log_answer],
+        request_max_body_size=settings.max_message_bytes,
+        cors_config=_cors(settings),
+        openapi_config=openapi_config(gateway.version),
+        lifespan=list(lifespan),
+        # structlog is configured by whoever starts the process; the framework would also log tracebacks to clients.
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    if not settings.allowed_origins:
+        return None
+    return CORSConfig(
+        allow_origins=[origin.lower().rstrip("/") for origin in settings.allowed_origins],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"],
+        allow_headers=[*_REQUEST_HEADERS, *_CLOUD_EVENT_HEADERS],
+        expose_headers=_ANSWER_HEADERS,
+        # Tokens come in a header that the page sets itself. With cookies, any page could act for its visitor.
+        allow_credentials=False,
+    )
+
+
+def _asyncapi_route(version: str) -> Any:
+    document = msgspec.json.encode(asyncapi_document(version))
+
+    @get("/asyncapi.json", summary="What goes over the socket, as AsyncAPI 3", include_in_schema=False)
+    async def asyncapi() -> Response[bytes]:
+        return Response(document, media_type=MediaType.JSON)
+
+    return asyncapi

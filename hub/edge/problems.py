@@ -1,0 +1,125 @@
+"""Errors over HTTP: every one, the framework's own included, as RFC 9457 ``application/problem+json``.
+
+What a fault of the hub was stays in its log; the answer never holds a traceback or a library's text.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct
+
+from hub.errors import ERROR_SPECS, ErrorCode, HubError, Retry
+from hub.telemetry import Metrics
+
+PROBLEM_JSON: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:hub:error:"
+
+# What the framework raises by itself; other statuses below 500 are a bad request.
+_CODES: Final[dict[int, ErrorCode]] = {
+    401: ErrorCode.UNAUTHENTICATED,
+    403: ErrorCode.FORBIDDEN,
+    404: ErrorCode.NOT_FOUND,
+    413: ErrorCode.TOO_LARGE,
+    415: ErrorCode.CONTENT_TYPE,
+    429: ErrorCode.RATE_LIMITED,
+    503: ErrorCode.UNAVAILABLE,
+}
+_TEXTS: Final[dict[int, str]] = {
+    404: "there is no such path; /openapi.json lists them",
+    405: "this path does not know this method; the header Allow lists those that it does",
+    413: "the body is larger than this path accepts; send less at a time",
+    415: "this content type is not accepted here",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Problem(Struct, omit_defaults=True):
+    """The body of every error answer (RFC 9457, with the fields of an ``error`` frame)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: ErrorCode
+    retry: Retry
+    retry_after_ms: int | None = None
+    details: dict[str, Any] | None = None
+
+
+def problem(error: HubError, status: int | None = None) -> Problem:
+    """``error`` as a problem; ``status`` if HTTP has a better one than the code's."""
+    return Problem(
+        type=TYPE_PREFIX + error.code,
+        title=ERROR_SPECS[error.code].meaning,
+        status=status or error.http_status,
+        detail=error.message,
+        code=error.code,
+        retry=error.retry,
+        retry_after_ms=error.retry_after_ms,
+        details=error.details,
+    )
+
+
+def problem_handlers(metrics: Metrics) -> ExceptionHandlersMap:
+    """The exception handlers of the whole application."""
+
+    def answer(request: Request[Any, Any, Any], error: HubError, status: int | None = None) -> Response[Problem]:
+        metrics.error(error.code)
+        body = problem(error, status)
+        headers = _headers(request, error, body.status)
+        return Response(body, status_code=body.status, headers=headers, media_type=PROBLEM_JSON)
+
+    def on_hub_error(request: Request[Any, Any, Any], error: HubError) -> Response[Problem]:
+        if error.http_status >= 500:
+            log.warning("http_request_failed", code=error.code, reason=error.message, cause=repr(error.__cause__))
+        return answer(request, error)
+
+    def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+        if error.status_code >= 500 and error.status_code not in _CODES:
+            return on_anything(request, error)
+        response = answer(request, _translated(error), error.status_code)
+        for name, value in (error.headers or {}).items():
+            response.set_header(name, value)
+        return response
+
+    def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+        log.error("http_handler_failed", method=request.method, exc_info=error)
+        return answer(request, HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log, try again later"))
+
+    return {HubError: on_hub_error, HTTPException: on_http_exception, Exception: on_anything}
+
+
+def _headers(request: Request[Any, Any, Any], error: HubError, status: int) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+    if status == 401:
+        # RFC 6750 section 3.1: no error code for a request that brought no token at all.
+        brought = "authorization" in request.headers
+        headers["WWW-Authenticate"] = 'Bearer realm="hub"' + (', error="invalid_token"' if brought else "")
+    return headers
+
+
+def _translated(error: HTTPException) -> HubError:
+    code = _CODES.get(error.status_code, ErrorCode.BAD_REQUEST)
+    if isinstance(error, ValidationException) and isinstance(error.extra, list):
+        fields = [_field(item) for item in error.extra if isinstance(item, dict)]
+        text = "; ".join(f"{field['field']}: {field['message']}" for field in fields) or "the request is malformed"
+        return HubError(code, text, details={"fields": fields})
+    return HubError(code, _TEXTS.get(error.status_code, "the request is malformed"))
+
+
+def _field(item: dict[str, Any]) -> dict[str, str]:
+    where = item.get("source", "")
+    return {
+        "field": str(item.get("key", "")),
+        "in": str(getattr(where, "value", where)),
+        "message": str(item.get("message", "")),
+    }
