@@ -10,7 +10,7 @@ from hub.orgs import OrgId
 
 
 class Principal(Struct, frozen=True, dict=True):
-    """A verified client. ``expires_at`` and ``issued_at`` are seconds since 1970; ``issued_at`` 0: the token did not say."""
+    """A verified client. ``expires_at`` and ``issued_at`` are seconds since 1970; 0: the token did not say."""
 
     user: str
     org: OrgId

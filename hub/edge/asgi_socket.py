@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
-from hub.edge.handshake import Refused, shake_hands
+from hub.edge.handshake import UPGRADE_REQUIRED, Refused, shake_hands
 from hub.protocol.codec import Encoding, Packet
 from hub.protocol.codes import CloseCode
 
@@ -151,10 +151,19 @@ async def serve_websocket(gateway: Gateway, scope: Any, receive: Receive, send: 
     await socket.run(Connection(gateway, socket, outcome.arrival))
 
 
+async def upgrade_required(send: Send) -> None:
+    """Answers a plain HTTP request for the path of the socket."""
+    await _answer(send, "http.response", UPGRADE_REQUIRED)
+
+
 async def _deny(scope: Any, send: Send, refused: Refused) -> None:
-    if "websocket.http.response" not in scope.get("extensions", {}):
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await _answer(send, "websocket.http.response", refused)
+    else:
         await send({"type": "websocket.close"})  # the server answers 403
-        return
-    headers: Iterable[tuple[bytes, bytes]] = [(name.encode(), value.encode()) for name, value in refused.headers]
-    await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": refused.body})
+
+
+async def _answer(send: Send, kind: str, refused: Refused) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in refused.headers]
+    await send({"type": f"{kind}.start", "status": refused.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": refused.body})

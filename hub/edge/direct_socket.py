@@ -99,7 +99,8 @@ class DirectSocket(WebSocketsSansIOProtocol):
         if self._shaking is not None:
             self._shaking.cancel()
         if self._connection is not None:
-            self._connection.lost(self.conn.close_code or 1006)
+            received = self.conn.close_rcvd
+            self._connection.lost(1006 if received is None else received.code)
             self._connection = None
 
     def shutdown(self) -> None:

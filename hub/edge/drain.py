@@ -6,7 +6,6 @@ slot is closed with 4504. Tickets skip the login and live until a minute after t
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ log = structlog.get_logger(__name__)
 
 TICKET_AFTER_SLOT_S = 60.0
 CONNECTIONS_PER_BATCH = 500
-LOOK_AGAIN_S = 0.05
 CLOSING_S = 1.0  # for the last close frames to go out
 
 
@@ -47,14 +45,11 @@ async def drain(gateway: Gateway) -> None:
     for start in range(0, len(leaving), CONNECTIONS_PER_BATCH):
         batch = leaving[start : start + CONNECTIONS_PER_BATCH]
         await _tell(gateway, [((start + index) * step, connection) for index, connection in enumerate(batch)])
-    deadline = time.monotonic() + settings.drain_window_s + settings.drain_grace_s
-    while len(gateway.connections) and time.monotonic() < deadline:
-        await asyncio.sleep(LOOK_AGAIN_S)
+    await gateway.connections.wait_until_empty(settings.drain_window_s + settings.drain_grace_s)
     left = list(gateway.connections)
     for connection in left:
         connection.close(CloseCode.DRAINING)
-    if left:
-        await asyncio.sleep(CLOSING_S)
+    await gateway.connections.wait_until_empty(CLOSING_S)
     log.info("drained", late=len(left))
 
 

@@ -23,6 +23,7 @@ from hub.auth.credentials import (
 )
 from hub.edge.connection import Arrival
 from hub.edge.gateway import Gateway
+from hub.edge.problems import PROBLEM_JSON, problem
 from hub.errors import ErrorCode, HubError
 from hub.protocol.codec import Encoding
 from hub.protocol.codes import CloseCode
@@ -87,18 +88,16 @@ async def _authenticate(gateway: Gateway, headers: Headers, query: bytes, chosen
 
 def refuse(error: HubError) -> Refused:
     """A HubError as an HTTP answer."""
-    problem = {
-        "type": f"urn:hub:error:{error.code}",
-        "title": error.code.replace("_", " "),
-        "status": error.http_status,
-        "detail": error.message,
-        "code": error.code,
-        "retry": error.retry,
-    }
-    headers = [("content-type", "application/problem+json")]
-    if error.http_status == 401:
+    headers = [("content-type", PROBLEM_JSON)]
+    if error.code is ErrorCode.UNAUTHENTICATED:
         headers.append(("www-authenticate", "Bearer"))
     if error.retry_after_ms is not None:
-        problem["retry_after_ms"] = error.retry_after_ms
         headers.append(("retry-after", str(-(-error.retry_after_ms // 1000))))
-    return Refused(error.http_status, headers, msgspec.json.encode(problem))
+    return Refused(error.http_status, headers, msgspec.json.encode(problem(error)))
+
+
+UPGRADE_REQUIRED: Final = Refused(
+    426,
+    [("content-type", PROBLEM_JSON), ("upgrade", "websocket"), ("connection", "upgrade")],
+    refuse(HubError(ErrorCode.BAD_REQUEST, "this is a WebSocket; connect with ws:// or wss://")).body,
+)

@@ -66,9 +66,7 @@ async def _request(
 ) -> JoinRequest:
     assert principal is not None  # noqa: S101 - the session lets nobody subscribe before the hello
     topic = await gateway.kinds.for_subscriber(principal, item.topic)
-    asked: Asked | None = item.asked  # type: ignore[assignment]  # str is "start" or "now": frames.Since says so
-    if asked is None:
-        asked = positions.get(item.topic, "now")
+    asked: Asked = positions.get(item.topic, "now") if item.asked is None else item.asked
     return JoinRequest(
         topic=topic,
         kind=gateway.kinds.kind_of(topic),

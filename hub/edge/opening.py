@@ -57,7 +57,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
             session=connection.session_id,
             resumed=positions is not None,
             user=principal.user,
-            org=principal.org,
+            org=str(principal.org),  # msgspec does not encode subclasses of str
             expires_in_ms=max(0, int((principal.expires_at - time.time()) * 1000)),
             heartbeat_ms=int(gateway.settings.heartbeat_s * 1000),
             max_message_bytes=gateway.settings.max_message_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ class Connections:
         self._max = settings.max_connections
         self._gauge = metrics.connections.labels("websocket")
         self._all: set[Connection] = set()
+        self._emptied = asyncio.Event()
         self.draining = False
         """Set once, when the node leaves: nobody is let in any more and readiness says no."""
 
@@ -46,6 +48,18 @@ class Connections:
         if connection in self._all:
             self._all.remove(connection)
             self._gauge.dec()
+            if not self._all:
+                self._emptied.set()
+
+    async def wait_until_empty(self, timeout_s: float) -> None:
+        """Returns when the last connection is closed, or after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._all:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+        except TimeoutError:
+            return
 
     def of_user(self, org: str, user: str) -> list[Connection]:
         """The connections of a user on this node."""

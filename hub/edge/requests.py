@@ -1,6 +1,6 @@
 """Performs what a session decided: subscribe, unsubscribe, publish, call, acknowledge, refresh the token.
 
-The hello is in ``opening``. Every outcome is a frame; a ``HubError`` becomes an ``error`` frame and the connection lives on.
+The hello is in ``opening``. Every outcome is a frame; a ``HubError`` becomes ``error`` and the connection lives on.
 """
 
 from __future__ import annotations

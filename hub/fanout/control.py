@@ -1,7 +1,7 @@
 """What the nodes tell one another: close a user's connections, give up a session. Through the hub's own topics.
 
 Every node listens to ``control:all`` and to ``control:<node>`` of the reserved organisation, which no token can bear.
-Messages are ephemeral; what must outlive a lost link (revocations) also stands in Redis and is checked at the next hello.
+Messages are ephemeral; what must outlive a lost link (revocations) stands in Redis and is checked at the next hello.
 """
 
 from __future__ import annotations

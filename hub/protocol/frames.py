@@ -1,7 +1,7 @@
 """The frames of PROTOCOL.md as tagged structs: strict in what the hub sends, tolerant in what it receives.
 
-Client frames ignore unknown fields. Server frames omit what is unset. On the hub's hot
-path ``event`` has no struct: ``hub.protocol.codec`` puts its bytes together; ``Event`` here is for clients and documents.
+Client frames ignore unknown fields. Server frames omit what is unset. On the hub's hot path ``event`` has no struct:
+``hub.protocol.codec`` puts its bytes together; ``Event`` here is for clients and documents.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
@@ -68,7 +68,7 @@ class Wanted(Struct, frozen=True):
     """A well-formed wish to subscribe. ``asked`` None: the session's position if there is one, else live only."""
 
     topic: str
-    asked: Position | str | int | None
+    asked: Position | Literal["start", "now"] | int | None
     filter: Filter | None
     ack: bool
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import StrEnum
 
 from msgspec import Struct
@@ -62,12 +62,16 @@ class TopicKind(Struct, frozen=True, kw_only=True):
 class TopicKinds:
     """All kinds of this deployment. The one gate through which every subscription, publication and page goes."""
 
-    def __init__(self, kinds: list[TopicKind]) -> None:
+    def __init__(self, kinds: Iterable[TopicKind] = ()) -> None:
         self._kinds: dict[str, TopicKind] = {}
         for kind in (USER_KIND, *kinds):
-            if kind.name in self._kinds:
-                raise ValueError(f"topic kind {kind.name} is registered twice")
-            self._kinds[kind.name] = kind
+            self.register(kind)
+
+    def register(self, kind: TopicKind) -> None:
+        """Adds a kind; a service does this while the node is built. Raises ``ValueError`` when the name is taken."""
+        if kind.name in self._kinds:
+            raise ValueError(f"topic kind {kind.name} is registered twice")
+        self._kinds[kind.name] = kind
 
     def __iter__(self) -> Iterator[TopicKind]:
         return iter(self._kinds.values())

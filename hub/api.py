@@ -1,0 +1,34 @@
+"""The only module that services import.
+
+A service is a function that takes the ``Hub`` and returns a ``Service``; README.md shows one in twenty lines.
+"""
+
+from __future__ import annotations
+
+from hub.auth.principal import Principal
+from hub.config import Settings
+from hub.database import Database
+from hub.errors import ErrorCode, HubError, bad_request, not_found
+from hub.fanout.broker import Published
+from hub.orgs import OrgId
+from hub.service import Hub, Method, Service, ServiceFactory
+from hub.topics.kinds import History, SlowPolicy, TopicKind
+
+__all__ = (
+    "Database",
+    "ErrorCode",
+    "History",
+    "Hub",
+    "HubError",
+    "Method",
+    "OrgId",
+    "Principal",
+    "Published",
+    "Service",
+    "ServiceFactory",
+    "Settings",
+    "SlowPolicy",
+    "TopicKind",
+    "bad_request",
+    "not_found",
+)

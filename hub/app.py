@@ -1,0 +1,259 @@
+"""The composition root: settings and services -> a running node. Everything is wired here and only here.
+
+``serve`` runs a node on the hub's own WebSocket protocol class; ``HubApp`` is the same node as a plain ASGI application
+for any other server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import socket as sockets
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+import uvicorn
+from litestar import Litestar, asgi
+
+from hub.auth.jwks import JwksCache
+from hub.auth.tickets import Tickets
+from hub.auth.tokens import TokenVerifier
+from hub.config import Settings
+from hub.database import Database
+from hub.edge.admission import Admission
+from hub.edge.asgi_socket import serve_websocket, upgrade_required
+from hub.edge.direct_socket import direct_protocol
+from hub.edge.drain import drain
+from hub.edge.gateway import Gateway
+from hub.edge.handshake import WEBSOCKET_PATH
+from hub.edge.http_app import http_app
+from hub.edge.keeper import Keeper
+from hub.edge.kicks import close_kicked, close_taken_over
+from hub.edge.registry import Connections
+from hub.edge.session_saver import SessionSaver
+from hub.fanout.catch_up import CatchUp
+from hub.fanout.control import Control, Kick, TakeOver
+from hub.fanout.delivery import Delivery
+from hub.fanout.dispatcher import Dispatcher
+from hub.fanout.errands import Errands
+from hub.fanout.healer import Healer
+from hub.fanout.history import History
+from hub.fanout.membership import Membership
+from hub.fanout.outbox_relay import OutboxRelay
+from hub.fanout.publisher import Publisher
+from hub.fanout.redis_broker import RedisBroker
+from hub.fanout.sessions import Sessions
+from hub.redis import Redis
+from hub.service import Hub, Service, ServiceFactory
+from hub.telemetry import Metrics
+from hub.topics.kinds import TopicKinds
+from hub.topics.subscriptions import LocalTopics
+
+log = structlog.get_logger(__name__)
+
+Ready = Callable[[str, int], None]
+"""Told once when the node listens: host and port."""
+
+
+class Node:
+    """One process of the hub. ``build`` connects to nothing; ``start`` and ``stop`` say in which order."""
+
+    def __init__(self, settings: Settings, database: Database, factories: Sequence[ServiceFactory]) -> None:
+        name = settings.node or f"{platform.node()}-{os.getpid()}"
+        self._settings = settings
+        self._database = database
+        self._metrics = metrics = Metrics()
+        self._redis = Redis(settings)
+        topics = LocalTopics()
+        errands = Errands()
+        delivery = Delivery(settings, metrics, errands)
+        dispatcher = Dispatcher(settings, metrics, topics, delivery, errands)
+        self._broker = RedisBroker(self._redis, settings, dispatcher)
+        self._history = History(settings, self._broker)
+        self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery)
+        self._catch_up = CatchUp(settings, self._history, delivery)
+        errands.performed_by(heal=self._healer.heal, catch_up=self._catch_up.start)
+        self._membership = Membership(settings, topics, self._broker, self._history, self._healer, delivery)
+        kinds = TopicKinds()
+        publisher = Publisher(settings, metrics, kinds, self._broker)
+        hub = Hub(settings, database, publisher)
+        self._services: list[Service] = [factory(hub) for factory in factories]
+        for service in self._services:
+            for kind in service.kinds:
+                kinds.register(kind)
+        self._jwks = JwksCache(settings) if settings.jwks_url else None
+        self._admission = Admission(self._redis, settings)
+        sessions = Sessions(self._redis, settings)
+        self._saver = SessionSaver(settings, sessions)
+        self._keeper = Keeper(settings, delivery)
+        self._control = Control(name, self._broker, dispatcher)
+        self._relay = OutboxRelay(settings, self._broker, kinds) if settings.database_relay_url else None
+        self.gateway = Gateway(
+            settings=settings,
+            node=name,
+            version=version("hub"),
+            metrics=metrics,
+            verifier=TokenVerifier(settings, self._jwks),
+            tickets=Tickets(self._redis),
+            admission=self._admission,
+            sessions=sessions,
+            kinds=kinds,
+            methods={name: method for service in self._services for name, method in service.methods.items()},
+            broker=self._broker,
+            membership=self._membership,
+            delivery=delivery,
+            catch_up=self._catch_up,
+            dispatcher=dispatcher,
+            publisher=publisher,
+            control=self._control,
+            database=database,
+            connections=Connections(settings, metrics),
+            keeper=self._keeper,
+            saver=self._saver,
+        )
+        self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
+        self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
+
+    @classmethod
+    async def build(cls, settings: Settings, factories: Sequence[ServiceFactory]) -> Node:
+        """A node that is not started. Needs a running event loop."""
+        return cls(settings, await Database.open(settings), factories)
+
+    def http(self) -> Litestar:
+        """The ASGI application; its lifespan starts and stops the node."""
+        routes = [route for service in self._services for route in service.routes]
+        return http_app(self.gateway, [_websocket_route(self.gateway), *routes], [self._running])
+
+    async def start(self) -> None:
+        """From the bottom up. Redis and PostgreSQL may still be away: the node is then not ready, and gets there."""
+        await self._redis.start()
+        await self._broker.start()
+        self._admission.start()
+        self._saver.start()
+        self._keeper.start()
+        await self._control.start()
+        for service in self._services:
+            if service.start is not None:
+                await service.start()
+        if self._relay is not None:
+            self._relay.start()
+        log.info("started", node=self.gateway.node, version=self.gateway.version)
+
+    async def stop(self) -> None:
+        """From the top down; whoever is still connected has been told to leave before."""
+        if self._relay is not None:
+            await self._relay.close()
+        for service in reversed(self._services):
+            if service.stop is not None:
+                await service.stop()
+        await self._keeper.close()
+        await self._saver.close()
+        await self._admission.close()
+        await self._membership.close()
+        await self._catch_up.close()
+        await self._healer.close()
+        await self._history.close()
+        await self._broker.close()
+        if self._jwks is not None:
+            await self._jwks.close()
+        await self._redis.close()
+        await self._database.close()
+        log.info("stopped", node=self.gateway.node)
+
+    @contextlib.asynccontextmanager
+    async def _running(self, _: Litestar) -> AsyncIterator[None]:
+        try:
+            await self.start()
+            yield
+        finally:
+            await self.stop()
+
+
+class HubApp:
+    """A node as an ASGI application: ``uvicorn services.main:app`` or any other server.
+
+    Slower than ``serve`` and without its politeness: a stock server closes all sockets itself when it stops.
+    """
+
+    def __init__(self, settings: Settings, factories: Sequence[ServiceFactory]) -> None:
+        self._settings = settings
+        self._factories = factories
+        self._http: Litestar | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Builds the node when the server starts the lifespan; everything after goes to it."""
+        if self._http is None:
+            self._http = (await Node.build(self._settings, self._factories)).http()
+        await self._http(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: Ready | None) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_ready is not None:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._on_ready(host, port)
+
+    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+        """Still answers (not ready) while clients leave. A second Ctrl-C does not wait for them."""
+        draining = asyncio.ensure_future(drain(self._gateway))
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait([draining], timeout=0.1)
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        await super().shutdown(sockets)
+
+
+async def serve(
+    settings: Settings,
+    factories: Sequence[ServiceFactory],
+    *,
+    listener: sockets.socket | None = None,
+    on_ready: Ready | None = None,
+) -> None:
+    """Runs one node until SIGTERM or SIGINT, then drains and stops.
+
+    ``listener``: a bound socket instead of ``settings.host`` and ``port``.
+    """
+    node = await Node.build(settings, factories)
+    config = uvicorn.Config(
+        node.http(),
+        host=settings.host,
+        port=settings.port,
+        ws=direct_protocol(node.gateway),
+        ws_max_size=settings.max_message_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # the keeper sends pings, and waits only while nothing is unsent
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,  # it would write query strings, and so tickets
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+        backlog=4096,
+    )
+    await _Server(config, node.gateway, on_ready).serve(sockets=[listener] if listener is not None else None)
+
+
+def _websocket_route(gateway: Gateway) -> Any:
+    @asgi(WEBSOCKET_PATH, copy_scope=True)
+    async def websocket(scope: Any, receive: Any, send: Any) -> None:
+        """The socket on stock servers; ``serve`` answers this path before the application is asked."""
+        if scope["type"] == "websocket":
+            await serve_websocket(gateway, scope, receive, send)
+        else:
+            await upgrade_required(send)
+
+    return websocket

@@ -1,0 +1,23 @@
+"""What other nodes ask of this one's connections: close a user's, give up a session."""
+
+from __future__ import annotations
+
+from hub.edge.gateway import Gateway
+from hub.errors import ErrorCode, HubError
+from hub.fanout.control import Kick, TakeOver
+from hub.protocol.codes import CloseCode
+
+
+def close_kicked(gateway: Gateway, message: Kick) -> None:
+    """Closes a user's connections whose token was issued before the kick, or does not say when it was."""
+    for connection in gateway.connections.of_user(message.org, message.user):
+        if connection.principal is not None and connection.principal.issued_at <= message.issued_before:
+            error = HubError(ErrorCode.UNAUTHENTICATED, "this token is not accepted any more; log in again")
+            connection.close(CloseCode.UNAUTHENTICATED, error)
+
+
+def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
+    """Closes the older connections of a session; the one that took it over stays."""
+    for connection in gateway.connections:
+        if connection.session_id == message.session and connection.id != message.connection:
+            connection.close(CloseCode.TAKEN_OVER)
