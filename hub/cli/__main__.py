@@ -1,0 +1,5 @@
+"""``python -m hub.cli``: how ``hub serve`` starts its workers, whatever the PATH holds."""
+
+from hub.cli import main
+
+main()

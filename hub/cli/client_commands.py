@@ -1,0 +1,152 @@
+"""``hub publish``, ``hub tail``, ``hub kick``: the commands that talk to a running hub as its clients do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+
+from hub.cli.environment import TOKEN_VARIABLE, URL_VARIABLE
+from hub.cli.failure import fail, reported
+
+Url = Annotated[
+    str, typer.Option(envvar=URL_VARIABLE, show_default="ws://127.0.0.1:$PORT/ws", help="The hub's WebSocket.")
+]
+Token = Annotated[
+    str, typer.Option(envvar=TOKEN_VARIABLE, show_default="made with the secret of hub dev", help="A token.")
+]
+Org = Annotated[str, typer.Option(help="Organisation of the token that is made when none is given.")]
+User = Annotated[str, typer.Option(help="User of the token that is made when none is given.")]
+
+REACH_TIMEOUT_S = 5.0
+HTTP_TIMEOUT_S = 10.0
+
+
+@reported
+def publish(
+    topic: Annotated[str, typer.Argument(help="For example events:finance.")],
+    name: Annotated[str, typer.Argument(help="For example invoice.paid.")],
+    data: Annotated[str, typer.Argument(help="JSON; - reads it from stdin.")],
+    key: Annotated[str | None, typer.Option(help="Idempotency key.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Tag k=v; several times.")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Not kept, not numbered.")] = False,
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Publish one event; prints its position as epoch:seq."""
+    import asyncio
+
+    from hub.cli.values import json_value, tags
+    from hub.client import HubClient, Published
+
+    body, labels = json_value(data), tags(tag or [])
+
+    async def run() -> Published:
+        async with HubClient(_url(url), _tokens(token, org, user), options=_options()) as client:
+            return await client.publish(topic, name, body, key=key, tags=labels or None, ephemeral=ephemeral)
+
+    published = asyncio.run(run())
+    position = f"{published.epoch}:{published.seq}" if published.seq else "ephemeral"
+    print(position + (" duplicate" if published.duplicate else ""))
+
+
+@reported
+def tail(
+    topics: Annotated[list[str], typer.Argument(help="One or more topics.")],
+    since: Annotated[str | None, typer.Option(help="start, now or epoch:seq.")] = None,
+    last: Annotated[int | None, typer.Option(min=0, help="The last N events first.")] = None,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", help="Tag k=v that must match; a key given twice means either.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Show events as they come, until Ctrl-C (exit code 130). Gaps are shown; lost connections are made good."""
+    import asyncio
+
+    from hub.cli.printer import Printer
+    from hub.cli.tailing import Wanted, follow
+    from hub.cli.values import position, wanted_tags
+    from hub.client import HubClient
+
+    if since is not None and last is not None:
+        raise typer.BadParameter("give --since or --last, not both")
+    start = position(since)
+    if since not in (None, "start", "now") and len(topics) > 1:
+        raise typer.BadParameter("--since epoch:seq belongs to one topic; tail the others beside it")
+    wanted = Wanted(tuple(dict.fromkeys(topics)), start, last, wanted_tags(filters or []) or None)
+    client = HubClient(_url(url), _tokens(token, org, user), options=_options())
+    if not asyncio.run(follow(client, wanted, Printer(as_json=as_json))):
+        raise typer.Exit(1)
+
+
+@reported
+def kick(
+    user: Annotated[str, typer.Argument(help="Whose connections are closed.")],
+    org: Annotated[str, typer.Option(help="The organisation; of the token that is made when none is given.")],
+    url: Url = "",
+    token: Token = "",
+) -> None:
+    """Close every connection of a user, on every node. Needs a token with the scope `admin`."""
+    import httpx
+
+    from hub.cli.environment import mint
+
+    bearer = token or mint(org, "cli", scope="admin", ttl_s=60)
+    address = http_address(_url(url), "/v1/admin/kick")
+    try:
+        answer = httpx.post(
+            address, json={"user": user}, headers={"Authorization": f"Bearer {bearer}"}, timeout=HTTP_TIMEOUT_S
+        )
+    except httpx.HTTPError as error:
+        fail(f"no hub answers at {address} ({error}); start one, or give --url or {URL_VARIABLE}")
+    if answer.is_error:
+        fail(f"{answer.status_code} {_problem(answer)}")
+    print(f"kicked {user}")
+
+
+def http_address(url: str, path: str) -> str:
+    """The HTTP address beside a WebSocket's."""
+    parts = urlsplit(url)
+    return urlunsplit(("https" if parts.scheme in ("wss", "https") else "http", parts.netloc, path, "", ""))
+
+
+def _problem(answer: Any) -> str:
+    """What a problem+json says; else nothing but the reason of the status."""
+    try:
+        problem = answer.json()
+        return str(problem.get("detail") or problem.get("title") or answer.reason_phrase)
+    except (ValueError, AttributeError):
+        return str(answer.reason_phrase)
+
+
+def _url(given: str) -> str:
+    from hub.cli.environment import default_url
+
+    url = given or default_url()
+    if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).netloc:
+        raise typer.BadParameter(f"{url!r} is no WebSocket address; write ws://host:port/ws ({URL_VARIABLE})")
+    return url
+
+
+def _tokens(given: str, org: str, user: str) -> Callable[[], str]:
+    """The token given, else a fresh one each time. A missing secret is reported now and not while connecting."""
+    from hub.cli.environment import DEV_SCOPE, mint
+
+    if given:
+        return lambda: given
+    mint(org, user)
+    return lambda: mint(org, user, scope=DEV_SCOPE)
+
+
+def _options() -> Any:
+    from hub.client import ClientOptions
+
+    return ClientOptions(first_connect_timeout_s=REACH_TIMEOUT_S)

@@ -1,0 +1,28 @@
+"""The list of commands. What each does is in the file of its group."""
+
+from __future__ import annotations
+
+import typer
+
+from hub.cli import client_commands, database_commands, dev, doctor, serve, token
+
+app = typer.Typer(
+    name="hub",
+    help="A multiplexed realtime event hub.",
+    no_args_is_help=True,
+    add_completion=False,
+    # What goes wrong is one line; with LOG_LEVEL=debug it is Python's own traceback.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("dev")(dev.dev)
+app.command("serve")(serve.serve)
+app.command("serve-worker", hidden=True)(serve.serve_worker)
+app.command("migrate")(database_commands.migrate)
+app.command("sql")(database_commands.sql)
+app.command("doctor")(doctor.doctor)
+app.command("token")(token.token)
+app.command("publish")(client_commands.publish)
+app.command("tail")(client_commands.tail)
+app.command("kick")(client_commands.kick)

@@ -1,0 +1,115 @@
+"""``hub dev``: a whole hub on this machine — servers, database, tokens to paste — ended by Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hub.cli.failure import reported
+from hub.cli.serve import given
+
+if TYPE_CHECKING:
+    from hub.config import Settings
+
+DEMO_USERS = (("acme", "alice", "Alice"), ("acme", "bob", "Bob"), ("globex", "carol", "Carol"))
+TOKEN_LIFE_S = 7 * 24 * 3600.0
+
+
+@reported
+def dev(
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep no data; the secret stays in .hub.")] = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; else HUB_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; else PORT.")] = None,
+) -> None:
+    """Run a hub with a real Redis and a real PostgreSQL in .hub, and show what to do with it.
+
+    HUB_REDIS_URL and HUB_DATABASE_URL take the place of the servers that it would start.
+    """
+    import asyncio
+
+    from hub.cli.entry import address_of, listen, run_hub
+    from hub.cli.environment import DEV_FOLDER, DEV_SCOPE, make_secret, server_environ, server_settings
+    from hub.database.migrate import migrate
+
+    environ = server_environ()
+    overrides = given(host=host, port=port)
+    if not environ.get("HUB_JWT_SECRET"):
+        overrides["jwt_secret"] = make_secret(DEV_FOLDER)
+    if not environ.get("HUB_DEFAULT_SCOPE"):
+        overrides["default_scope"] = DEV_SCOPE
+    if not environ.get("HUB_ALLOWED_ORIGINS"):
+        # Any page of this machine's developer; a token is needed all the same.
+        overrides["allowed_origins"] = ("*",)
+    with dev_servers(None if ephemeral else DEV_FOLDER, environ) as addresses:
+        settings = server_settings(**overrides, **addresses)
+        with listen(settings) as listener:
+            if settings.database_owner_url:
+                asyncio.run(migrate(settings, lambda line: print(f"migrate: {line}")))
+            else:
+                print("HUB_DATABASE_OWNER_URL is not set: the database is taken as it is")
+            address = address_of(listener)
+            run_hub(settings, listener, lambda: print(welcome(settings, address, ephemeral), flush=True))
+
+
+@contextlib.contextmanager
+def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Starts what the environment names no address for; yields the settings that lead there.
+
+    ``path`` None: in a temporary folder. Raises ``ConfigError`` when another hub uses the folder.
+    """
+    from hub.embedded import PostgresServer, RedisServer
+    from hub.embedded.folder import DataFolder
+
+    wants_redis = not environ.get("HUB_REDIS_URL")
+    wants_postgres = not environ.get("HUB_DATABASE_URL")
+    if not wants_redis and not wants_postgres:
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(DataFolder(path))
+        kept = not folder.temporary
+        redis = RedisServer(folder.path / "redis", append_only=kept, sockets=folder.sockets) if wants_redis else None
+        postgres = (
+            PostgresServer(folder.path / "postgres", durable=kept, sockets=folder.sockets) if wants_postgres else None
+        )
+        servers = [server for server in (postgres, redis) if server is not None]
+        for server in servers:
+            stack.callback(server.stop)
+            server.launch()
+        for server in servers:
+            server.wait()
+        addresses = {"redis_url": redis.url} if redis is not None else {}
+        if postgres is not None:
+            addresses["database_url"] = postgres.url("hub_app")
+            addresses["database_relay_url"] = postgres.url("hub_relay")
+            addresses["database_owner_url"] = postgres.url()
+        yield addresses
+
+
+def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
+    """What stands on the screen when the hub is ready."""
+    from hub.auth.tokens import mint_token
+
+    lines = [f"hub is ready at http://{address}   (ws://{address}/ws; Ctrl-C stops it and its servers)", ""]
+    lines.append("tokens, valid for a week:")
+    for org, user, name in DEMO_USERS:
+        made = mint_token(settings, org, user, ttl_s=TOKEN_LIFE_S, name=name)
+        lines.append(f"  {org}/{user}: {made}")
+    port = address.rpartition(":")[2]
+    setting = "" if port == "8000" else f"PORT={port} "
+    lines += [
+        "",
+        "in another terminal, in this folder:",
+        f"  {setting}hub tail events:finance --last 10",
+        f"  {setting}hub publish events:finance invoice.paid '{{\"amount\": 12}}'",
+        f'  curl -H "Authorization: Bearer $(hub token --org acme --user alice)" http://{address}/v1/publish \\',
+        '    --json \'{"topic": "events:finance", "name": "invoice.paid", "data": {"amount": 13}}\'',
+    ]
+    publication = "SELECT hub_publish('acme', 'events:finance', 'invoice.paid', '{\"amount\": 14}')"
+    database = f'HUB_DATABASE_URL="{settings.database_url}" ' if ephemeral else ""
+    lines.append(f'  {database}hub sql "{publication.replace(chr(34), chr(92) + chr(34))}"')
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""Where the commands enter the hub itself, and the socket that it listens on."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Callable
+
+from hub.config import Settings
+from hub.errors import ConfigError
+
+BACKLOG = 4096  # a node that comes back is called by everybody at once; the kernel cuts this to its own limit
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises ``ConfigError`` when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror or error}); set PORT or HUB_HOST"
+        ) from error
+
+
+def run_hub(settings: Settings, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:
+    """Serves on ``listener`` until SIGTERM or SIGINT, drains, returns. ``ready`` is called when the hub is ready.
+
+    The one call of ``hub.app.serve(settings, *, listener, ready=None)``. By name, because ``app`` loads everything.
+    """
+    app = importlib.import_module("hub.app")
+    app.serve(settings, listener=listener, ready=ready)
+
+
+def address_of(listener: socket.socket) -> str:
+    """``host:port`` as a client on this machine writes it."""
+    host, port = listener.getsockname()[:2]
+    local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"{local}:{port}"

@@ -1,0 +1,69 @@
+"""Reads what is typed: durations, positions, ``key=value`` pairs, JSON. A mistake is a ``BadParameter`` (code 2)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, Literal
+
+import msgspec
+import typer
+
+from hub.protocol.frames import Position, TagValue
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration_s(text: str) -> float:
+    """``90``, ``90s``, ``30m``, ``1h``, ``7d`` in seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 90s, 30m, 1h or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def position(text: str | None) -> Position | Literal["start", "now"] | None:
+    """``start``, ``now`` or ``epoch:seq``."""
+    if text is None:
+        return None
+    if text == "start":
+        return "start"
+    if text == "now":
+        return "now"
+    epoch, colon, seq = text.rpartition(":")
+    if not colon or not seq.isdigit():
+        raise typer.BadParameter(f"{text!r} is no position; write start, now or epoch:seq")
+    return Position(epoch, int(seq))
+
+
+def tags(pairs: list[str]) -> dict[str, TagValue]:
+    """``k=v`` pairs; a value that reads as a JSON number or boolean is one, everything else is text."""
+    return dict(map(_pair, pairs))
+
+
+def wanted_tags(pairs: list[str]) -> dict[str, TagValue | list[TagValue]]:
+    """The same for a filter: a key given several times means any of its values."""
+    values: dict[str, list[TagValue]] = {}
+    for key, value in map(_pair, pairs):
+        values.setdefault(key, []).append(value)
+    return {key: several[0] if len(several) == 1 else several for key, several in values.items()}
+
+
+def json_value(text: str) -> Any:
+    """JSON; ``-`` reads it from stdin."""
+    try:
+        return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
+    except msgspec.DecodeError as error:
+        raise typer.BadParameter(f"DATA is not JSON ({error}); a text needs its quotes: '\"hello\"'") from error
+
+
+def _pair(text: str) -> tuple[str, TagValue]:
+    key, equals, raw = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"{text!r}: write key=value")
+    try:
+        value = msgspec.json.decode(raw, type=int | float | bool | str)
+    except msgspec.DecodeError:
+        value = raw
+    return key, value

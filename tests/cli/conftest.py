@@ -1,0 +1,140 @@
+"""Runs the ``hub`` command as users do: a process, in a folder of its own, with an environment of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.client.scripted_hub import ScriptedHub, scripted_hub
+from tests.support.waiting import until
+
+SECRET = "a-secret-for-tests-of-forty-characters-!"
+HUB = (sys.executable, "-m", "hub.cli")
+
+# Stands for the hub's own entry, which has tests of its own: answers every connection with its process id, drains on
+# SIGTERM, and does as its environment says.
+FAKE_APP = """
+import os, signal, socket, sys, types
+
+def serve(settings, *, listener, ready=None):
+    stopped = []
+    def stop(number, frame):
+        stopped.append(number)
+        listener.settimeout(0.01)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    listener.settimeout(0.05)
+    if ready is not None:
+        ready()
+    while not stopped:
+        try:
+            peer, _ = listener.accept()
+        except TimeoutError:
+            continue
+        with peer:
+            peer.settimeout(None)
+            peer.sendall(f"{os.getpid()} {settings.port}".encode())
+    print("drained", os.getpid(), flush=True)
+
+module = types.ModuleType("hub.app")
+module.serve = serve
+sys.modules["hub.app"] = module
+"""
+
+
+class Run:
+    """A running or finished ``hub`` command."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.out = ""
+        self.err = ""
+        self._readers = [
+            asyncio.create_task(self._read(process.stdout, "out")),
+            asyncio.create_task(self._read(process.stderr, "err")),
+        ]
+
+    async def _read(self, stream: asyncio.StreamReader | None, name: str) -> None:
+        assert stream is not None
+        while chunk := await stream.read(65536):
+            setattr(self, name, getattr(self, name) + chunk.decode())
+
+    async def shows(self, text: str, *, where: str = "out") -> None:
+        """Waits until it has printed ``text``."""
+        await until(lambda: text in getattr(self, where), timeout=20, what=f"{text!r} in {self.out!r} / {self.err!r}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ends(self) -> int:
+        """Waits for the end; returns the exit code. Never with a traceback."""
+        async with asyncio.timeout(30):
+            code = await self.process.wait()
+            await asyncio.gather(*self._readers)
+        assert "Traceback" not in self.err, self.err
+        return code
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await asyncio.gather(*self._readers)
+
+
+class Commands:
+    """Starts commands in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environ: dict[str, str] = {"HUB_JWT_SECRET": SECRET}
+        self.runs: list[Run] = []
+
+    async def start(self, *arguments: str, **environ: str) -> Run:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("HUB_") and name != "PORT"}
+        process = await asyncio.create_subprocess_exec(
+            *HUB,
+            *arguments,
+            cwd=self.folder,
+            env={**clean, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", **self.environ, **environ},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        run = Run(process)
+        self.runs.append(run)
+        return run
+
+    async def __call__(self, *arguments: str, **environ: str) -> Run:
+        """Runs a command to its end."""
+        run = await self.start(*arguments, **environ)
+        await run.ends()
+        return run
+
+
+@pytest.fixture
+async def hub_command(tmp_path: Path) -> AsyncIterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    for run in commands.runs:
+        await run.kill()
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[ScriptedHub]:
+    async with scripted_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def fake_app(hub_command: Commands, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
+    """Puts the fake in the place of ``hub.app`` in every process that ``hub_command`` starts."""
+    folder = tmp_path_factory.mktemp("fake")
+    (folder / "sitecustomize.py").write_text(FAKE_APP)
+    hub_command.environ["PYTHONPATH"] = str(folder)
+    return lambda: None

@@ -1,0 +1,169 @@
+"""``hub publish``, ``hub tail`` and ``hub kick`` as processes, against a scripted hub."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from hub.auth.tokens import TokenVerifier
+from hub.config import Settings
+from tests.cli.conftest import SECRET, Commands
+from tests.client.scripted_hub import ScriptedHub, eventually
+
+
+async def test_publish(hub: ScriptedHub, hub_command: Commands) -> None:
+    arguments = (
+        "publish",
+        "events:a",
+        "invoice.paid",
+        '{"amount": 12}',
+        "--key",
+        "k",
+        "--tag",
+        "p=456",
+        "--tag",
+        "s=open",
+    )
+    first = await hub_command(*arguments, "--url", hub.url)
+    assert (first.out, first.err, first.process.returncode) == ("e1:1\n", "", 0)
+    again = await hub_command(*arguments, HUB_URL=hub.url)
+    assert again.out == "e1:1 duplicate\n"
+    frame = hub.peers[0].got("publish")[0]
+    assert frame["data"] == {"amount": 12}
+    assert frame["tags"] == {"p": 456, "s": "open"}
+    ephemeral = await hub_command("publish", "chat:a", "typing", "true", "--ephemeral", HUB_URL=hub.url)
+    assert ephemeral.out == "ephemeral\n"
+
+
+async def test_the_token_made_in_a_dev_folder(hub: ScriptedHub, hub_command: Commands) -> None:
+    await hub_command("publish", "events:a", "n", "1", "--org", "globex", HUB_URL=hub.url)
+    bearer = (hub.peers[0].authorization or "").removeprefix("Bearer ")
+    settings = Settings(redis_url="", database_url="", jwt_secret=SECRET)
+    principal = await TokenVerifier(settings).verify(bearer)
+    assert (principal.org, principal.user) == ("globex", "cli")
+    assert principal.allows("publish", "events:a")
+    assert not principal.allows("admin")
+    await hub_command("publish", "events:a", "n", "1", HUB_URL=hub.url, HUB_TOKEN="given")
+    assert hub.peers[1].authorization == "Bearer given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["publish", "events:a", "n", "nonsense"], 2, "DATA is not JSON"),
+        (["publish", "events:a", "n", "1", "--tag", "x"], 2, "write key=value"),
+        (["publish", "events:a", "n", "1", "--url", "http://x"], 2, "write ws://host:port/ws"),
+        (["publish", "events:a", "n", "1", "--url", "ws://127.0.0.1:9/ws"], 1, "no connection to ws://127.0.0.1:9/ws"),
+        (["tail", "a:b", "--since", "start", "--last", "1"], 2, "not both"),
+        (["tail", "a:b", "c:d", "--since", "e:1"], 2, "one topic"),
+        (["kick", "al", "--org", "acme", "--url", "ws://127.0.0.1:9/ws"], 1, "no hub answers at http://127.0.0.1:9/v1"),
+    ],
+)
+async def test_mistakes(hub_command: Commands, arguments: list[str], code: int, message: str) -> None:
+    run = await hub_command(*arguments)
+    assert run.process.returncode == code
+    assert message in " ".join(run.err.split())
+    assert run.out == ""
+
+
+async def test_a_token_the_hub_refuses(hub: ScriptedHub, hub_command: Commands) -> None:
+    hub.reject = lambda _: 401
+    run = await hub_command("tail", "events:a", HUB_URL=hub.url, HUB_TOKEN="wrong")
+    assert run.process.returncode == 1
+    assert run.err.strip().splitlines()[-1].startswith("hub: the hub closed the connection for good: 4401")
+
+
+async def test_tail(hub: ScriptedHub, hub_command: Commands) -> None:
+    await hub.publish("events:a", {"n": 1}, tags={"p": 1})
+    await hub.publish("events:a", {"n": 2})
+    run = await hub_command.start("tail", "events:a", "chat:r", "--since", "start", HUB_URL=hub.url)
+    await run.shows('events:a 1 n {"n":1} {"p":1}')
+    await run.shows('events:a 2 n {"n":2}')
+    await eventually(lambda: len(hub.peers[0].live) == 2)
+    await hub.publish("chat:r", "\x1b[31mred")
+    await run.shows("chat:r 1 n")
+    assert "\x1b" not in run.out, "what others wrote reaches no terminal unescaped"
+
+    hub.peers[0].drop()
+    log = hub.log("events:a")
+    log.events += [{**log.events[0], "seq": seq} for seq in (3, 4)]
+    log.first = 4
+    await run.shows("events:a GAP: events 3–3 will not come (expired)")
+    await run.shows("not connected", where="err")
+    await run.shows("events:a 4 n")
+    assert "connected" not in run.out
+
+    run.signal(signal.SIGINT)
+    assert await run.ends() == 130
+
+
+async def test_tail_as_json(hub: ScriptedHub, hub_command: Commands) -> None:
+    for number in range(4):
+        await hub.publish("events:a", number, tags={"p": number % 2})
+    run = await hub_command.start("tail", "events:a", "--last", "9", "--filter", "p=1", "--json", HUB_URL=hub.url)
+    await run.shows('"seq":4')
+    await hub.peers[0].send(
+        {"type": "gap", "topic": "events:a", "epoch": "e1", "reason": "overflow", "from": 5, "to": 6}
+    )
+    await run.shows('"gap"')
+    lines: list[dict[str, Any]] = [msgspec.json.decode(line) for line in run.out.splitlines()]
+    assert [(line["type"], line.get("seq"), line.get("data")) for line in lines] == [
+        ("event", 2, 1), ("event", 4, 3), ("gap", None, None),
+    ]  # fmt: skip
+    run.signal(signal.SIGINT)
+    assert await run.ends() == 130
+
+
+async def test_tail_ends_when_every_topic_is_taken_away(hub: ScriptedHub, hub_command: Commands) -> None:
+    run = await hub_command.start("tail", "events:a", HUB_URL=hub.url)
+    await eventually(lambda: hub.peers and hub.peers[0].live)
+    frame = {"type": "unsubscribed", "topic": "events:a", "code": "forbidden", "message": "not yours", "retry": "never"}
+    await hub.peers[0].send(frame)
+    assert await run.ends() == 1
+    assert "events:a: forbidden: not yours" in run.err
+
+
+async def test_kick(hub_command: Commands) -> None:
+    async with http_server(b"204 No Content", b"") as (port, requests):
+        run = await hub_command("kick", "al", "--org", "acme", "--url", f"ws://127.0.0.1:{port}/ws")
+    assert (run.process.returncode, run.out) == (0, "kicked al\n")
+    head, _, body = requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/admin/kick HTTP/1.1")
+    assert msgspec.json.decode(body) == {"user": "al"}
+    bearer = next(line for line in head.decode().splitlines() if line.lower().startswith("authorization:")).split()[-1]
+    principal = await TokenVerifier(Settings(redis_url="", database_url="", jwt_secret=SECRET)).verify(bearer)
+    assert principal.allows("admin")
+
+
+async def test_kick_without_permission(hub_command: Commands) -> None:
+    problem = b'{"title": "Forbidden", "detail": "the scope admin is needed"}'
+    async with http_server(b"403 Forbidden", problem) as (port, _):
+        run = await hub_command("kick", "al", "--org", "acme", "--url", f"ws://127.0.0.1:{port}/ws", "--token", "t")
+    assert run.process.returncode == 1
+    assert run.err == "hub: 403 the scope admin is needed\n"
+
+
+@asynccontextmanager
+async def http_server(status: bytes, body: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Answers every request alike and remembers it."""
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length")
+        )
+        requests.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s" % (status, len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], requests
