@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import platform
+import signal
 import socket as sockets
-from collections.abc import AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import structlog
 import uvicorn
+import uvloop
 from litestar import Litestar, asgi
 
 from hub.auth.jwks import JwksCache
@@ -35,6 +39,7 @@ from hub.edge.keeper import Keeper
 from hub.edge.kicks import close_kicked, close_taken_over
 from hub.edge.registry import Connections
 from hub.edge.session_saver import SessionSaver
+from hub.errors import ConfigError
 from hub.fanout.catch_up import CatchUp
 from hub.fanout.control import Control, Kick, TakeOver
 from hub.fanout.delivery import Delivery
@@ -49,21 +54,20 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
-from hub.telemetry import Metrics
+from hub.telemetry import Metrics, configure_logging
 from hub.topics.kinds import TopicKinds
 from hub.topics.subscriptions import LocalTopics
 
 log = structlog.get_logger(__name__)
 
-Ready = Callable[[str, int], None]
-"""Told once when the node listens: host and port."""
+Ready = Callable[[], None]
 
 
 class Node:
     """One process of the hub. ``build`` connects to nothing; ``start`` and ``stop`` say in which order."""
 
     def __init__(self, settings: Settings, database: Database, factories: Sequence[ServiceFactory]) -> None:
-        name = settings.node or f"{platform.node()}-{os.getpid()}"
+        name = node_name(settings)
         self._settings = settings
         self._database = database
         self._metrics = metrics = Metrics()
@@ -202,8 +206,20 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._on_ready(host, port)
+            self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's, but what was caught is not raised again: the caller has servers of its own to stop."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
         """Still answers (not ready) while clients leave. A second Ctrl-C does not wait for them."""
@@ -215,6 +231,28 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def node_name(settings: Settings) -> str:
+    """What this process is called in logs, and where other nodes reach it."""
+    return settings.node or f"{platform.node()}-{os.getpid()}"
+
+
+def load_services(address: str) -> Sequence[ServiceFactory]:
+    """The list at ``module:attribute``. Raises ``ConfigError``: the hub does not know its services by itself."""
+    module, _, attribute = address.partition(":")
+    try:
+        factories: Sequence[ServiceFactory] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"HUB_SERVICES={address}: no such list of services ({error})") from error
+    return factories
+
+
+def run(settings: Settings, listener: sockets.socket, ready: Callable[[], None] | None = None) -> None:
+    """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens."""
+    configure_logging(settings.log_level, node_name(settings))
+    factories = load_services(settings.services)
+    uvloop.run(serve(settings, factories, listener=listener, on_ready=ready))
+
+
 async def serve(
     settings: Settings,
     factories: Sequence[ServiceFactory],
@@ -222,7 +260,7 @@ async def serve(
     listener: sockets.socket | None = None,
     on_ready: Ready | None = None,
 ) -> None:
-    """Runs one node until SIGTERM or SIGINT, then drains and stops.
+    """Runs one node until SIGTERM or SIGINT, then drains and stops. ``on_ready`` is called once, when it listens.
 
     ``listener``: a bound socket instead of ``settings.host`` and ``port``.
     """

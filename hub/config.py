@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_relay_url: Annotated[
         str, _doc("PostgreSQL as hub_relay, for the outbox relay. Empty: no relay runs on this node.")
     ] = ""
+    services: Annotated[str, _doc("Where the list of services is: module:attribute.")] = "services.main:SERVICES"
     node: Annotated[str, _doc("Name of this node in logs and metrics; empty: made from host name and process id.")] = ""
     event_services: Annotated[
         tuple[str, ...], _doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")

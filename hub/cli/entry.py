@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import socket
 from collections.abc import Callable
 
@@ -26,10 +25,11 @@ def listen(settings: Settings) -> socket.socket:
 def run_hub(settings: Settings, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:
     """Serves on ``listener`` until SIGTERM or SIGINT, drains, returns. ``ready`` is called when the hub is ready.
 
-    The one call of ``hub.app.serve(settings, *, listener, ready=None)``. By name, because ``app`` loads everything.
+    ``hub.app`` is imported late, because it loads everything.
     """
-    app = importlib.import_module("hub.app")
-    app.serve(settings, listener=listener, ready=ready)
+    from hub.app import run
+
+    run(settings, listener, ready)
 
 
 def address_of(listener: socket.socket) -> str:

@@ -1,0 +1,1 @@
+"""Domain events of the business services: the topic kind ``events``, and the demo feed of ``hub dev``."""

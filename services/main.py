@@ -1,0 +1,10 @@
+"""The services of this deployment. A new one is one entry more; ``HUB_SERVICES`` may name another list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hub.api import ServiceFactory
+from services.events.service import events
+
+SERVICES: Sequence[ServiceFactory] = (events,)
