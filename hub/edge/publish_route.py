@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from litestar import post
 from litestar.di import NamedDependency
-from litestar.params import SkipValidation
+from litestar.params import FromPath, SkipValidation
 from msgspec import Struct
 
 from hub.auth.principal import Principal
@@ -71,7 +71,7 @@ _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
     responses=problem_responses(400, 401, 403, 404, 413, 415, 503),
 )
 async def publish(
-    request: HubRequest, gateway: NamedDependency[SkipValidation[Gateway]], topic: str | None = None
+    request: HubRequest, gateway: NamedDependency[SkipValidation[Gateway]], topic: FromPath[str | None] = None
 ) -> Accepted | list[Outcome]:
     """Publishes the event or the list of events in the body."""
     body = await read_body(request)
