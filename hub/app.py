@@ -265,6 +265,11 @@ async def serve(
     ``listener``: a bound socket instead of ``settings.host`` and ``port``.
     """
     node = await Node.build(settings, factories)
+    await direct_server(settings, node, on_ready).serve(sockets=[listener] if listener is not None else None)
+
+
+def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None) -> uvicorn.Server:
+    """The node on the hub's own WebSocket protocol class. ``should_exit = True`` drains and stops it, as SIGTERM does."""
     config = uvicorn.Config(
         node.http(),
         host=settings.host,
@@ -282,7 +287,7 @@ async def serve(
         timeout_graceful_shutdown=5,
         backlog=4096,
     )
-    await _Server(config, node.gateway, on_ready).serve(sockets=[listener] if listener is not None else None)
+    return _Server(config, node.gateway, on_ready)
 
 
 def _websocket_route(gateway: Gateway) -> Any:
