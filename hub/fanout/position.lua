@@ -36,10 +36,12 @@ local function load_position(position, history, server, candidate_epoch)
   return record, true
 end
 
-local function save_position(position, record, ttl_ms)
+local function save_position(position, record, ttl_ms, changed)
+  if changed then
+    redis.call('HSET', position,
+      'epoch', record.epoch, 'previous', record.previous, 'base', digits(record.base), 'server', record.server)
+  end
   redis.call('HSET', position,
-    'epoch', record.epoch, 'seq', digits(record.seq), 'bytes', digits(record.bytes),
-    'head_ts', digits(record.head_ts), 'previous', record.previous, 'base', digits(record.base),
-    'server', record.server)
+    'seq', digits(record.seq), 'bytes', digits(record.bytes), 'head_ts', digits(record.head_ts))
   redis.call('PEXPIRE', position, ttl_ms)
 end

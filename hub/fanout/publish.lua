@@ -66,9 +66,9 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
 local epoch, seq = '', 0
 if KEPT then
-  local record = load_position(POSITION, HISTORY, server, CANDIDATE_EPOCH)
+  local record, changed = load_position(POSITION, HISTORY, server, CANDIDATE_EPOCH)
   append(record, now)
-  save_position(POSITION, record, POSITION_TTL_MS)
+  save_position(POSITION, record, POSITION_TTL_MS, changed)
   epoch, seq = record.epoch, record.seq
 end
 if DEDUPE then

@@ -50,7 +50,7 @@ end
 
 local record, changed = load_position(POSITION, HISTORY, server_id(), CANDIDATE_EPOCH)
 if changed then
-  save_position(POSITION, record, POSITION_TTL_MS)
+  save_position(POSITION, record, POSITION_TTL_MS, true)
 end
 -- Numbers have no holes within the history, so its length says where it starts; it may also have expired as a whole.
 local first = record.seq - redis.call('XLEN', HISTORY) + 1

@@ -93,6 +93,7 @@ class Reader:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.gather(self._follower, return_exceptions=True)
+        self._ready = False
         links, self._links = self._links, {}
         await asyncio.gather(*(link.close() for link in links.values()))
         for waiters in self._waiters.values():
@@ -159,7 +160,10 @@ class Reader:
         if ready != self._ready:
             self._ready = ready
             log.info("links to redis are ready" if ready else "links to redis are not ready", links=len(self._links))
-            self._events.on_link(ready)
+            try:
+                self._events.on_link(ready)
+            except Exception:
+                log.exception("a change of the links could not be taken in")
 
     def on_misrouted(self) -> None:
         """See ``SupervisorEvents``."""
@@ -225,21 +229,28 @@ class Reader:
         """Keeps the links in step with the masters."""
         while True:
             try:
-                async with asyncio.timeout(self._settings.probe_interval_s):
-                    await self._misrouted.wait()
-                self._misrouted.clear()
-                await self._redis.refresh()
-            except TimeoutError:
-                # The command side may have noticed something by itself.
-                pass
+                await self._look_again()
+                if self._layout != self._redis.layout_version:
+                    await self._apply_layout()
             except HubError as error:
                 log.warning("could not find out who is master in redis", reason=str(error.__cause__))
                 self._misrouted.set()
             except Exception:
+                # A fault of ours must not leave the topics where they are for ever.
                 log.exception("the masters of redis could not be followed")
-            if self._layout != self._redis.layout_version:
-                await self._apply_layout()
             await asyncio.sleep(LEAST_FOLLOW_S)
+
+    async def _look_again(self) -> None:
+        """Refreshes the layout when somebody found it wrong; otherwise waits for that a while."""
+        try:
+            async with asyncio.timeout(self._settings.probe_interval_s):
+                await self._misrouted.wait()
+        except TimeoutError:
+            # The command side may have noticed something by itself; a slot without a master may have one again.
+            if len(self._home) == len(self._wanted):
+                return
+        self._misrouted.clear()
+        await self._redis.refresh()
 
     async def _apply_layout(self) -> None:
         """Opens and closes links so that each master has one, and moves the topics whose master is another now."""
@@ -249,19 +260,20 @@ class Reader:
         for address in masters:
             if address not in self._links:
                 self._links[address] = Supervisor(address, self._redis, self._settings, self)
+        left: dict[Supervisor, list[bytes]] = {}
         moved: dict[Supervisor, list[Topic]] = {}
         for channel, topic in self._wanted.items():
             before = self._home.get(channel)
-            address = self._redis.address_of(topic.names.position)
-            if before is not None and before.address == address and before not in gone:
-                continue
             if before is not None:
-                before.topics.pop(channel, None)
-                before.unwatch((channel,))
-                del self._home[channel]
+                if self._links.get(self._redis.address_of(topic.names.position)) is before:
+                    continue
+                del self._home[channel], before.topics[channel]
+                left.setdefault(before, []).append(channel)
             after = self._settle(channel, topic)
             if after is not None:
                 moved.setdefault(after, []).append(topic)
+        for link, channels in left.items():
+            link.unwatch(channels)
         for link, topics in moved.items():
             link.watch(topics, anew=True)
         for link in gone:

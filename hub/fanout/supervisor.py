@@ -136,6 +136,8 @@ class Supervisor:
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))
 
     async def _live(self) -> None:
+        # A new one each time: the slot of the last may lie elsewhere by now.
+        self._probe = _probe_topic(self._redis, self.address)
         link = Link(self, self._settings, sharded=self._redis.cluster, probe_channel=self._probe.names.channel.encode())
         try:
             await self._redis.open_link(self.address, link)

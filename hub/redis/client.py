@@ -82,8 +82,8 @@ class _Try:
 class Redis:
     """Commands and scripts on the servers of ``HUB_REDIS_URL``. Replies are bytes, numbers and lists of them.
 
-    Every method raises ``HubError(unavailable)`` when Redis does not answer within ``redis_timeout_s``. After a
-    failover the next call finds the new master.
+    Every method raises ``HubError(unavailable)`` when no connection can be had, or no answer comes, each within
+    ``redis_timeout_s``. After a failover the next call finds the new master.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -123,9 +123,10 @@ class Redis:
 
     async def close(self) -> None:
         """Closes every connection. Calls that are still waiting fail."""
-        if self._refresh is not None:
-            self._refresh.cancel()
-            await asyncio.gather(self._refresh, return_exceptions=True)
+        refresh = self._refresh
+        if refresh is not None:
+            refresh.cancel()
+            await asyncio.gather(refresh, return_exceptions=True)
         pools, self._pools = self._pools, {}
         await asyncio.gather(*(pool.aclose() for pool in pools.values()), *self._closing, return_exceptions=True)
 
@@ -216,7 +217,8 @@ class Redis:
     async def _send(self, address: str, tries: list[_Try]) -> None:
         pool = self._pool(address)
         try:
-            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._settings.redis_timeout_s):
+                connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
             for item in tries:
                 item.outcome = _not_sent(error)
@@ -327,8 +329,11 @@ class Redis:
             for address in gone:
                 self._retire(address)
 
-    def _discovered(self, _: asyncio.Task[None]) -> None:
+    def _discovered(self, task: asyncio.Task[None]) -> None:
         self._refresh = None
+        if not task.cancelled():
+            # Whoever waited has seen it; if they all gave up meanwhile, nobody needs to.
+            task.exception()
 
     async def _refreshed(self) -> None:
         self._stale = True
@@ -381,7 +386,7 @@ def _translated(item: _Try) -> Any:
         error = unavailable("Redis")
     elif isinstance(cause, ResponseError):
         log.error("redis refused a call", server=item.sent_to, reason=str(cause))
-        error = unavailable("Redis")
+        error = HubError(ErrorCode.UNAVAILABLE, "Redis refused this; the reason is in the hub's log")
     else:
         error = HubError(
             ErrorCode.UNAVAILABLE,

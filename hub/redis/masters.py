@@ -5,6 +5,7 @@ Parses ``HUB_REDIS_URL`` and asks for the layout; when to ask is the client's bu
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import ssl
 from collections.abc import Iterable, Sequence
@@ -87,6 +88,7 @@ class Masters:
         self._sentinel_login = {
             name: options.pop(f"sentinel_{name}", None) for name in ("username", "password") if mode == "sentinel"
         }
+        self._timeout_s = settings.redis_connect_timeout_s
         self._options = _connection_options(options, settings)
         self.login = Login(options.get("username") or "", options.get("password") or "", int(options.get("db") or 0))
         if mode == "cluster" and self.login.db:
@@ -103,7 +105,7 @@ class Masters:
         if address.startswith("unix:"):
             return {**self._options, "path": address.removeprefix("unix:")}
         host, _, port = address.rpartition(":")
-        return {**self._options, "host": host, "port": int(port)}
+        return {**self._options, "host": host.strip("[]"), "port": int(port)}
 
     def tls_context(self, address: str) -> ssl.SSLContext | None:
         """The TLS settings of the URL; None without TLS."""
@@ -149,9 +151,12 @@ class Masters:
             options = {**options, "db": 0, **self._sentinel_login}
         connection = self.connection_class()(**options)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command(*command)
-            return await connection.read_response()
+            async with asyncio.timeout(self._timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command(*command)
+                return await connection.read_response()
+        except TimeoutError as error:
+            raise RedisError(f"{address} does not answer") from error
         finally:
             await connection.disconnect(nowait=True)
 
@@ -175,7 +180,8 @@ def _connection_options(options: dict[str, Any], settings: Settings) -> dict[str
         "protocol": 3,
         "client_name": "hub",
         "driver_info": None,
-        "socket_timeout": settings.redis_timeout_s,
+        # Time limits are set around whole exchanges; the library's own would cost a task per command.
+        "socket_timeout": None,
         "socket_connect_timeout": settings.redis_connect_timeout_s,
         # A repeated publish could happen twice, so nothing is repeated behind our back.
         "retry": Retry(NoBackoff(), 0),

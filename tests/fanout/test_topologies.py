@@ -94,6 +94,18 @@ async def test_a_slot_that_moves_takes_its_topics_along(hub: World, cluster: Red
     await hears(hub, subject, b"home")
 
 
+async def test_a_link_outlives_the_slot_of_its_own_probe(hub: World, cluster: RedisCluster) -> None:
+    subject = topic("probe")
+    await hub.broker.subscribe([subject])
+    source = cluster.node_of(subject.names.channel)
+    supervisor = hub.broker.reader._links[f"127.0.0.1:{source.port}"]
+    target = next(node for node in cluster.nodes if node is not source)
+    await cluster.move_slot(supervisor._probe.names.position, target)
+    await until(lambda: False in hub.ear.links, 10, "the probe to be missed")
+    await hub.ready()
+    await hears(hub, subject, b"heard")
+
+
 async def test_a_topic_can_be_published_to_while_its_slot_is_on_the_move(hub: World, cluster: RedisCluster) -> None:
     subject = topic("halfway")
     source = cluster.node_of(subject.names.channel)
