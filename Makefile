@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check bench clean
+.PHONY: dev test lint check docs oracle clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -18,6 +18,12 @@ lint: $(VENV)/.check  ## fix what can be fixed
 
 check: $(VENV)/.check  ## lint, types, import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.test  ## write what the documentation shares with the code
+	@$(BIN)/python docs/generate.py
+
+oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures
+	@$(BIN)/python -m pytest -m faults -s -q $(ARGS)
 
 clean:
 	rm -rf $(VENV) .hub .pytest_cache .mypy_cache .ruff_cache
