@@ -19,7 +19,8 @@ Tags = dict[str, TagValue]
 # A tag's wanted value, or a list of which any will do.
 Filter = dict[str, TagValue | list[TagValue]]
 
-EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+# `$` alone would let a trailing newline through, and `\Z` is not known to readers of the JSON Schema.
+EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$(?!\n)")]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=256)]
 SeqNumber = Annotated[int, Meta(ge=0, le=2**53)]
 

@@ -12,7 +12,9 @@ from tests.support.hub_database import HubDatabase, empty_database
 
 
 @pytest.fixture(scope="module")
-async def http_hub(redis_server: RedisServer, postgres_server: PostgresServer, migrated_template: HubDatabase) -> AsyncIterator[HttpHub]:
+async def http_hub(
+    redis_server: RedisServer, postgres_server: PostgresServer, migrated_template: HubDatabase
+) -> AsyncIterator[HttpHub]:
     """A running node."""
     async with empty_database(postgres_server, migrated_template.name) as database:
         settings = database.settings(

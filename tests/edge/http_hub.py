@@ -104,9 +104,7 @@ def assert_problem(answer: httpx.Response, code: str, status: int | None = None,
 
 
 @contextlib.asynccontextmanager
-async def running_hub(
-    settings: Settings, routes: Sequence[Any] = (), *, ready: bool = True
-) -> AsyncIterator[HttpHub]:
+async def running_hub(settings: Settings, routes: Sequence[Any] = (), *, ready: bool = True) -> AsyncIterator[HttpHub]:
     """A node with the kinds above, stopped at the end."""
 
     def service(_: Hub) -> Service:

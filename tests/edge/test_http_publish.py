@@ -105,6 +105,7 @@ async def test_bodies_are_bounded(http_hub: HttpHub) -> None:
         b'{"topic":"events:x","name":7,"data":1}',
         b'{"topic":"events:x","name":"","data":1}',
         b'{"topic":"events:x","name":"a b","data":1}',
+        b'{"topic":"events:x","name":"a\\n","data":1}',
         b'{"topic":"events:x","name":"n","data":1,"key":""}',
         b'{"topic":"events:x","name":"n","data":1,"tags":[]}',
         b'{"topic":"events:x","name":"n","data":1,"tags":{"a":{}}}',
@@ -124,7 +125,9 @@ async def test_malformed_bodies(http_hub: HttpHub, body: bytes) -> None:
     assert (await http_hub.events("events:x"))["seq"] == 0
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "application/json; charset=utf-16", "nonsense"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/xml", "application/json; charset=utf-16", "nonsense"]
+)
 async def test_content_types(http_hub: HttpHub, content_type: str) -> None:
     body = json.dumps({"topic": "events:x", "name": "n", "data": 1}).encode()
     answer = await http_hub.post("/v1/publish", content=body, headers={"Content-Type": content_type})
