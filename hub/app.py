@@ -269,7 +269,7 @@ async def serve(
 
 
 def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None) -> uvicorn.Server:
-    """The node on the hub's own WebSocket protocol class. ``should_exit = True`` drains and stops it, as SIGTERM does."""
+    """The node on the hub's own WebSocket protocol class; ``should_exit = True`` drains and stops it like SIGTERM."""
     config = uvicorn.Config(
         node.http(),
         host=settings.host,
