@@ -74,5 +74,5 @@ async def kick(request: HubRequest, gateway: NamedDependency[SkipValidation[Gate
     user = decode_json(await read_body(request), _kick).user
     org = request.user.org
     cutoff = await gateway.admission.revoke(org, user, gateway.settings.token_max_life_s)
-    await gateway.control.send(Kick(org, user, cutoff))
+    await gateway.control.send(Kick(str(org), user, cutoff))
     return Kicked(user, cutoff)
