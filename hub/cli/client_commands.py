@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import typer
@@ -19,6 +19,8 @@ Token = Annotated[
 ]
 Org = Annotated[str, typer.Option(help="Organisation of the token that is made when none is given.")]
 User = Annotated[str, typer.Option(help="User of the token that is made when none is given.")]
+
+Result = TypeVar("Result")
 
 REACH_TIMEOUT_S = 5.0
 HTTP_TIMEOUT_S = 10.0
@@ -38,8 +40,6 @@ def publish(
     user: User = "cli",
 ) -> None:
     """Publish one event; prints its position as epoch:seq."""
-    import asyncio
-
     from hub.cli.values import json_value, tags
     from hub.client import HubClient, Published
 
@@ -49,7 +49,7 @@ def publish(
         async with HubClient(_url(url), _tokens(token, org, user), options=_options()) as client:
             return await client.publish(topic, name, body, key=key, tags=labels or None, ephemeral=ephemeral)
 
-    published = asyncio.run(run())
+    published = _talk(run())
     position = f"{published.epoch}:{published.seq}" if published.seq else "ephemeral"
     print(position + (" duplicate" if published.duplicate else ""))
 
@@ -69,8 +69,6 @@ def tail(
     user: User = "cli",
 ) -> None:
     """Show events as they come, until Ctrl-C (exit code 130). Gaps are shown; lost connections are made good."""
-    import asyncio
-
     from hub.cli.printer import Printer
     from hub.cli.tailing import Wanted, follow
     from hub.cli.values import position, wanted_tags
@@ -83,18 +81,20 @@ def tail(
         raise typer.BadParameter("--since epoch:seq belongs to one topic; tail the others beside it")
     wanted = Wanted(tuple(dict.fromkeys(topics)), start, last, wanted_tags(filters or []) or None)
     client = HubClient(_url(url), _tokens(token, org, user), options=_options())
-    if not asyncio.run(follow(client, wanted, Printer(as_json=as_json))):
+    if not _talk(follow(client, wanted, Printer(as_json=as_json))):
         raise typer.Exit(1)
 
 
 @reported
 def kick(
-    user: Annotated[str, typer.Argument(help="Whose connections are closed.")],
+    user: Annotated[
+        str, typer.Argument(help="Whose connections are closed, and whose tokens of until now are refused.")
+    ],
     org: Annotated[str, typer.Option(help="The organisation; of the token that is made when none is given.")],
     url: Url = "",
     token: Token = "",
 ) -> None:
-    """Close every connection of a user, on every node. Needs a token with the scope `admin`."""
+    """Throw a user out, on every node. Needs a token with the scope `admin`."""
     import httpx
 
     from hub.cli.environment import mint
@@ -110,6 +110,21 @@ def kick(
     if answer.is_error:
         fail(f"{answer.status_code} {_problem(answer)}")
     print(f"kicked {user}")
+
+
+def _talk(conversation: Coroutine[Any, Any, Result]) -> Result:
+    """Runs it; what can be helped by an option or a variable says so."""
+    import asyncio
+
+    from hub.client import ConnectionLost, HubClosed
+    from hub.protocol.codes import CloseCode
+
+    try:
+        return asyncio.run(conversation)
+    except ConnectionLost as error:
+        fail(f"{error}; start a hub, or give --url or {URL_VARIABLE}")
+    except HubClosed as error:
+        fail(f"{error}" + (f"; give --token or {TOKEN_VARIABLE}" if error.code == CloseCode.UNAUTHENTICATED else ""))
 
 
 def http_address(url: str, path: str) -> str:
