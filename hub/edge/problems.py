@@ -77,7 +77,7 @@ def problem_handlers(metrics: Metrics) -> ExceptionHandlersMap:
         return Response(body, status_code=body.status, headers=headers, media_type=PROBLEM_JSON)
 
     def on_hub_error(request: Request[Any, Any, Any], error: HubError) -> Response[Problem]:
-        if error.http_status >= 500:
+        if error.http_status >= 500 and error.__cause__ is not None:
             log.warning("http_request_failed", code=error.code, reason=error.message, cause=repr(error.__cause__))
         return answer(request, error)
 

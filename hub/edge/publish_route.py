@@ -73,7 +73,11 @@ _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 async def publish(
     request: HubRequest, gateway: NamedDependency[SkipValidation[Gateway]], topic: FromPath[str | None] = None
 ) -> Accepted | list[Outcome]:
-    """Publishes the event or the list of events in the body."""
+    """Publishes the event or the list of events in the body.
+
+    A list is answered with 200 and an outcome for each event in order: its position, or `error`. One that is refused
+    does not stop the others; repeat those whose `retry` is not `never`, with the same `key`.
+    """
     body = await read_body(request)
     content_type = media_type(request)
     headers = request.scope["headers"]
