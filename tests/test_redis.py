@@ -192,6 +192,15 @@ async def test_start_names_what_is_wrong_and_goes_on() -> None:
         await it.close()
 
 
+async def test_start_names_a_server_that_is_too_old(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.redis.client.OLDEST_VERSION", (99, 0))
+    it = Redis(redis_settings(redis_url))
+    with capture_logs() as logs:
+        await it.start()
+    await it.close()
+    assert [entry["setting"] for entry in logs if entry["log_level"] == "error"] == ["HUB_REDIS_URL"]
+
+
 async def test_start_survives_a_redis_that_is_not_there() -> None:
     with running_redis() as server:
         it = Redis(redis_settings(server.url))

@@ -96,10 +96,8 @@ class Reader:
         self._ready = False
         links, self._links = self._links, {}
         await asyncio.gather(*(link.close() for link in links.values()))
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.future.done():
-                    waiter.future.cancel()
+        for channel in self._waiters:
+            self._give_up(channel)
 
     async def subscribe(self, topics: Sequence[Topic]) -> list[TopicState | HubError]:
         """See ``Broker.subscribe``. Calls of one turn of the event loop share their writes."""
@@ -127,6 +125,7 @@ class Reader:
             if self._wanted.pop(channel, None) is not None:
                 self._established.discard(channel)
                 self._change(channel, topic)
+                self._give_up(channel)
 
     # --- called by the supervisors
 
@@ -218,6 +217,11 @@ class Reader:
                     waiter.future.set_result(outcome)
                     taken = True
         return taken
+
+    def _give_up(self, channel: bytes) -> None:
+        """Those who wait for this topic get ``unavailable``."""
+        for waiter in self._waiters.get(channel, ()):
+            waiter.future.cancel()
 
     def _forget(self, channel: bytes, waiter: _Waiter) -> None:
         waiters = self._waiters.get(channel, [])
