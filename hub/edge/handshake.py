@@ -89,7 +89,7 @@ async def _authenticate(gateway: Gateway, headers: Headers, query: bytes, chosen
 def refuse(error: HubError) -> Refused:
     """A HubError as an HTTP answer."""
     headers = [("content-type", PROBLEM_JSON)]
-    if error.code is ErrorCode.UNAUTHENTICATED:
+    if error.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
     if error.retry_after_ms is not None:
         headers.append(("retry-after", str(-(-error.retry_after_ms // 1000))))
