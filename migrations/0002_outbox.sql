@@ -61,7 +61,7 @@ AS $body$
 DECLARE
   -- Doubles and 64-bit integers are what every client can read.
   unreadable CONSTANT jsonpath :=
-    'strict $.** ? (@.type() == "number" && (@ > 9223372036854775807 || @ < -9223372036854775808))';
+    'strict $.** ? (@.type() == "number" && (@ > 18446744073709551615 || @ < -9223372036854775808))';
   problem text;
 BEGIN
   problem := CASE
@@ -79,8 +79,12 @@ BEGIN
       THEN 'key must have 1 to 256 characters'
     WHEN char_length(by_user) NOT BETWEEN 1 AND 256
       THEN 'by must have 1 to 256 characters'
-    WHEN jsonb_typeof(tags) <> 'object' OR jsonb_path_exists(tags, 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "null")')
+    WHEN jsonb_typeof(tags) <> 'object'
+        OR jsonb_path_exists(tags, 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "null")')
       THEN 'tags must be an object of strings, numbers and booleans'
+    WHEN (SELECT count(*) > 32 OR bool_or(char_length(t.key) > 256 OR char_length(t.value) > 256)
+          FROM jsonb_each_text(tags) AS t)
+      THEN 'tags may have 32 entries, their names and values 256 characters'
   END;
   IF problem IS NOT NULL THEN
     RAISE EXCEPTION 'hub_publish: %', problem USING ERRCODE = 'invalid_parameter_value';
@@ -89,9 +93,8 @@ BEGIN
     RAISE EXCEPTION 'hub_publish: data has % bytes, at most 65536 are allowed', octet_length(data::text)
       USING ERRCODE = 'program_limit_exceeded', HINT = 'Store it, and publish where it can be fetched.';
   END IF;
-  IF octet_length(tags::text) > 4096 THEN
-    RAISE EXCEPTION 'hub_publish: tags have % bytes, at most 4096 are allowed', octet_length(tags::text)
-      USING ERRCODE = 'program_limit_exceeded';
+  IF jsonb_path_exists(data, 'strict $.**{65}') THEN
+    RAISE EXCEPTION 'hub_publish: data is nested more than 64 deep' USING ERRCODE = 'invalid_parameter_value';
   END IF;
   -- The pattern is the cheap question: without nineteen digits in a row no number can be too large.
   IF (data::text ~ '[0-9]{19}' AND jsonb_path_exists(data, unreadable))

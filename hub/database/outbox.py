@@ -76,7 +76,7 @@ _PURGE = """
 DELETE FROM hub.outbox AS o USING (
   SELECT org, topic, number FROM hub.outbox
   WHERE state <> 'pending' AND shard = ANY ($1)
-    AND settled_at < now() - CASE state WHEN 'failed' THEN $2 ELSE $3 END * interval '1 second'
+    AND settled_at < now() - CASE state WHEN 'failed' THEN $2::integer ELSE $3::integer END * interval '1 second'
   ORDER BY settled_at LIMIT $4
 ) AS old
 WHERE o.org = old.org AND o.topic = old.topic AND o.number = old.number AND o.state <> 'pending'

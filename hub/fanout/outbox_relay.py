@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from enum import Enum, auto
 
@@ -22,6 +22,8 @@ from hub.errors import HubError
 from hub.fanout.bodies import encode_body
 from hub.fanout.broker import Broker, Draft, Published, ServerChanged
 from hub.orgs import OrgId
+from hub.protocol.codec import check_data
+from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKind, TopicKinds
 from hub.topics.topic import Topic, parse_topic
 
@@ -67,6 +69,7 @@ class _Outcome:
 
     def __init__(self) -> None:
         self.relayed: list[tuple[int, str | None]] = []
+        self.kinds: Counter[str] = Counter()
         self.failed: list[tuple[int, str]] = []
         self.moved: dict[tuple[str, str], str] = {}
         self.blocked: list[tuple[str, str]] = []
@@ -79,22 +82,41 @@ class _Progress(Enum):
 
 
 class OutboxRelay:
-    """The relay of one node. ``run`` it as a task, cancel it to stop; it survives outages of Redis and PostgreSQL."""
+    """The relay of one node: ``start``, ``close``. It survives outages of Redis and PostgreSQL."""
 
-    def __init__(self, settings: Settings, broker: Broker, kinds: TopicKinds) -> None:
+    def __init__(self, settings: Settings, broker: Broker, kinds: TopicKinds, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._broker = broker
         self._kinds = kinds
+        self._metrics = metrics
         self._outbox: Outbox | None = None
+        self._task: asyncio.Task[None] | None = None
         self.relayed = 0
         """Rows brought to Redis by this node, repeats included."""
         self.failed = 0
         """Rows that could never be published."""
 
+    def start(self) -> None:
+        """Begins, whether PostgreSQL and Redis are there or not."""
+        self._task = asyncio.create_task(self.run(), name="outbox relay")
+
+    async def close(self) -> None:
+        """Stops; what is under way is left to whoever relays next."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
     @property
     def held(self) -> frozenset[int]:
         """Shards that this node relays now."""
         return frozenset() if self._outbox is None or self._outbox.closed else self._outbox.held
+
+    def count(self, outcome: _Outcome) -> None:
+        """Adds what one turn has relayed."""
+        self.relayed += len(outcome.relayed)
+        if self._metrics is not None:
+            for kind, count in outcome.kinds.items():
+                self._metrics.published(kind, "outbox", count)
 
     async def run(self) -> None:
         """Relays until cancelled. After a lost connection it begins anew, with a growing pause."""
@@ -239,7 +261,7 @@ class _Shift:
                 _log.error("outbox row can never be published", row=row_id, reason=reason)
         if outcome.relayed:
             await self._outbox.mark_relayed(outcome.relayed)
-            self._relay.relayed += len(outcome.relayed)
+            self._relay.count(outcome)
         # After the marks: a row that went to the old server in this very turn is among those to be relayed again.
         for (org, topic), server in outcome.moved.items():
             await self._outbox.reopen_topic(org, topic, server)
@@ -271,6 +293,7 @@ def _take(run: _Run, draft: Draft, answer: Published | HubError | ServerChanged,
         case Published():
             run.server = answer.server
             outcome.relayed.append((run.rows.popleft().id, answer.server if draft.history else None))
+            outcome.kinds[draft.topic.kind] += not answer.duplicate
         case ServerChanged():
             outcome.moved[run.name] = answer.server
             run.rows.clear()
@@ -283,11 +306,14 @@ def _take(run: _Run, draft: Draft, answer: Published | HubError | ServerChanged,
 
 def _body(row: OutboxRow, max_bytes: int) -> bytes:
     try:
-        # jsonb is printed with blanks; nobody should pay for them on every delivery. Decoded to know that others can.
+        # jsonb is printed with blanks; nobody should pay for them on every delivery.
         data = msgspec.json.format(row.data.encode(), indent=-1)
-        msgspec.json.decode(data)
+        # hub_publish has looked at the same, but with the eyes of the release that wrote the row.
+        check_data(msgspec.json.decode(data))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _Unpublishable("the data cannot be read, or is nested too deeply") from error
+        raise _Unpublishable("the data cannot be read") from error
+    except HubError as error:
+        raise _Unpublishable(error.message) from error
     if len(data) > max_bytes:
         raise _Unpublishable(f"the data has {len(data)} bytes; HUB_MAX_EVENT_BYTES is {max_bytes}")
     tags = None if row.tags is None else msgspec.Raw(row.tags.encode())

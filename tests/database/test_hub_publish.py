@@ -225,7 +225,7 @@ async def test_the_function_trusts_no_search_path(hub_database: HubDatabase, app
         ("org", "a}b", "org must match"),
         ("org", None, "org must match"),
         ("data", None, "data must not be NULL"),
-        ("data", '{"a": [12345678901234567890]}', "numbers must fit into 64 bits"),
+        ("data", '{"a": [18446744073709551616]}', "numbers must fit into 64 bits"),
         ("data", "1e300", "numbers must fit into 64 bits"),
         ("key", "", "key must have 1 to 256"),
         ("key", "k" * 257, "key must have 1 to 256"),
@@ -233,6 +233,10 @@ async def test_the_function_trusts_no_search_path(hub_database: HubDatabase, app
         ("tags", '{"a": {"b": 1}}', "tags must be an object"),
         ("tags", '{"a": null}', "tags must be an object"),
         ("tags", '{"a": -9223372036854775809}', "numbers must fit into 64 bits"),
+        ("tags", '{"a": "' + "x" * 257 + '"}', "256 characters"),
+        ("tags", '{"' + "x" * 257 + '": 1}', "256 characters"),
+        ("tags", "{" + ",".join(f'"a{i}": 1' for i in range(33)) + "}", "32 entries"),
+        ("data", "[" * 66 + "]" * 66, "nested more than 64 deep"),
         ("by", "", "by must have 1 to 256"),
     ],
 )
@@ -251,8 +255,9 @@ async def test_what_could_never_be_delivered_is_refused(
     ("column", "value"),
     [
         ("data", "null"),
-        ("data", "[9223372036854775807, -9223372036854775808, 0.12345678901234567890123, 1.5e-7]"),
+        ("data", "[18446744073709551615, -9223372036854775808, 0.12345678901234567890123, 1.5e-7]"),
         ("data", '"12345678901234567890"'),
+        ("data", "[" * 65 + "]" * 65),
         ("data", '"' + "x" * 65534 + '"'),
         ("tags", "{}"),
         ("tags", '{"a": 1, "b": true, "c": "d"}'),
@@ -277,9 +282,6 @@ async def test_large_data_is_refused(hub_database: HubDatabase, app: Any, size: 
     with pytest.raises(asyncpg.ProgramLimitExceededError, match=f"data has {size + 2} bytes, at most 65536"):
         async with bound(app):
             await publish(app, data='"' + "x" * size + '"')
-    with pytest.raises(asyncpg.ProgramLimitExceededError, match="tags have"):
-        async with bound(app):
-            await publish(app, tags='{"a": "' + "x" * 4096 + '"}')
     assert await rows(hub_database) == []
 
 
