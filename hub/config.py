@@ -156,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- history and recovery
     replay_page_events: Annotated[int, _doc("Events per page of a replay.", ge=1, le=10_000)] = 500
     replay_page_bytes: Annotated[int, _doc("Bytes per page of a replay.", ge=65_536)] = 262_144
+    replay_batch_bytes: Annotated[int, _doc("Bytes of history read at once for one connection.", ge=65_536)] = 4_194_304
     join_tail_bytes: Annotated[int, _doc("Live events one topic buffers while clients join it.", ge=65_536)] = 4_194_304
     position_ttl_s: Annotated[
         int, _doc("A topic keeps its epoch and count for this long after its last event.", ge=3600)

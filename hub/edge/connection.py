@@ -74,6 +74,7 @@ class Connection:
         "session",
         "session_id",
         "socket",
+        "spoke_at",
         "subscriptions",
     )
 
@@ -100,7 +101,7 @@ class Connection:
         self.congested = False
         self.gone = False
         self.close_code = 0
-        self.opened_at = self.heard_at = self.sent_at = now
+        self.opened_at = self.heard_at = self.spoke_at = self.sent_at = now
         self.pinged_at = 0.0
         """When the ping went out that has not been answered; 0: none."""
         self.progress = (0, now)
@@ -143,6 +144,7 @@ class Connection:
     def receive(self, message: str | bytes) -> None:
         """Takes one message. When too many wait, the socket is not read until they are done."""
         self.heard()
+        self.spoke_at = self.heard_at
         if self.gone:
             return
         self._inbox.append(message)
@@ -203,6 +205,8 @@ class Connection:
                 if self._reading_paused and len(self._inbox) <= self._gateway.settings.max_pending_frames // 2:
                     self._reading_paused = False
                     self.socket.resume_reading()
+                # Who does not read the answers gets no further ones.
+                await self.writable()
                 await self._take(message)
         except asyncio.CancelledError:
             raise

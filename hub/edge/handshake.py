@@ -52,15 +52,18 @@ async def shake_hands(gateway: Gateway, headers: Headers, query: bytes) -> Accep
     """Decides on one upgrade request. Never raises ``HubError``."""
     if not origin_allowed(headers, gateway.settings.allowed_origins):
         return refuse(HubError(ErrorCode.FORBIDDEN, "this origin is not allowed; see HUB_ALLOWED_ORIGINS"))
-    try:
-        gateway.connections.check_room()
-    except HubError as error:
-        return refuse(error)
+    full = gateway.connections.no_room()
+    if full is not None and gateway.connections.overrun:
+        return refuse(full)
     chosen = choose_subprotocol(headers)
     if not chosen.spoken:
         text = "of the versions hub.v1.json and hub.v1.msgpack none was offered"
         refused = (CloseCode.VERSION, HubError(ErrorCode.BAD_REQUEST, text))
         return Accepted(Arrival(Encoding.JSON, Credentials(Place.HELLO), refused=refused), None)
+    if full is not None:
+        encoding = Encoding("hub.v1." + chosen.encoding)
+        refused = (CloseCode.OVER_CAPACITY, full)
+        return Accepted(Arrival(encoding, Credentials(Place.HELLO), refused=refused), chosen.echo)
     return await _authenticate(gateway, headers, query, chosen)
 
 

@@ -177,7 +177,7 @@ class Keeper:
             connection.close(CloseCode.DRAINING)
         if connection.subscriptions:
             return end
-        idle = connection.heard_at + self._settings.idle_timeout_s
+        idle = connection.spoke_at + self._settings.idle_timeout_s
         if now >= idle:
             connection.close(CloseCode.TIMEOUT, HubError(ErrorCode.TIMEOUT, "idle: no subscription and no frame"))
         return min(end, idle)

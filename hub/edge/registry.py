@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hub.edge.connection import Connection
 
 
+MOST_OVER = 1.1  # connections beyond max_connections, in the moment in which they are told so
+
+
 class Connections:
     """All connections of this process, at most ``max_connections``."""
 
@@ -31,12 +34,18 @@ class Connections:
     def __iter__(self) -> Iterator[Connection]:
         return iter(tuple(self._all))
 
-    def check_room(self) -> None:
-        """Raises ``unavailable`` while the process is full or leaving."""
+    def no_room(self) -> HubError | None:
+        """Why nobody is let in now: the process is leaving or full."""
         if self.draining:
-            raise HubError(ErrorCode.UNAVAILABLE, "this node is leaving; connect again", retry="now", retry_after_ms=0)
+            return HubError(ErrorCode.UNAVAILABLE, "this node is leaving; connect again", retry_after_ms=1000)
         if len(self._all) >= self._max:
-            raise HubError(ErrorCode.UNAVAILABLE, "this node is full; try again", retry_after_ms=5000)
+            return HubError(ErrorCode.UNAVAILABLE, "this node is full; try again", retry_after_ms=5000)
+        return None
+
+    @property
+    def overrun(self) -> bool:
+        """So many come that they cannot even be told one by one that there is no room."""
+        return len(self._all) >= self._max * MOST_OVER
 
     def add(self, connection: Connection) -> None:
         """A connection was opened."""

@@ -15,7 +15,7 @@ import structlog
 from hub.config import Settings
 from hub.errors import HubError
 from hub.fanout.conflate import Newest, conflated
-from hub.fanout.delivery import Delivery
+from hub.fanout.delivery import Delivery, enter
 from hub.fanout.history import History, SharedPage
 from hub.fanout.run import Run
 from hub.protocol.frames import Position
@@ -26,7 +26,7 @@ from hub.topics.subscriptions import Subscriber, Subscription, SubState
 
 log = structlog.get_logger(__name__)
 
-TOPICS_PER_TURN = 16  # pages held for one connection at a time: 16 × replay_page_bytes at most
+TOPICS_PER_TURN = 4  # pages written to one connection at a time: 4 × replay_page_bytes at most
 
 
 class CatchUp:
@@ -77,31 +77,31 @@ class CatchUp:
                 await subscriber.writable()
                 turn = [lagging.pop() for _ in range(min(len(lagging), TOPICS_PER_TURN))]
                 pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
-                failed = self._take(turn, pages)
+                failed = [sub for sub, page in zip(turn, pages, strict=True) if not self._take(sub, page)]
                 if failed:
                     lagging.update(failed)
                     pause = min(pause * 2, self._settings.reconnect_max_s)
                     await asyncio.sleep(pause * random.uniform(0.5, 1))
-        except Exception:
-            log.exception("catch-up failed")
-            raise
         finally:
             del self._lagging[subscriber]
 
-    def _take(self, turn: list[Subscription], pages: list[SharedPage | HubError]) -> list[Subscription]:
-        """Delivers each page; returns those whose page could not be read."""
-        failed = []
-        for sub, page in zip(turn, pages, strict=True):
-            if sub.state is not SubState.CATCHING_UP:  # it ended meanwhile
-                self._conflating.pop(sub, None)
-                continue
-            if isinstance(page, HubError):
-                failed.append(sub)
-            elif sub in self._conflating:
+    def _take(self, sub: Subscription, page: SharedPage | HubError) -> bool:
+        """Delivers a page. False: try again, it could not be read."""
+        if sub.state is not SubState.CATCHING_UP:  # it ended meanwhile
+            self._conflating.pop(sub, None)
+            return True
+        if isinstance(page, HubError):
+            return False
+        try:
+            if sub in self._conflating:
                 self._conflate(sub, page)
             else:
                 self._delivery.replay(sub, page)
-        return failed
+        except Exception:
+            # Giving up would leave the subscription silent for ever; whatever it was, it is in the log.
+            log.exception("catch-up failed", kind=sub.topic.topic.kind)
+            return sub.state is not SubState.CATCHING_UP
+        return True
 
     def _conflate(self, sub: Subscription, page: SharedPage) -> None:
         """Collects the newest per tag value over all pages, then delivers them and announces the rest."""
@@ -112,7 +112,7 @@ class CatchUp:
             self._delivery.announce(sub, page.state.epoch, hole)
         if plan.holes:
             newest.clear()
-            sub.epoch, sub.seq = page.state.epoch, plan.after
+            enter(sub, page.state.epoch, plan.after)
         for index, publication in enumerate(page.run.publications):
             newest[page.run.tags(index).get(tag)] = publication
         if page.more:
@@ -121,6 +121,8 @@ class CatchUp:
             return
         del self._conflating[sub]
         for item in conflated(newest, sub.seq, page.state.top):
+            if sub.window_room <= 0:
+                break  # the rest comes when acknowledgements do
             if isinstance(item, Publication):
                 self._delivery.write(sub, Run(sub.topic.topic.wire, [item]))
             else:

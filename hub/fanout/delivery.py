@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from hub.config import Settings
+from hub.errors import bad_request
 from hub.fanout.errands import Errands
 from hub.fanout.history import SharedPage
 from hub.fanout.run import Run
@@ -33,7 +34,7 @@ class Delivery:
         plan = plan_recovery(sub.asked, page.state, sub.first_permitted)
         for hole in plan.holes:
             self.announce(sub, page.state.epoch, hole)
-        sub.epoch, sub.seq = page.state.epoch, plan.after
+        enter(sub, page.state.epoch, plan.after)
         self.write(sub, page.run)
         if not page.more and sub.window_room > 0:
             # A page that was not cut short ends at the top, also when the window or a filter left events out.
@@ -149,12 +150,17 @@ class Delivery:
     # --- acknowledgements and congestion
 
     def acknowledge(self, sub: Subscription, position: Position) -> bool:
-        """Takes a cumulative acknowledgement. False: it is beyond what was sent. Others are ignored."""
+        """Takes a cumulative acknowledgement. False: it says nothing new, or is of another epoch.
+
+        Raises ``bad_request`` when it is beyond what was sent.
+        """
         current = sub.position
+        if sub.acked_epoch != current.epoch:
+            sub.acked, sub.acked_epoch = 0, current.epoch
         if position.epoch != current.epoch or position.seq <= sub.acked:
-            return True
-        if position.seq > current.seq:
             return False
+        if position.seq > current.seq:
+            raise bad_request(f"acknowledged up to {position.seq}, but only {current.seq} was sent")
         sub.acked = position.seq
         if sub.unacked is not None:
             while sub.unacked and sub.unacked[0] <= position.seq:
@@ -179,9 +185,15 @@ class Delivery:
             self.announce(sub, local.epoch, Hole("epoch_changed"))
         elif sub.seq < local.top:
             self.announce(sub, local.epoch, Hole("overflow", sub.seq + 1, local.top))
-        sub.seq = max(sub.seq, local.top) if sub.epoch == local.epoch else local.top
-        sub.epoch = local.epoch
+        enter(sub, local.epoch, max(sub.seq, local.top) if sub.epoch == local.epoch else local.top)
         self.settle(sub)
+
+
+def enter(sub: Subscription, epoch: str, seq: int) -> None:
+    """Puts a subscription at a position. What was unacknowledged in another epoch can be acknowledged no more."""
+    if sub.epoch != epoch and sub.unacked is not None:
+        sub.unacked.clear()
+    sub.epoch, sub.seq = epoch, seq
 
 
 def gap_frame(local: LocalTopic, epoch: str, hole: Hole) -> Gap:

@@ -33,7 +33,7 @@ class Dispatcher:
         self._delivery = delivery
         self._errands = errands
         self._listeners: dict[bytes, Listener] = {}
-        self._congested: list[Callable[[], None]] = []
+        self._postponed: list[Callable[[], None]] = []
         self._in_turn = False
 
     # --- from the broker
@@ -122,8 +122,9 @@ class Dispatcher:
             if local.pending:
                 self._flush_topic(local)
         self._in_turn = False
-        while self._congested:
-            self._congested.pop()()
+        postponed, self._postponed = self._postponed, []
+        for action in postponed:
+            action()
 
     def _flush_topic(self, local: LocalTopic) -> None:
         run = Run(local.topic.wire, local.pending)
@@ -156,7 +157,7 @@ class Dispatcher:
     def when_settled(self, action: Callable[[], None]) -> None:
         """Runs ``action`` now, or at the end of the turn: the live sets must not change while they are walked."""
         if self._in_turn:
-            self._congested.append(action)
+            self._postponed.append(action)
         else:
             action()
 

@@ -13,7 +13,7 @@ import structlog
 
 from hub.config import Settings
 from hub.errors import HubError
-from hub.fanout.delivery import Delivery, gap_frame
+from hub.fanout.delivery import Delivery, enter, gap_frame
 from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.history import History, SharedPage
 from hub.protocol.codec import Encoding, Packet, packet
@@ -21,6 +21,8 @@ from hub.telemetry import Metrics
 from hub.topics.publication import TopicState
 from hub.topics.splice import Hole, plan_recovery, splice
 from hub.topics.subscriptions import LocalTopic, LocalTopics, Phase
+
+FIRST_PAUSE_S = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -69,23 +71,31 @@ class Healer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, local: LocalTopic) -> None:
-        pause = 0.05
+        pause = FIRST_PAUSE_S
         try:
             async with self._slots:
-                while self._topics.get(local.channel) is local:
-                    (page,) = await self._history.read([(local.topic, local.position)])
-                    if isinstance(page, HubError):
-                        pause = min(pause * 2, self._settings.reconnect_max_s)
-                        await asyncio.sleep(pause * random.uniform(0.5, 1))
-                    elif self._apply(local, page):
-                        break
-        except Exception:
-            log.exception("healing failed", kind=local.topic.kind)
-            raise
+                while self._topics.get(local.channel) is local and not await self._attempt(local):
+                    pause = min(pause * 2, self._settings.reconnect_max_s)
+                    await asyncio.sleep(pause * random.uniform(0.5, 1))
         finally:
             del self._tasks[local]
         self._metrics.healed(local.kind.name)
         self._settle_ahead(local)
+
+    async def _attempt(self, local: LocalTopic) -> bool:
+        """Reads on until there is no hole any more. False: history could not be read; try again."""
+        try:
+            while self._topics.get(local.channel) is local:
+                (page,) = await self._history.read([(local.topic, local.position)])
+                if isinstance(page, HubError):
+                    return False
+                if self._apply(local, page):
+                    return True
+        except Exception:
+            # Giving up would leave the topic deaf for ever; whatever it was, it is in the log.
+            log.exception("healing failed", kind=local.topic.kind)
+            return False
+        return True
 
     def _apply(self, local: LocalTopic, page: SharedPage) -> bool:
         """Delivers one page, then what was kept back. True when the topic has no hole any more."""
@@ -114,10 +124,7 @@ class Healer:
         local.tail.clear()
         local.tail_bytes = 0
         for sub in local.picky:
-            sub.epoch, sub.seq = epoch, after
-            sub.acked = 0
-            if sub.unacked is not None:
-                sub.unacked.clear()
+            enter(sub, epoch, after)
 
     def _announce(self, local: LocalTopic, epoch: str, hole: Hole) -> None:
         frame = gap_frame(local, epoch, hole)

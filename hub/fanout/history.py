@@ -25,6 +25,8 @@ class SharedPage(Struct, frozen=True):
     more: bool
 
 
+SMALLEST_PAGE_BYTES = 4096
+
 _Key = tuple[str, Position | str | int]
 
 
@@ -48,7 +50,7 @@ class History:
             future = self._under_way.get(key)
             if future is None:
                 future = self._under_way[key] = asyncio.get_running_loop().create_future()
-                fresh[key] = self.request(topic, asked)
+                fresh[key] = self._request(topic, asked, len(wanted))
             waiting.append(future)
         if fresh:
             task = asyncio.create_task(self._fetch(fresh), name="history-read")
@@ -57,11 +59,13 @@ class History:
         # Shielded: a reader that goes away must not take the page from the others.
         return [await asyncio.shield(future) for future in waiting]
 
-    def request(self, topic: Topic, asked: Asked) -> HistoryRequest:
-        """The broker's request for one page, bounded by the settings."""
+    def _request(self, topic: Topic, asked: Asked, together: int) -> HistoryRequest:
+        """One page. Many topics at once share the bytes of a batch, so a hello cannot fill the memory."""
         after = "top" if asked == "now" else asked
-        limit, size = self._settings.replay_page_events, self._settings.replay_page_bytes
-        return HistoryRequest(topic, after, limit, size)
+        size = max(SMALLEST_PAGE_BYTES, self._settings.replay_batch_bytes // together)
+        return HistoryRequest(
+            topic, after, self._settings.replay_page_events, min(size, self._settings.replay_page_bytes)
+        )
 
     async def close(self) -> None:
         """Ends what is under way."""

@@ -6,6 +6,7 @@ Data and bookkeeping only. ``hub.fanout`` moves subscriptions between the states
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -74,6 +75,7 @@ class Subscription:
 
     __slots__ = (
         "acked",
+        "acked_epoch",
         "asked",
         "epoch",
         "filter",
@@ -104,9 +106,11 @@ class Subscription:
         self.seq = 0
         """The position of a picky subscription always, of another while it is not LIVE; see ``position``."""
         self.acked = 0
+        """Acknowledged up to here, in ``acked_epoch``."""
+        self.acked_epoch = ""
         self.skipped = 0
         """Events that did not match the filter since the client was last told a position."""
-        self.position_sent_at = 0.0
+        self.position_sent_at = time.monotonic()
 
     @property
     def picky(self) -> bool:
