@@ -1,14 +1,23 @@
-"""A node for the tests of the HTTP routes, shared by a module: tests use topics and users of their own."""
+"""Nodes for the tests of the edge, shared by a module: tests use organisations, topics and users of their own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from hub.embedded import PostgresServer, RedisServer
+from hub.protocol.codec import Encoding
 from tests.edge.http_hub import HttpHub, running_hub
 from tests.support.hub_database import HubDatabase, empty_database
+from tests.support.peers import Peers
+from tests.support.running_hub import RunningHub, SocketKind
+from tests.support.running_hub import running_hub as running_socket_hub
+
+HubWith = Callable[..., Awaitable[Peers]]
+"""Starts a hub of the test's own: settings by name, and ``encoding``."""
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +36,44 @@ async def http_hub(
         )
         async with running_hub(settings) as hub:
             yield hub
+
+
+@pytest.fixture(scope="module", params=["direct", "asgi"])
+def socket_kind(request: pytest.FixtureRequest) -> SocketKind:
+    """Which implementation of ``Socket`` the test runs over."""
+    kind: SocketKind = request.param
+    return kind
+
+
+@pytest.fixture(params=list(Encoding), ids=["json", "msgpack"])
+def encoding(request: pytest.FixtureRequest) -> Encoding:
+    """What the client speaks."""
+    encoding: Encoding = request.param
+    return encoding
+
+
+@pytest.fixture(scope="module")
+async def hub(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
+    """A running node with the usual settings."""
+    async with running_socket_hub(socket_kind, redis_server.url) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def peers(hub: RunningHub, encoding: Encoding) -> AsyncIterator[Peers]:
+    """Clients of the shared node, in an organisation of the test's own."""
+    async with Peers(hub, encoding) as peers:
+        yield peers
+    peers.check_logs()
+
+
+@pytest.fixture
+async def hub_with(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[HubWith]:
+    """Starts nodes with settings of the test's own."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(encoding: Encoding = Encoding.JSON, org: str = "", **changes: Any) -> Peers:
+            node = await stack.enter_async_context(running_socket_hub(socket_kind, redis_server.url, **changes))
+            return await stack.enter_async_context(Peers(node, encoding, org))
+
+        yield start
