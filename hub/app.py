@@ -91,6 +91,7 @@ class Node:
                 kinds.register(kind)
         self._jwks = JwksCache(settings) if settings.jwks_url else None
         self._admission = Admission(self._redis, settings)
+        metrics.unchecked.set_function(lambda: self._admission.fail_open.count)
         sessions = Sessions(self._redis, settings)
         self._saver = SessionSaver(settings, sessions)
         self._keeper = Keeper(settings, delivery)

@@ -37,6 +37,12 @@ class Metrics:
         self.ready = Gauge(
             "hub_ready", "1 while the node's own probe comes back.", registry=registry, multiprocess_mode="livemin"
         )
+        self.unchecked = Gauge(
+            "hub_limits_unchecked",
+            "Let through because Redis did not answer, since the start.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._published = Counter(
             "hub_events_published", "Events published by way.", ["kind", "way"], registry=registry
         )

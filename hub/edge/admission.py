@@ -91,6 +91,10 @@ class Admission:
         ``connection`` is unique among all nodes. Raises ``unauthenticated`` when the user was thrown out after the
         token was issued, and ``quota_exceeded`` with ``retry_after_ms``.
         """
+        if self.fail_open.pausing:
+            self.fail_open.let_through("connection")
+            self._hold(principal, connection)
+            return
         limits = (self._settings.max_connections_per_user, self._settings.max_connections_per_org)
         keys = [*_lease_keys(principal), _cutoff_key(principal.org, principal.user)]
         args: list[Arg] = [connection, self._lease_ms, *limits, repr(principal.issued_at)]
@@ -108,8 +112,7 @@ class Admission:
             raise _revoked()
         if outcome != b"ok":
             raise self._full(outcome.decode(), int(answer[1]))
-        self._given_back.pop(connection, None)
-        self._held[connection] = principal
+        self._hold(principal, connection)
 
     def release(self, connection: str) -> None:
         """Gives a lease back, shortly; many at once cost one batch. Unknown and released ones are ignored."""
@@ -119,6 +122,9 @@ class Admission:
 
     async def check_revoked(self, principal: Principal) -> None:
         """For requests without a connection. Raises ``unauthenticated`` when the user was thrown out; fails open."""
+        if self.fail_open.pausing:
+            self.fail_open.let_through("revocation")
+            return
         key = _cutoff_key(principal.org, principal.user)
         try:
             cutoff = await self._redis.command(key, "GET", key)
@@ -164,6 +170,10 @@ class Admission:
         if len(self._given_back) < self._settings.max_connections:
             self._given_back[connection] = principal
             self._wake.set()
+
+    def _hold(self, principal: Principal, connection: str) -> None:
+        self._given_back.pop(connection, None)
+        self._held[connection] = principal
 
     def _renewal(self, connections: list[str]) -> ScriptCall | None:
         still_held = {connection: self._held[connection] for connection in connections if connection in self._held}
