@@ -96,7 +96,7 @@ class Node:
         self._saver = SessionSaver(settings, sessions)
         self._keeper = Keeper(settings, delivery)
         self._control = Control(name, self._broker, dispatcher)
-        self._relay = OutboxRelay(settings, self._broker, kinds) if settings.database_relay_url else None
+        self._relay = OutboxRelay(settings, self._broker, kinds, metrics) if settings.database_relay_url else None
         self.gateway = Gateway(
             settings=settings,
             node=name,
