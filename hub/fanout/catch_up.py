@@ -76,14 +76,27 @@ class CatchUp:
             while lagging and not subscriber.gone:
                 await subscriber.writable()
                 turn = [lagging.pop() for _ in range(min(len(lagging), TOPICS_PER_TURN))]
-                pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
-                failed = [sub for sub, page in zip(turn, pages, strict=True) if not self._take(sub, page)]
+                failed = await self._feed(turn)
                 if failed:
                     lagging.update(failed)
                     pause = min(pause * 2, self._settings.reconnect_max_s)
                     await asyncio.sleep(pause * random.uniform(0.5, 1))
         finally:
             del self._lagging[subscriber]
+            for sub in lagging:
+                self._conflating.pop(sub, None)
+
+    async def _feed(self, turn: list[Subscription]) -> list[Subscription]:
+        """Delivers a page to each; returns those whose page could not be read."""
+        # Live events that come while a page is read are kept, or a subscription to a busy topic would never meet it.
+        for sub in turn:
+            sub.topic.keep_tail()
+        try:
+            pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
+            return [sub for sub, page in zip(turn, pages, strict=True) if not self._take(sub, page)]
+        finally:
+            for sub in turn:
+                sub.topic.release_tail()
 
     def _take(self, sub: Subscription, page: SharedPage | HubError) -> bool:
         """Delivers a page. False: try again, it could not be read."""
@@ -108,24 +121,36 @@ class CatchUp:
         plan = plan_recovery(sub.asked, page.state, sub.first_permitted)
         newest = self._conflating[sub]
         tag = sub.topic.kind.latest_tag or ""
-        for hole in plan.holes:
-            self._delivery.announce(sub, page.state.epoch, hole)
         if plan.holes:
+            # What was collected stands before the hole, and so does what it leaves out.
+            if isinstance(sub.asked, Position):
+                self._deliver_newest(sub, newest, sub.asked.seq)
+            if sub.window_room <= 0:
+                del self._conflating[sub]
+                self._delivery.settle(sub)
+                return
+            for hole in plan.holes:
+                self._delivery.announce(sub, page.state.epoch, hole)
             newest.clear()
             enter(sub, page.state.epoch, plan.after)
         for index, publication in enumerate(page.run.publications):
-            newest[page.run.tags(index).get(tag)] = publication
+            if publication.seq > plan.after:
+                newest[page.run.tags(index).get(tag)] = publication
         if page.more:
-            sub.asked = Position(page.state.epoch, page.run.publications[-1].seq)
+            sub.asked = Position(page.state.epoch, max(plan.after, page.run.publications[-1].seq))
             self.start(sub)
             return
         del self._conflating[sub]
-        for item in conflated(newest, sub.seq, page.state.top):
+        self._deliver_newest(sub, newest, page.state.top)
+        self._delivery.settle(sub)
+
+    def _deliver_newest(self, sub: Subscription, newest: Newest, top: int) -> None:
+        """Delivers what was collected since the subscription's position; ``top`` is how far that went."""
+        for item in conflated(newest, sub.seq, top):
             if sub.window_room <= 0:
                 break  # the rest comes when acknowledgements do
             if isinstance(item, Publication):
                 self._delivery.write(sub, Run(sub.topic.topic.wire, [item]))
             else:
-                self._delivery.announce(sub, page.state.epoch, item)
+                self._delivery.announce(sub, sub.epoch, item)
                 sub.seq = item.to
-        self._delivery.settle(sub)

@@ -87,10 +87,7 @@ class Delivery:
         run, complete = splice(Position(sub.epoch, sub.seq), local.tail)
         if complete and run and run[-1].seq == local.top:
             self.write(sub, Run(local.topic.wire, run))
-            if sub.seq == local.top and sub.window_room > 0:
-                local.add_live(sub)
-            else:
-                self.settle(sub)
+            self.settle(sub)  # it is at the top now, unless its window is full
         else:
             self._errands.catch_up(sub)
 
@@ -108,7 +105,8 @@ class Delivery:
             return
         sub.subscriber.deliver(run.part(sub.subscriber.encoding, start))
         self._metrics.delivered(sub.topic.kind.name, len(run) - start)
-        sub.seq = run.publications[-1].seq
+        # Not simply the last one's: an ephemeral event has no number.
+        sub.seq = max(run.publications[index].seq for index in range(start, len(run)))
 
     def write_live(self, sub: Subscription, run: Run) -> None:
         """Live events to a picky subscription; it leaves the live set when its window is full."""
@@ -182,10 +180,12 @@ class Delivery:
         if local.kind.history is None:
             self.announce(sub, "", Hole("overflow"))
         elif sub.epoch != local.epoch:
-            self.announce(sub, local.epoch, Hole("epoch_changed"))
+            # Which of the two epochs is the newer one is only known from history.
+            self.read_again(sub)
+            return
         elif sub.seq < local.top:
             self.announce(sub, local.epoch, Hole("overflow", sub.seq + 1, local.top))
-        enter(sub, local.epoch, max(sub.seq, local.top) if sub.epoch == local.epoch else local.top)
+            sub.seq = local.top
         self.settle(sub)
 
 

@@ -7,7 +7,10 @@ that a subscriber costs one write per topic and turn, not one per event. Nothing
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
 
 from hub.config import Settings
 from hub.fanout.delivery import Delivery
@@ -17,6 +20,8 @@ from hub.fanout.run import Run
 from hub.telemetry import Metrics
 from hub.topics.publication import Publication, TopicState
 from hub.topics.subscriptions import LocalTopic, LocalTopics, Phase, Subscription
+
+log = structlog.get_logger(__name__)
 
 Listener = Callable[[bytes], None]
 
@@ -46,7 +51,12 @@ class Dispatcher:
             if local is None:
                 self._to_listener(channel, envelope)
                 continue
-            publication = parse_envelope(envelope)
+            try:
+                publication = parse_envelope(envelope)
+            except ValueError:
+                # Others of this turn are counted already and must still be delivered.
+                log.warning("unreadable envelope dropped", kind=local.topic.kind)
+                continue
             if self._accept(local, publication):
                 if not local.pending:
                     dirty.append(local)
@@ -56,9 +66,12 @@ class Dispatcher:
     def on_state(self, channel: bytes, state: TopicState) -> None:
         """The link was lost or moved: whatever happened meanwhile is a hole."""
         local = self._topics.get(channel)
-        if local is None or local.phase is not Phase.LIVE or local.kind.history is None:
+        if local is None or local.kind.history is None:
             return
-        if state.epoch != local.epoch or state.top > local.top:
+        if local.phase is not Phase.LIVE:
+            # What is being read of the topic may be older than this.
+            local.doubted = True
+        elif state.epoch != local.epoch or state.top > local.top:
             self._errands.heal(local)
 
     def on_link(self, ready: bool) -> None:
@@ -117,14 +130,30 @@ class Dispatcher:
 
     def flush(self, dirty: Sequence[LocalTopic]) -> None:
         """Writes what is pending; then connections that became congested leave the live sets."""
+        with self.turn():
+            for local in dirty:
+                if not local.pending:
+                    continue
+                try:
+                    self._flush_topic(local)
+                except Exception:
+                    # The other topics' events are counted already and must not wait for ever.
+                    log.exception("delivery failed", kind=local.topic.kind)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """While it lasts, live sets change only as delivery itself wants; ``when_settled`` waits for its end."""
+        if self._in_turn:
+            yield
+            return
         self._in_turn = True
-        for local in dirty:
-            if local.pending:
-                self._flush_topic(local)
-        self._in_turn = False
-        postponed, self._postponed = self._postponed, []
-        for action in postponed:
-            action()
+        try:
+            yield
+        finally:
+            self._in_turn = False
+            postponed, self._postponed = self._postponed, []
+            for action in postponed:
+                action()
 
     def _flush_topic(self, local: LocalTopic) -> None:
         run = Run(local.topic.wire, local.pending)
@@ -165,5 +194,9 @@ class Dispatcher:
 
     def _to_listener(self, channel: bytes, envelope: bytes) -> None:
         listener = self._listeners.get(channel)
-        if listener is not None:
+        if listener is None:
+            return
+        try:
             listener(parse_envelope(envelope).body)
+        except Exception:
+            log.exception("control message not taken")

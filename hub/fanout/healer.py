@@ -60,7 +60,7 @@ class Healer:
         if local.kind.history is not None:
             local.epoch, local.top = state.epoch, state.top
         local.phase = Phase.LIVE
-        if not self._release(local):
+        if not self._release(local) or local.doubted:
             self.heal(local)
 
     async def close(self) -> None:
@@ -86,7 +86,9 @@ class Healer:
         """Reads on until there is no hole any more. False: history could not be read; try again."""
         try:
             while self._topics.get(local.channel) is local:
-                (page,) = await self._history.read([(local.topic, local.position)])
+                local.doubted = False
+                # Not shared with a read that began before the doubt.
+                (page,) = await self._history.read([(local.topic, local.position)], fresh=True)
                 if isinstance(page, HubError):
                     return False
                 if self._apply(local, page):
@@ -99,13 +101,17 @@ class Healer:
 
     def _apply(self, local: LocalTopic, page: SharedPage) -> bool:
         """Delivers one page, then what was kept back. True when the topic has no hole any more."""
+        with self._dispatcher.turn():
+            return self._apply_in_turn(local, page)
+
+    def _apply_in_turn(self, local: LocalTopic, page: SharedPage) -> bool:
         plan = plan_recovery(local.position, page.state)
         for hole in plan.holes:
             self._announce(local, page.state.epoch, hole)
         if plan.holes:
             self._rebase(local, page.state.epoch, plan.after)
         self._dispatcher.accept_run(local, [item for item in page.run.publications if item.seq > local.top])
-        if page.more or not self._release(local):
+        if page.more or not self._release(local) or local.doubted:
             return False
         local.phase = Phase.LIVE
         return True

@@ -40,20 +40,23 @@ class History:
         self._under_way: dict[_Key, asyncio.Future[SharedPage | HubError]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def read(self, wanted: Sequence[tuple[Topic, Asked]]) -> list[SharedPage | HubError]:
-        """One outcome for each; everything not yet under way goes out in one concurrent batch per Redis node."""
+    async def read(self, wanted: Sequence[tuple[Topic, Asked]], *, fresh: bool = False) -> list[SharedPage | HubError]:
+        """One outcome for each; everything not yet under way goes out in one concurrent batch per Redis node.
+
+        ``fresh``: nothing that is under way will do, because it may have been read before something just learned.
+        """
         waiting: list[asyncio.Future[SharedPage | HubError]] = []
-        fresh: dict[_Key, HistoryRequest] = {}
+        own: dict[_Key, tuple[HistoryRequest, asyncio.Future[SharedPage | HubError]]] = {}
         for topic, asked in wanted:
             after = "top" if asked == "now" else asked
             key = (topic.names.channel, after)
-            future = self._under_way.get(key)
+            future = None if fresh and key not in own else self._under_way.get(key)
             if future is None:
                 future = self._under_way[key] = asyncio.get_running_loop().create_future()
-                fresh[key] = self._request(topic, asked, len(wanted))
+                own[key] = self._request(topic, asked, len(wanted)), future
             waiting.append(future)
-        if fresh:
-            task = asyncio.create_task(self._fetch(fresh), name="history-read")
+        if own:
+            task = asyncio.create_task(self._fetch(own), name="history-read")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         # Shielded: a reader that goes away must not take the page from the others.
@@ -73,18 +76,19 @@ class History:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _fetch(self, fresh: dict[_Key, HistoryRequest]) -> None:
-        requests = list(fresh.values())
-        outcomes: Sequence[HistoryPage | HubError] = [HubError(ErrorCode.UNAVAILABLE, "the hub is stopping")] * len(
-            fresh
-        )
+    async def _fetch(self, own: dict[_Key, tuple[HistoryRequest, asyncio.Future[SharedPage | HubError]]]) -> None:
+        requests = [request for request, _ in own.values()]
+        stopping = HubError(ErrorCode.UNAVAILABLE, "the hub is stopping")
+        outcomes: Sequence[HistoryPage | HubError] = [stopping] * len(own)
         try:
             outcomes = await self._broker.read(requests)
         except HubError as error:
-            outcomes = [error] * len(fresh)
+            outcomes = [error] * len(own)
         finally:
-            for key, request, outcome in zip(fresh, requests, outcomes, strict=True):
-                self._under_way.pop(key).set_result(_share(request.topic, outcome))
+            for (key, (request, future)), outcome in zip(own.items(), outcomes, strict=True):
+                if self._under_way.get(key) is future:
+                    del self._under_way[key]
+                future.set_result(_share(request.topic, outcome))
 
 
 def _share(topic: Topic, outcome: HistoryPage | HubError) -> SharedPage | HubError:

@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from hub.config import Settings
-from hub.errors import HubError
+from hub.errors import ErrorCode, HubError
 from hub.fanout.broker import Broker
 from hub.fanout.delivery import Delivery
 from hub.fanout.healer import Healer
@@ -107,14 +107,14 @@ class Membership:
         else:
             sub.epoch, sub.seq = local.epoch, local.top
             self._delivery.settle(sub)
-        self._release_tail(local)
+        local.release_tail()
 
     def leave(self, sub: Subscription) -> None:
         """Ends a subscription in whatever state. Nothing of it is delivered any more."""
         if sub.state is SubState.ENDED:
             return
         if sub.state is SubState.JOINING:
-            self._release_tail(sub.topic)
+            sub.topic.release_tail()
         sub.topic.leave_live(sub, SubState.ENDED)
         sub.topic.holders -= 1
         if sub.topic.holders == 0:
@@ -136,7 +136,7 @@ class Membership:
             if new or (local.phase is Phase.SUBSCRIBING and local.subscribed is None):
                 local.subscribed = asyncio.get_running_loop().create_future()
                 fresh.append(local)
-            local.tail_users += 1
+            local.keep_tail()
             subs.append(_subscription(local, subscriber, request, self._settings.ack_window))
         if fresh:
             # A task of its own: others may wait for the same topics, whatever becomes of this subscriber.
@@ -163,7 +163,7 @@ class Membership:
         if isinstance(outcome, HubError):
             future.set_result(outcome)
         elif outcome is None:
-            future.cancel()
+            future.set_result(HubError(ErrorCode.UNAVAILABLE, "the hub is stopping"))
         else:
             self._healer.open(local, outcome)
             future.set_result(None)
@@ -178,12 +178,6 @@ class Membership:
             return False
         # Live only, on a topic that is heard of already: its position is known here.
         return sub.asked != "now" or sub.topic.phase is Phase.HEALING
-
-    def _release_tail(self, local: LocalTopic) -> None:
-        local.tail_users -= 1
-        if local.tail_users == 0:
-            local.tail.clear()
-            local.tail_bytes = 0
 
     # --- leaving
 

@@ -152,6 +152,7 @@ class LocalTopic:
         "backlog",
         "backlog_bytes",
         "channel",
+        "doubted",
         "epoch",
         "holders",
         "kind",
@@ -175,6 +176,8 @@ class LocalTopic:
         self.phase = Phase.SUBSCRIBING
         self.subscribed: asyncio.Future[HubError | None] | None = None
         """Set while the first subscriber waits for Redis; later joiners wait for the same."""
+        self.doubted = False
+        """A state came while the topic was not LIVE: history must be read once more."""
         self.epoch = ""
         self.top = 0
         self.last_ts = 0
@@ -189,7 +192,7 @@ class LocalTopic:
         """Arrived while not LIVE; bounded by join_tail_bytes."""
         self.backlog_bytes = 0
         self.tail: deque[Publication] = deque()
-        """The newest live events, kept only while clients join; bounded by join_tail_bytes."""
+        """The newest live events, kept only while somebody reads history to join them; bounded by join_tail_bytes."""
         self.tail_bytes = 0
         self.tail_users = 0
 
@@ -197,6 +200,17 @@ class LocalTopic:
     def position(self) -> Position:
         """What the live set has got."""
         return Position(self.epoch, self.top)
+
+    def keep_tail(self) -> None:
+        """Somebody reads history: what comes live meanwhile is kept. ``release_tail`` must follow."""
+        self.tail_users += 1
+
+    def release_tail(self) -> None:
+        """One reader less; without any the tail is dropped."""
+        self.tail_users -= 1
+        if self.tail_users == 0:
+            self.tail.clear()
+            self.tail_bytes = 0
 
     def add_live(self, subscription: Subscription) -> None:
         """Into the live set. It must have got everything up to the topic's position."""
