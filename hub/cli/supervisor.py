@@ -28,8 +28,8 @@ class RestartPolicy(Struct, frozen=True):
     """How a dead worker comes back."""
 
     base_s: float = 0.5
-    max_s: float = 15.0
-    stable_s: float = 20.0
+    max_s: float = 5.0
+    stable_s: float = 10.0
     """A worker that lived this long is restarted after ``base_s`` again."""
 
 
@@ -97,7 +97,9 @@ class Supervisor:
                 self._code = WRONG_SETTING
                 self._stopping.set()
                 return
-            failures = 0 if time.monotonic() - started >= self._policy.stable_s else failures + 1
+            # One that drained because somebody asked it to is no failure.
+            lasted = code == 0 or time.monotonic() - started >= self._policy.stable_s
+            failures = 0 if lasted else failures + 1
             delay_s = min(self._policy.max_s, self._policy.base_s * 2 ** min(max(failures - 1, 0), 10))
             _say(f"worker {slot} ended with status {code}; the next one starts in {delay_s:g} s")
             with contextlib.suppress(TimeoutError):

@@ -6,12 +6,16 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hub.client import ClientOptions, HubClient
+from hub.client import ClientOptions, HubClient, Subscription
 from hub.embedded import RedisServer
-from tests.cli.conftest import SECRET, Commands
+from tests.cli.conftest import SECRET, Commands, Run
 from tests.cli.test_supervisor import alive
 from tests.support.hub_database import HubDatabase
 from tests.support.servers import free_port
@@ -35,14 +39,28 @@ async def ask(port: int) -> tuple[int, int] | None:
     return (int(words[0]), int(words[1])) if len(words) == 2 else None
 
 
+async def all_workers(port: int, count: int) -> set[int]:
+    """Asks until ``count`` of them have answered, each believing to serve ``port``."""
+    seen: set[int] = set()
+
+    async def asked() -> bool:
+        answer = await ask(port)
+        if answer is not None:
+            assert answer[1] == port
+            seen.add(answer[0])
+        return len(seen) == count
+
+    await until(asked, timeout=20)
+    return seen
+
+
 @pytest.mark.usefixtures("fake_app")
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_serve(hub_command: Commands, workers: int) -> None:
     port = free_port()
     run = await hub_command.start("serve", "--workers", str(workers), PORT=str(port), **NOWHERE)
-    answer = await until(lambda: ask(port), timeout=20)
-    assert answer[1] == port
-    assert (answer[0] == run.process.pid) == (workers == 1)
+    seen = await all_workers(port, workers)
+    assert (run.process.pid in seen) == (workers == 1)
     run.signal(signal.SIGTERM)
     assert await run.ends() == 0
     assert run.out.count("drained") == workers
@@ -57,14 +75,7 @@ async def test_a_worker_that_is_killed_comes_back(hub_command: Commands) -> None
     victim, _ = await until(lambda: ask(port), timeout=20)
     os.kill(victim, signal.SIGKILL)
     await run.shows("ended with status -9", where="err")
-    seen: set[int] = set()
-
-    async def two_others() -> bool:
-        answer = await ask(port)
-        seen.update({answer[0]} if answer else set())
-        return len(seen - {victim}) == 2
-
-    await until(two_others, timeout=20)
+    assert victim not in await all_workers(port, 2)
     run.signal(signal.SIGINT)
     assert await run.ends() == 0
 
@@ -107,27 +118,64 @@ async def test_a_port_that_is_taken(hub_command: Commands) -> None:
     assert run.err.endswith("; set PORT or HUB_HOST\n")
 
 
-async def test_the_real_hub_with_two_workers(
+@asynccontextmanager
+async def real_hub(commands: Commands, redis_url: str, database: HubDatabase) -> AsyncIterator[tuple[Run, str, str]]:
+    """Two workers of the hub itself; the command, the WebSocket's address and a token."""
+    port = free_port()
+    environ = {"HUB_REDIS_URL": redis_url, "HUB_DATABASE_URL": database.url("hub_app"), "HUB_DRAIN_WINDOW_S": "0"}
+    run = await commands.start("serve", "--workers", "2", PORT=str(port), **environ)
+    options = ("--org", "acme", "--user", "al", "--scope", "subscribe:* publish:*")
+    yield run, f"ws://127.0.0.1:{port}/ws", (await commands("token", *options)).out.strip()
+    run.signal(signal.SIGTERM)
+    assert await run.ends() == 0
+    assert SECRET not in run.out + run.err
+
+
+def workers_of(run: Run) -> set[int]:
+    pid = run.process.pid
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+async def take(events: Subscription, count: int) -> list[Any]:
+    async with asyncio.timeout(20):
+        return [(await anext(events)).data for _ in range(count)]
+
+
+async def test_no_event_is_lost_when_workers_end(
     hub_command: Commands, redis_server: RedisServer, redis_url: str, hub_database: HubDatabase
 ) -> None:
-    port = free_port()
-    environ = {"HUB_REDIS_URL": redis_url, "HUB_DATABASE_URL": hub_database.url("hub_app"), "HUB_DRAIN_WINDOW_S": "0"}
-    run = await hub_command.start("serve", "--workers", "2", PORT=str(port), **environ)
-    token = (
-        await hub_command("token", "--org", "acme", "--user", "al", "--scope", "subscribe:* publish:*")
-    ).out.strip()
-    options = ClientOptions(use_system_proxy=False)
-    url = f"ws://127.0.0.1:{port}/ws"
+    """Both workers drain or die in turn, with clients on them: nothing is lost, nothing comes twice."""
+    options = ClientOptions(use_system_proxy=False, backoff_max_s=0.5)
     async with (
+        real_hub(hub_command, redis_url, hub_database) as (run, url, token),
         HubClient(url, lambda: token, options=options) as publisher,
         HubClient(url, lambda: token, encoding="msgpack", options=options) as reader,
         reader.subscribe("events:finance") as events,
     ):
-        for number in range(20):
-            published = await publisher.publish("events:finance", "n", number)
-            assert published.seq == number + 1
-        async with asyncio.timeout(10):
-            assert [(await anext(events)).data for _ in range(20)] == list(range(20))
-    run.signal(signal.SIGTERM)
-    assert await run.ends() == 0
-    assert SECRET not in run.out + run.err
+        for turn, number in enumerate((None, signal.SIGTERM, signal.SIGKILL)):
+            for worker in workers_of(run) if number is not None else ():
+                os.kill(worker, number or 0)
+            for count in range(20):
+                published = await publisher.publish("events:finance", "n", turn * 20 + count)
+                assert published.seq == turn * 20 + count + 1
+            assert await take(events, 20) == list(range(turn * 20, turn * 20 + 20))
+        assert reader.counters.connections >= 2
+        assert reader.counters.violations == 0
+        assert reader.counters.gaps == 0
+
+
+async def test_a_slow_consumer_catches_up_from_history(
+    hub_command: Commands, redis_server: RedisServer, redis_url: str, hub_database: HubDatabase
+) -> None:
+    options = ClientOptions(use_system_proxy=False)
+    async with (
+        real_hub(hub_command, redis_url, hub_database) as (_, url, token),
+        HubClient(url, lambda: token, options=options) as publisher,
+        HubClient(url, lambda: token, options=ClientOptions(use_system_proxy=False, buffer_events=50)) as reader,
+        reader.subscribe("events:finance") as events,
+    ):
+        for number in range(400):
+            await publisher.publish("events:finance", "n", number)
+        await until(lambda: reader.counters.overflows == 1)
+        assert await take(events, 400) == list(range(400))
+        assert reader.counters.violations == 0
