@@ -22,6 +22,10 @@ Filter = dict[str, TagValue | list[TagValue]]
 # `$` alone would let a trailing newline through, and `\Z` is not known to readers of the JSON Schema.
 EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$(?!\n)")]
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=256)]
+# Each item gets a verdict, also from a hello that is not authenticated yet: without a bound, one message of 1 MB would
+# keep the node busy for seconds and be answered by 60 MB.
+MAX_TOPICS_PER_FRAME = 10_000
+
 SeqNumber = Annotated[int, Meta(ge=0, le=2**53)]
 
 
@@ -60,23 +64,23 @@ class Hello(Struct, tag="hello"):
     id: FrameId | None = None
     token: str | None = None
     resume: ResumeItem | None = None
-    services: list[str] = []
+    services: Annotated[list[str], Meta(max_length=MAX_TOPICS_PER_FRAME)] = []
     # Items stay raw here: one malformed item gets its own verdict and does not spoil the others.
-    subscribe: list[msgspec.Raw] = []
+    subscribe: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOPICS_PER_FRAME)] = []
 
 
 class Subscribe(Struct, tag="subscribe"):
     """Adds subscriptions; every topic gets its own verdict."""
 
     id: FrameId
-    topics: list[msgspec.Raw]
+    topics: Annotated[list[msgspec.Raw], Meta(max_length=MAX_TOPICS_PER_FRAME)]
 
 
 class Unsubscribe(Struct, tag="unsubscribe"):
     """Ends subscriptions; also succeeds for topics that are not subscribed."""
 
     id: FrameId
-    topics: list[str]
+    topics: Annotated[list[str], Meta(max_length=MAX_TOPICS_PER_FRAME)]
 
 
 class Publish(Struct, tag="publish"):

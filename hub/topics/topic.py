@@ -53,8 +53,11 @@ def parse_topic(org: OrgId, text: str) -> Topic:
 
 
 def user_key(sub: str) -> str:
-    """The key of a user's inbox: ``sub`` if it fits the key alphabet, else ``~`` + base64url(SHA-256(sub))."""
-    if _KEY.fullmatch(sub):
+    """The key of a user's inbox: ``sub`` if it fits the key alphabet, else ``~`` + base64url(SHA-256(sub)).
+
+    A ``sub`` that begins with ``~`` is hashed too, or a user named like another's hash would read that one's inbox.
+    """
+    if _KEY.fullmatch(sub) and not sub.startswith("~"):
         return sub
     digest = hashlib.sha256(sub.encode()).digest()
     return "~" + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
