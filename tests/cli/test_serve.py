@@ -81,9 +81,11 @@ async def test_a_worker_that_is_killed_comes_back(hub_command: Commands) -> None
 
 
 @pytest.mark.usefixtures("fake_app")
-async def test_workers_do_not_outlive_their_supervisor(hub_command: Commands) -> None:
+async def test_workers_do_not_outlive_their_supervisor(hub_command: Commands, tmp_path: Path) -> None:
     port = free_port()
-    run = await hub_command.start("serve", "--workers", "2", "--port", str(port), **NOWHERE)
+    # A folder for metrics of its own would stay behind.
+    environ = {**NOWHERE, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    run = await hub_command.start("serve", "--workers", "2", "--port", str(port), **environ)
     worker, _ = await until(lambda: ask(port), timeout=20)
     run.signal(signal.SIGKILL)
     await run.process.wait()
