@@ -18,6 +18,7 @@ from hub.edge.joining import activate, join
 from hub.edge.opening import open_connection
 from hub.errors import ErrorCode, HubError
 from hub.fanout.publisher import NewEvent
+from hub.protocol.codec import check_data
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Ack, Auth, Call, Publish, Reply, Verdict
 from hub.protocol.frames import Pong as PongFrame
@@ -90,6 +91,7 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     principal = _principal(connection)
     if not principal.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
+    check_data(frame.params, "params")
     if len(connection.calls) >= gateway.settings.max_calls_in_flight:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)

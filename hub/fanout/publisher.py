@@ -107,7 +107,7 @@ def _check_tags(tags: Tags | None) -> None:
         return
     if len(tags) > _MAX_TAGS:
         raise bad_request(f"'tags' has {len(tags)} entries; at most {_MAX_TAGS} are allowed")
-    check_data(tags)
+    check_data(tags, "tags")
     for name, value in tags.items():
         if len(name) > _MAX_TAG_TEXT or (isinstance(value, str) and len(value) > _MAX_TAG_TEXT):
             raise bad_request(f"a tag's name and value may have {_MAX_TAG_TEXT} characters at most")

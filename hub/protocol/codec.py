@@ -168,8 +168,10 @@ def _readable_topic(raw: Raw, encoding: Encoding) -> str:
     return topic if isinstance(topic, str) else ""
 
 
-def check_data(data: Any) -> None:
-    """Raises ``bad_request`` unless ``data`` follows the JSON model: string keys, 64-bit integers, finite floats.
+def check_data(data: Any, what: str = "data") -> None:
+    """Raises ``bad_request`` unless ``data``, the field ``what``, follows the JSON model.
+
+    That is: string keys, 64-bit integers, finite floats.
 
     Needed because JSON knows larger integers and msgpack knows binary, extensions, NaN and other keys; an event that
     one encoding can carry and another cannot would be lost for some of its subscribers.
@@ -178,25 +180,25 @@ def check_data(data: Any) -> None:
     while stack:
         value, depth = stack.pop()
         if depth > _MAX_NESTING:
-            raise bad_request(f"'data' is nested more than {_MAX_NESTING} deep")
+            raise bad_request(f"'{what}' is nested more than {_MAX_NESTING} deep")
         if isinstance(value, dict):
             if not all(isinstance(key, str) for key in value):
-                raise bad_request("'data' has a key that is not a string")
+                raise bad_request(f"'{what}' has a key that is not a string")
             stack.extend((child, depth + 1) for child in value.values())
         elif isinstance(value, list):
             stack.extend((child, depth + 1) for child in value)
         else:
-            _check_scalar(value)
+            _check_scalar(value, what)
 
 
-def _check_scalar(value: Any) -> None:
+def _check_scalar(value: Any, what: str) -> None:
     if value is None or isinstance(value, str | bool):
         return
     if isinstance(value, int):
         if not -(2**63) <= value < 2**64:
-            raise bad_request("'data' has an integer of more than 64 bits; send it as a string")
+            raise bad_request(f"'{what}' has an integer of more than 64 bits; send it as a string")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise bad_request("'data' has a number that is not finite")
+            raise bad_request(f"'{what}' has a number that is not finite")
     else:
-        raise bad_request("'data' may hold only what JSON can: no binary, no extension types")
+        raise bad_request(f"'{what}' may hold only what JSON can: no binary, no extension types")
