@@ -1,0 +1,51 @@
+"""Fault oracle: nodes that die or leave, and clients that behave badly."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hub.embedded import RedisServer
+from tests.system.conftest import Arena, linked
+from tests.system.ordeal import Plan
+
+pytestmark = pytest.mark.faults
+
+
+async def test_a_node_is_killed(arena: Arena, own_redis: RedisServer) -> None:
+    async with arena.ordeal("node kill -9", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
+        await it.nodes[0].kill()
+        await it.flows(300)
+        await it.nodes[0].start()
+
+
+async def test_a_node_drains(arena: Arena, own_redis: RedisServer) -> None:
+    async with arena.ordeal("SIGTERM drain", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
+        assert await it.nodes[0].terminate() == 0
+        assert it.nodes[0].log().count('"event":"drained"') == 1
+        await it.nodes[0].start()
+
+
+async def test_clients_flap(arena: Arena, own_redis: RedisServer) -> None:
+    plan = Plan(clients=60, flapping=30)
+    async with arena.ordeal("clients flap", plan, [own_redis.url] * 2, linked(own_redis)) as it:
+        await it.runs(8)
+
+
+async def test_clients_subscribe_and_unsubscribe_in_a_loop(arena: Arena, own_redis: RedisServer) -> None:
+    plan = Plan(toggling=16)
+    async with arena.ordeal("subscribe/unsubscribe loop", plan, [own_redis.url] * 2, linked(own_redis)) as it:
+        await it.runs(8)
+
+
+async def test_clients_stop_reading(arena: Arena, own_redis: RedisServer) -> None:
+    settings = {"HUB_UNSENT_HIGH_BYTES": "16384"}
+    plan = Plan(lazy=20, pad=2000, rate=160, settings=settings)
+    async with arena.ordeal("clients stop reading 20 s", plan, [own_redis.url] * 2, linked(own_redis)) as it:
+        for client in it.lazy:
+            client.reading.clear()
+        await it.runs(20)
+        for client in it.lazy:
+            client.reading.set()
+        await asyncio.sleep(0)
