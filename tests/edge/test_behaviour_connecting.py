@@ -171,12 +171,12 @@ async def test_a_version_that_is_not_spoken_is_closed_with_4405(peers: Peers) ->
     await refused_after_opening(client, 4405, "bad_request")
 
 
-async def test_a_hub_that_is_full_says_503_with_retry_after(hub_with: HubWith) -> None:
-    peers = await hub_with(max_connections=1)
+async def test_a_hub_that_is_full_closes_with_4503(hub_with: HubWith, encoding: Encoding) -> None:
+    peers = await hub_with(encoding=encoding, max_connections=1)
     client = await peers.join()
-    status, headers, _ = await refused_status(peers, peers.token())
-    assert status == 503
-    assert int(headers["retry-after"]) > 0
+    error = await refused_after_opening(await peers.open(peers.token()), 4503, "unavailable")
+    assert error.retry == "later"
+    assert error.retry_after_ms is not None
     await client.socket.close()
     await until(lambda: len(peers.hub.gateway.connections) == 0, what="the place to be given back")
     await peers.join()
