@@ -107,9 +107,14 @@ class OutboxRelay:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
+    def connected(self) -> bool:
+        """Whether it stands by to relay, with shards or without."""
+        return self._outbox is not None and not self._outbox.closed
+
+    @property
     def held(self) -> frozenset[int]:
         """Shards that this node relays now."""
-        return frozenset() if self._outbox is None or self._outbox.closed else self._outbox.held
+        return self._outbox.held if self._outbox is not None and not self._outbox.closed else frozenset()
 
     def count(self, outcome: _Outcome) -> None:
         """Adds what one turn has relayed."""

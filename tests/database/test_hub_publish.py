@@ -149,6 +149,23 @@ async def test_the_same_key_at_the_same_time_is_one_event(hub_database: HubDatab
     assert len(await rows(hub_database)) == 1
 
 
+async def test_a_key_that_is_being_committed_is_waited_for(hub_database: HubDatabase, app: Any) -> None:
+    async with bound(app):
+        assert await publish(app) == 1
+    async with hub_database.connect("hub_app") as other:
+
+        async def repeat() -> int:
+            async with bound(other):
+                return await publish(other, key="same")
+
+        async with bound(app):
+            assert await publish(app, key="same") == 2
+            waiting = asyncio.create_task(repeat())
+            await until(lambda: blocked(hub_database, other), what="the repeat to wait for the first")
+        assert await waiting == 2
+    assert len(await rows(hub_database)) == 2
+
+
 @pytest.mark.parametrize("binding", ["globex", "", None])
 async def test_a_foreign_organisation_is_refused(hub_database: HubDatabase, app: Any, binding: str | None) -> None:
     async with app.transaction():
@@ -165,6 +182,7 @@ async def test_publish_any_is_a_right_of_the_role_that_calls(hub_database: HubDa
     async with hub_database.connect("hub_owner") as owner:
         await owner.execute(f"CREATE ROLE {name}_erp LOGIN; CREATE ROLE {name}_plain LOGIN")
         await owner.execute(f"GRANT hub_publish_any TO {name}_erp; GRANT {name}_plain TO {name}_erp")
+        grant = f"GRANT EXECUTE ON FUNCTION public.hub_publish TO {name}_plain"
         try:
             async with hub_database.connect(f"{name}_erp") as link:
                 assert await publish(link) == 1
@@ -174,15 +192,12 @@ async def test_publish_any_is_a_right_of_the_role_that_calls(hub_database: HubDa
                     assert await publish(link, org="globex") == 1
                 # Acting as a lesser role is acting without the right.
                 await link.execute(f"SET ROLE {name}_plain")
-                with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                    await publish(link)
-            async with hub_database.connect(f"{name}_plain") as link:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for function"):
                     await publish(link)
-                await owner.execute(
-                    "GRANT EXECUTE ON FUNCTION public.hub_publish(text, text, text, jsonb, text, jsonb, text) "
-                    f"TO {name}_plain"
-                )
+                await owner.execute(grant)
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not bound to organisation"):
+                    await publish(link)
+            async with hub_database.connect(f"{name}_plain") as link:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not bound to organisation"):
                     await publish(link)
                 async with bound(link):
@@ -193,12 +208,14 @@ async def test_publish_any_is_a_right_of_the_role_that_calls(hub_database: HubDa
 
 
 async def test_the_function_trusts_no_search_path(hub_database: HubDatabase, app: Any) -> None:
-    """A caller's own functions and operators must not run with the owner's rights."""
-    await app.execute("CREATE FUNCTION pg_temp.octet_length(text) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'")
+    """A caller's own functions must not run with the owner's rights, nor answer in place of PostgreSQL's."""
+    async with hub_database.connect("hub_owner") as owner:
+        await owner.execute("CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO hub_app")
+    await app.execute("CREATE FUNCTION evil.octet_length(text) RETURNS int LANGUAGE sql AS 'SELECT 1 / 0'")
     await app.execute(
-        "CREATE FUNCTION pg_temp.pg_has_role(name, text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+        "CREATE FUNCTION evil.pg_has_role(name, text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'"
     )
-    await app.execute("SET search_path = pg_temp, public")
+    await app.execute("SET search_path = evil, pg_catalog, public")
     async with bound(app):
         assert await publish(app) == 1
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

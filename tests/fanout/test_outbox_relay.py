@@ -237,7 +237,8 @@ async def test_an_outage_is_waited_for_without_a_busy_loop(
     broker.refuse = lambda _: unavailable("Redis")
     await publish(app, [1], GUEST)
     await publish(app, [1])
-    async with relaying(hub_database.settings(), broker):
+    # The bound is so low that not every topic that waits can be remembered.
+    async with relaying(hub_database.settings(outbox_max_blocked_topics=1), broker):
         await until(lambda: broker.calls >= 5, what="a few attempts")
         before = broker.calls
         await asyncio.sleep(0.5)  # the measure: a busy loop would make hundreds of attempts
@@ -382,6 +383,39 @@ async def test_a_batch_is_bounded_in_rows_and_bytes(hub_database: HubDatabase, a
             assert await outbox.pending([("acme", "events:tasks")]) == []
 
 
+async def test_the_oldest_rows_come_first_whatever_their_topic(hub_database: HubDatabase, app: Database) -> None:
+    """A busy topic must not starve the one that comes after it in the alphabet."""
+    for n in range(3):
+        await publish(app, [n], TASKS)
+        await publish(app, [n, n], GUEST)
+    async with open_outbox(hub_database.settings(outbox_batch=4)) as outbox:
+        await outbox.take_shards()
+        assert [row.topic.removeprefix("events:") for row in await outbox.pending([])] == [
+            "tasks",
+            "guest",
+            "guest",
+            "tasks",
+        ]
+
+
+async def test_a_topic_is_where_its_kept_rows_are(hub_database: HubDatabase, app: Database) -> None:
+    """A row whose time is over will not be relayed again, so it must not tie its topic to a server that is gone."""
+    await publish(app, range(3))
+    async with open_outbox(hub_database.settings()) as outbox, hub_database.connect("hub_relay") as link:
+        await outbox.take_shards()
+        first = (await outbox.pending([]))[0]
+        assert first.server is None
+        await outbox.mark_relayed([(first.id, "s1")])
+        assert [row.server for row in await outbox.pending([])] == ["s1", "s1"]
+        await link.execute("UPDATE hub.outbox SET settled_at = now() - interval '61 min' WHERE number = 1")
+        assert [row.server for row in await outbox.pending([])] == [None, None]
+        assert await outbox.reopen_topic("acme", "events:tasks", "s2") == 0
+        await link.execute("UPDATE hub.outbox SET settled_at = now() - interval '59 min' WHERE number = 1")
+        assert await outbox.reopen_topic("acme", "events:tasks", "s1") == 0
+        assert await outbox.reopen_topic("acme", "events:tasks", "s2") == 1
+        assert (await outbox.pending([]))[0].id == first.id
+
+
 # --- the relay is killed, cut, doubled
 
 
@@ -424,9 +458,13 @@ async def test_two_nodes(hub_database: HubDatabase, app: Database, redis_url: st
                 await until(lambda: other.held == SHARDS, what="the other node to take over")
                 await until(lambda: settled(hub_database))
                 await publish(app, range(30, 40))
+                calls = slow.calls
                 slow.open()
+                await until(lambda: one.relayed == 0 and not slow.waiting, what="the first node to give up")
                 await until(lambda: settled(hub_database))
                 assert await data(it, TASKS) == list(range(40))
+                await until(lambda: one.connected, what="the first node to stand by")
+                assert slow.calls == calls, "it sent nothing more than what was on the way"
             await until(lambda: one.held == SHARDS, what="the first node to take over in turn")
             await publish(app, range(40, 50))
             await until(lambda: settled(hub_database))
@@ -456,6 +494,7 @@ class _Gate:
         self._way.set()
         self._left = 10**9
         self.waiting = False
+        self.calls = 0
 
     def close_after(self, calls: int) -> None:
         self._left = calls
@@ -465,11 +504,13 @@ class _Gate:
         self._way.set()
 
     async def publish_many(self, drafts: Sequence[Draft]) -> Any:
+        self.calls += 1
         self._left -= 1
         if self._left < 0:
             self._way.clear()
         self.waiting = not self._way.is_set()
         await self._way.wait()
+        self.waiting = False
         return await self._broker.publish_many(drafts)
 
     def __getattr__(self, name: str) -> Any:
