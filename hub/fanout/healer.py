@@ -131,6 +131,11 @@ class Healer:
         local.tail_bytes = 0
         for sub in local.picky:
             enter(sub, epoch, after)
+        for sub in tuple(local.ahead):
+            if sub.epoch == epoch and sub.seq < after:
+                # The hole goes further than its history went: it needs a gap of its own.
+                local.ahead.discard(sub)
+                self._delivery.read_again(sub)
 
     def _announce(self, local: LocalTopic, epoch: str, hole: Hole) -> None:
         frame = gap_frame(local, epoch, hole)
