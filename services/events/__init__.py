@@ -1,1 +1,1 @@
-"""Domain events of the business services: the kind ``events``, and a feed for ``hub dev`` that looks like a business."""
+"""Domain events of the business services: the topic kind ``events``, and the demo feed of ``hub dev``."""
