@@ -72,6 +72,11 @@ class RawClient:
         """Sends a frame, well-formed or not."""
         await self.send_raw(self.encode(frame))
 
+    async def send_if_open(self, frame: dict[str, Any]) -> None:
+        """The same, for a client that goes on although the hub may have closed already."""
+        with contextlib.suppress(ConnectionClosed):
+            await self.send(frame)
+
     async def send_raw(self, message: str | bytes | Sequence[str] | Sequence[bytes]) -> None:
         """Sends a message as it is; a list is sent in fragments."""
         async with asyncio.timeout(WAIT_S):
