@@ -272,6 +272,8 @@ class Connection:
         sub = self.subscriptions.pop(text, None)
         if sub is not None:
             self._forget(sub)
+            if not self.subscriptions:
+                self._gateway.keeper.watch(self)  # from now on it may be idle
 
     def end_subscription(self, text: str, error: HubError) -> None:
         """The hub ends a subscription and says why."""
