@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
+
 from tests.support.servers import free_port
 from tests.support.waiting import until
 
@@ -114,6 +116,17 @@ class HubProcess:
         """Everything it has said since the first start."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    def said(self, event: str) -> int:
+        """How often a line of the log tells of ``event``."""
+        return self.log().count(f'"event": "{event}"')
+
     def faults(self) -> list[str]:
         """Lines of the log that tell of a fault of the hub itself: exceptions that nobody expected."""
-        return [line for line in self.log().splitlines() if "Traceback" in line or '"level":"critical"' in line]
+        return [line for line in self.log().splitlines() if "Traceback" in line]
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"http://{self.address}/metrics")).text
+        lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

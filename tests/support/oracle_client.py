@@ -25,8 +25,9 @@ from tests.system.witness import Witness
 HEARTBEAT_S = 5.0  # what the oracle's nodes are told
 _ACK_EVERY_S = 1.0
 _ACK_EVERY_EVENTS = 100
-# Only then a client relies on what the hub has stored: acknowledged positions are stored once a second.
-_STORED_AFTER_S = 3.0
+# Only then a client relies on what the hub has stored: see SAVE_S.
+_STORED_AFTER_S = 2.0
+SAVE_S = 0.5  # how often the oracle's nodes store acknowledged positions
 _NOW_JITTER_S = 0.2
 _LONGEST_PAUSE_S = 2.0
 _ANSWER_S = 20.0
@@ -74,8 +75,15 @@ class _Link:
 class OracleClient:
     """One client with its witnesses. ``run`` it as a task; ``stop`` ends it."""
 
-    def __init__(self, name: str, addresses: Callable[[], Sequence[str]], token: str, topics: Sequence[str],
-                 style: Style, seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        addresses: Callable[[], Sequence[str]],
+        token: str,
+        topics: Sequence[str],
+        style: Style,
+        seed: int,
+    ) -> None:
         self.name = name
         self.style = style
         self.witnesses = {topic: Witness(name, topic) for topic in topics}
@@ -102,6 +110,15 @@ class OracleClient:
     def joined(self) -> bool:
         """Every topic has been subscribed at least once."""
         return all(witness.known is not None for witness in self.witnesses.values())
+
+    @property
+    def rooted(self) -> bool:
+        """The hub has stored what a client needs that relies on its session; others need nothing."""
+        if not self.style.by_session or self.style.flaps:
+            return True
+        link = self._link
+        due = time.monotonic() - _STORED_AFTER_S
+        return link is not None and all(link.first_acked.get(topic, due + 1) <= due for topic in self.witnesses)
 
     @property
     def connected(self) -> bool:

@@ -64,6 +64,8 @@ class Figures:
     """Events that came again after a reconnect by session, as the protocol allows."""
     reconnects: int = 0
     heal_s: float = math.nan
+    notes: list[str] = field(default_factory=list)
+    """What was done, where that was drawn by lot."""
     faults: list[str] = field(default_factory=list)
 
     def require_clean(self) -> None:
@@ -72,7 +74,7 @@ class Figures:
             shown = "\n  ".join(self.faults[:_MOST_SHOWN])
             raise AssertionError(
                 f"{self.scenario} (ORACLE_SEED={self.seed}): {len(self.faults)} faults; lost {self.lost}, "
-                f"duplicated {self.duplicated}, out of order {self.out_of_order}\n  {shown}"
+                f"duplicated {self.duplicated}, out of order {self.out_of_order} {self.notes or ''}\n  {shown}"
             )
 
 
@@ -131,9 +133,7 @@ def _check_truth(truth: Truth, entries: Mapping[int, Entry], *, keeps_data: bool
     return faults
 
 
-def _check_witness(
-    figures: Figures, witness: Witness, truth: Truth, entries: Mapping[int, Entry]
-) -> list[str]:
+def _check_witness(figures: Figures, witness: Witness, truth: Truth, entries: Mapping[int, Entry]) -> list[str]:
     """One client against Redis and the ledger."""
     faults = []
     where = f"{witness.who} {witness.topic}"

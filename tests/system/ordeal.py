@@ -18,16 +18,16 @@ from pathlib import Path
 import jwt
 import redis
 
-from hub.config import DEFAULT_EVENT_SERVICES
+from services.events.topics import SERVICES
 from tests.support.hub_database import HubDatabase
 from tests.support.hub_process import SECRET, HubProcess
-from tests.support.oracle_client import HEARTBEAT_S, OracleClient, Style
+from tests.support.oracle_client import HEARTBEAT_S, SAVE_S, OracleClient, Style
 from tests.support.waiting import until
 from tests.system.judge import Figures, Truth, judge, read_truth
 from tests.system.publisher import Entry, FrameWay, HttpWay, Publisher, SqlWay, Way
 
 ORG = "acme"
-TOPICS = tuple(f"events:{service}" for service in DEFAULT_EVENT_SERVICES)
+TOPICS = tuple(f"events:{service}" for service in SERVICES)
 # Generous: other tests may run on the same two cores, and nothing here is about speed.
 JOIN_S = 60.0
 SETTLE_S = 60.0
@@ -78,7 +78,7 @@ class Ordeal:
         self._tasks.append(asyncio.create_task(self._tick(), name="oracle-tick"))
         await until(lambda: all(client.joined for client in self.clients), JOIN_S, "all clients to join")
         self.publisher.start()
-        await self.flows(300)
+        await until(lambda: all(client.rooted for client in self.clients), JOIN_S, "all sessions to be stored")
 
     async def flows(self, events: int) -> None:
         """Waits until so many events more are acknowledged."""
@@ -88,6 +88,26 @@ class Ordeal:
     async def runs(self, seconds: float) -> None:
         """Lets a fault last."""
         await asyncio.sleep(seconds)
+
+    async def burst(self, until_true: Callable[[], bool]) -> None:
+        """Large events on two topics, through the last node, until ``until_true``."""
+        sender = HttpWay(lambda: [self.nodes[-1].address], token("burst"), 60_000)
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                while not until_true():
+                    entries = [self.publisher.ledger.new(topic, "http") for topic in TOPICS[:2] * 5]
+                    await sender.send(entries)
+        finally:
+            await sender.close()
+
+    def numbers_given_twice(self) -> int:
+        """Positions whose number was given to two events, as clients have seen them."""
+        found: dict[tuple[str, int], set[int]] = {}
+        for client in self.clients:
+            for topic, witness in client.witnesses.items():
+                for place, number in witness.seen.items():
+                    found.setdefault((topic, place.seq), set()).add(number)
+        return sum(len(numbers) > 1 for numbers in found.values())
 
     async def heal(self) -> None:
         """The fault is over: measures how long it takes until events published from now on have reached everybody."""
@@ -176,7 +196,9 @@ class Ordeal:
         try:
             await until(lambda: not behind(), SETTLE_S, "everybody to catch up")
         except AssertionError:
-            raise AssertionError(f"{self.figures.scenario} (seed {self.figures.seed}): behind: {behind()[:20]}") from None
+            raise AssertionError(
+                f"{self.figures.scenario} (seed {self.figures.seed}): behind: {behind()[:20]}"
+            ) from None
 
     async def _outbox_is_empty(self) -> None:
         async with self.database.connect("hub_relay") as connection:
@@ -202,6 +224,7 @@ def environment(redis_url: str, database: HubDatabase, settings: Mapping[str, st
         "HUB_MESSAGES_PER_SECOND": "100000",
         "HUB_MESSAGES_BURST": "100000",
         "HUB_HEARTBEAT_S": str(HEARTBEAT_S),
+        "HUB_SESSION_SAVE_S": str(SAVE_S),
         "HUB_DRAIN_WINDOW_S": "2",
         "HUB_DRAIN_GRACE_S": "2",
         "HUB_UNSUBSCRIBE_DELAY_S": "0.1",

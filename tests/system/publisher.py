@@ -77,7 +77,7 @@ class Way(Protocol):
 Addresses = Callable[[], Sequence[str]]
 _FAILURES = (
     OSError, TimeoutError, EOFError, httpx.HTTPError, WebSocketException, InvalidHandshake, asyncpg.PostgresError,
-    asyncpg.InterfaceError,
+    asyncpg.InterfaceError, asyncpg.InternalClientError,
 )  # fmt: skip
 
 
@@ -255,10 +255,8 @@ class Publisher:
 
     async def _insist(self, way: Way, entries: Sequence[Entry]) -> None:
         while left := [entry for entry in entries if not entry.acknowledged]:
-            try:
+            with contextlib.suppress(*_FAILURES):
                 await way.send(left)
-            except _FAILURES:
-                pass
             if not all(entry.acknowledged for entry in left):
                 await asyncio.sleep(_AGAIN_S)
 

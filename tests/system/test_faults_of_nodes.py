@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from hub.embedded import RedisServer
@@ -23,7 +21,7 @@ async def test_a_node_is_killed(arena: Arena, own_redis: RedisServer) -> None:
 async def test_a_node_drains(arena: Arena, own_redis: RedisServer) -> None:
     async with arena.ordeal("SIGTERM drain", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
         assert await it.nodes[0].terminate() == 0
-        assert it.nodes[0].log().count('"event":"drained"') == 1
+        assert it.nodes[0].said("drained") == 1
         await it.nodes[0].start()
 
 
@@ -40,12 +38,14 @@ async def test_clients_subscribe_and_unsubscribe_in_a_loop(arena: Arena, own_red
 
 
 async def test_clients_stop_reading(arena: Arena, own_redis: RedisServer) -> None:
-    settings = {"HUB_UNSENT_HIGH_BYTES": "16384"}
-    plan = Plan(lazy=20, pad=2000, rate=160, settings=settings)
+    # Events large enough for what they miss not to fit into the kernel's buffers, which take megabytes.
+    settings = {"HUB_UNSENT_HIGH_BYTES": "16384", "HUB_ACK_WINDOW": "60"}
+    plan = Plan(lazy=20, pad=12_000, rate=100, settings=settings)
     async with arena.ordeal("clients stop reading 20 s", plan, [own_redis.url] * 2, linked(own_redis)) as it:
         for client in it.lazy:
             client.reading.clear()
         await it.runs(20)
+        left = sum([await node.metric("hub_slow_consumers_total") for node in it.nodes])
+        assert left >= len(it.lazy), "nobody was slow enough to leave the live set"
         for client in it.lazy:
             client.reading.set()
-        await asyncio.sleep(0)

@@ -1,0 +1,102 @@
+"""Fault oracle, last: a random mix of faults, two at a time. ORACLE_SEED runs the same mix again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from hub.embedded import RedisServer
+from tests.support.cut_proxy import CutProxy
+from tests.support.servers import client
+from tests.system.conftest import Arena, linked
+from tests.system.ordeal import Ordeal, Plan
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+ROUNDS = 4
+
+
+class Saboteur:
+    """Breaks and repairs; every method leaves things as it found them."""
+
+    def __init__(self, it: Ordeal, server: RedisServer, proxies: list[CutProxy]) -> None:
+        self._it = it
+        self._server = server
+        self._proxies = proxies
+        self._lock = asyncio.Lock()
+        """One process is restarted at a time: with every node down there would be nobody to test."""
+
+    @property
+    def faults(self) -> list[Callable[[], Awaitable[None]]]:
+        """All that can be done."""
+        return [
+            self.kill_a_node,
+            self.drain_a_node,
+            self.restart_redis,
+            self.kill_subscribers,
+            self.flush_scripts,
+            self.cut_a_link,
+            self.stall_a_link,
+            self.stop_reading,
+        ]
+
+    async def kill_a_node(self) -> None:
+        async with self._lock:
+            node = self._it.random.choice(self._it.nodes)
+            await node.kill()
+            await node.start()
+
+    async def drain_a_node(self) -> None:
+        async with self._lock:
+            node = self._it.random.choice(self._it.nodes)
+            assert await node.terminate() == 0
+            await node.start()
+
+    async def restart_redis(self) -> None:
+        async with self._lock:
+            await asyncio.to_thread(self._server.stop)
+            self._server.start()
+
+    async def kill_subscribers(self) -> None:
+        with contextlib.suppress(OSError), client(self._server) as link:
+            link.client_kill_filter(_type="pubsub")
+
+    async def flush_scripts(self) -> None:
+        with contextlib.suppress(OSError), client(self._server) as link:
+            link.script_flush()
+
+    async def cut_a_link(self) -> None:
+        self._it.random.choice(self._proxies).cut()
+
+    async def stall_a_link(self) -> None:
+        proxy = self._it.random.choice(self._proxies)
+        proxy.stall(self._it.random.choice(("both", "to_target", "to_client")))
+        await asyncio.sleep(self._it.random.uniform(0.5, 5))
+        proxy.resume()
+
+    async def stop_reading(self) -> None:
+        for lazy in self._it.lazy:
+            lazy.reading.clear()
+        await asyncio.sleep(self._it.random.uniform(0.5, 3))
+        for lazy in self._it.lazy:
+            lazy.reading.set()
+
+
+async def test_random_faults(arena: Arena, own_redis: RedisServer) -> None:
+    plan = Plan(
+        clients=56, flapping=8, toggling=8, lazy=8, pad=2000, rate=150, settings={"HUB_UNSENT_HIGH_BYTES": "16384"}
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        target = ("127.0.0.1", own_redis.port)
+        proxies = [await stack.enter_async_context(CutProxy(target)) for _ in range(3)]
+        urls = [f"redis://127.0.0.1:{proxy.port}/0" for proxy in proxies]
+        async with arena.ordeal("random mix", plan, urls, linked(own_redis)) as it:
+            saboteur = Saboteur(it, own_redis, proxies)
+            for _ in range(ROUNDS):
+                chosen = it.random.sample(saboteur.faults, 2)
+                it.figures.notes.append("+".join(fault.__name__ for fault in chosen))
+                await asyncio.gather(*(fault() for fault in chosen))
+                await it.flows(50)
