@@ -21,19 +21,6 @@ EMBEDDED_START_S = 30.0  # a slow laptop replays its append-only file and its WA
 EMBEDDED_LOG_BYTES = 10_000_000  # a log longer than this is begun anew at the next start
 EMBEDDED_STOP_S = 10.0  # then SIGKILL; both servers survive that, it only makes the next start slower
 
-DEFAULT_EVENT_SERVICES = (
-    "finance",
-    "guest",
-    "staff",
-    "tasks",
-    "properties",
-    "users",
-    "dashboard",
-    "branding",
-    "analytics",
-    "reports",
-)
-
 
 def _doc(text: str, **limits: Any) -> Any:
     return Meta(description=text, **limits)
@@ -68,6 +55,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node: Annotated[str, _doc("Name of this node in logs and metrics; empty: made from host name and process id.")] = ""
     event_services: Annotated[
         tuple[str, ...], _doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")
+    ] = ()
+
+    demo_orgs: Annotated[
+        tuple[str, ...],
+        _doc("Organisations for which made-up events are written; `hub dev` sets it (comma-separated)."),
     ] = ()
 
     # --- who
@@ -216,7 +208,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 FIELDS: dict[str, msgspec.structs.FieldInfo] = {field.name: field for field in msgspec.structs.fields(Settings)}
 _PLAIN_NAMES = {"port": "PORT", "log_level": "LOG_LEVEL"}
-_LISTS = {"event_services", "allowed_origins"}
+_LISTS = {"event_services", "demo_orgs", "allowed_origins"}
 
 
 def variable(field: str) -> str:

@@ -1,7 +1,7 @@
 """Organisations: the ``OrgId`` type and every name that is scoped to one.
 
-An ``OrgId`` cannot be made from an arbitrary string: it comes from a verified token's claim or from the database row in
-hand. Redis keys, channels and database transactions take an ``OrgId``, so a cross-organisation mistake does not type
+An ``OrgId`` cannot be made from an arbitrary string: it comes from a verified token's claim, from the database row in
+hand, or from a setting of whoever runs the hub. Redis keys, channels and database transactions take an ``OrgId``, so a cross-organisation mistake does not type
 check and, where types are not looked at, raises. No other module writes a Redis name.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from hub.errors import ErrorCode, HubError
+from hub.errors import ConfigError, ErrorCode, HubError
 
 # Starts with a letter or digit, so no token can bear the reserved organisation below; no braces or slash, because
 # Redis hash tags and the names below are cut at them.
@@ -18,12 +18,14 @@ _ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class OrgId(str):
-    """A tenant. Only ``from_claim`` and ``from_row`` make one."""
+    """A tenant. Only ``from_claim``, ``from_row`` and ``from_operator`` make one."""
 
     __slots__ = ()
 
     def __new__(cls, *_: object) -> OrgId:
-        raise TypeError("an OrgId comes from a verified token (from_claim) or from a database row (from_row)")
+        raise TypeError(
+            "an OrgId comes from a verified token, a database row or a setting: from_claim, from_row, from_operator"
+        )
 
     @classmethod
     def _make(cls, value: str) -> OrgId:
@@ -37,6 +39,13 @@ class OrgId(str):
                 ErrorCode.UNAUTHENTICATED, "the token's claim 'org' must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}"
             )
         return cls._make(claim)
+
+    @classmethod
+    def from_operator(cls, value: str) -> OrgId:
+        """An organisation that whoever runs the hub has named in a setting. Raises ``ConfigError`` when malformed."""
+        if not _ORG.fullmatch(value):
+            raise ConfigError(f"{value!r} is no organisation; it must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}")
+        return cls._make(value)
 
     @classmethod
     def from_row(cls, value: str) -> OrgId:

@@ -44,6 +44,8 @@ def dev(
     if not environ.get("HUB_ALLOWED_ORIGINS"):
         # Any page of this machine's developer; a token is needed all the same.
         overrides["allowed_origins"] = ("*",)
+    if not environ.get("HUB_DEMO_ORGS"):
+        overrides["demo_orgs"] = tuple(sorted({org for org, _, _ in DEMO_USERS}))
     with dev_servers(None if ephemeral else DEV_FOLDER, environ) as addresses:
         settings = server_settings(**overrides, **addresses)
         with listen(settings) as listener:

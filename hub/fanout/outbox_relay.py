@@ -126,12 +126,13 @@ class OutboxRelay:
     async def run(self) -> None:
         """Relays until cancelled. After a lost connection it begins anew, with a growing pause."""
         pause = _Backoff(self._settings.reconnect_max_s)
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 async with open_outbox(self._settings) as outbox:
                     self._outbox = outbox
                     await outbox.take_shards()
-                    pause.reset()
                     await _Shift(self, outbox, self._settings, self._broker, self._kinds).work()
             except HubError as error:
                 _log.warning("outbox relay interrupted", reason=error.message, cause=repr(error.__cause__))
@@ -140,6 +141,8 @@ class OutboxRelay:
                 _log.exception("outbox relay failed")
             finally:
                 self._outbox = None
+            if loop.time() - began > self._settings.reconnect_max_s:
+                pause.reset()
             await pause.sleep()
 
 

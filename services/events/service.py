@@ -1,10 +1,26 @@
-"""The service ``events``: every business service has a topic, ``events:<service>``."""
+"""The service ``events``: a topic ``events:<service>`` for every business service, and on demand a demo feed."""
 
 from __future__ import annotations
 
-from hub.api import Hub, Service, TopicKind
+import asyncio
+
+from hub.api import Hub, OrgId, Service
+from services.events.demo_feed import run_demo_feed
+from services.events.topics import events_kind
 
 
 def events(hub: Hub) -> Service:
-    """Registers the kind."""
-    return Service(name="events", kinds=[TopicKind(name="events")])
+    """Registers the kind; with HUB_DEMO_ORGS runs the demo feed while the node runs."""
+    orgs = [OrgId.from_operator(name) for name in hub.settings.demo_orgs]
+    tasks: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        if orgs:
+            tasks.append(asyncio.create_task(run_demo_feed(hub.database, orgs), name="demo-feed"))
+
+    async def stop() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    return Service(name="events", kinds=[events_kind(hub.settings.event_services)], start=start, stop=stop)
