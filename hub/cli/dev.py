@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,6 +95,14 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str
         yield addresses
 
 
+def command() -> str:
+    """How this program is called from this folder."""
+    if shutil.which("hub"):
+        return "hub"
+    program = os.path.relpath(sys.argv[0])
+    return program if os.access(program, os.X_OK) else f"{os.path.relpath(sys.executable)} -m hub.cli"
+
+
 def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
     """What stands on the screen when the hub is ready."""
     from hub.auth.tokens import mint_token
@@ -103,15 +114,16 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
         lines.append(f"  {org}/{user}: {made}")
     port = address.rpartition(":")[2]
     setting = "" if port == "8000" else f"PORT={port} "
+    hub = command()
     lines += [
         "",
         "in another terminal, in this folder:",
-        f"  {setting}hub tail events:finance --last 10",
-        f"  {setting}hub publish events:finance invoice.paid '{{\"amount\": 12}}'",
-        f'  curl -H "Authorization: Bearer $(hub token --org acme --user alice)" http://{address}/v1/publish \\',
+        f"  {setting}{hub} tail events:finance --last 10",
+        f"  {setting}{hub} publish events:finance invoice.paid '{{\"amount\": 12}}'",
+        f'  curl -H "Authorization: Bearer $({hub} token --org acme --user alice)" http://{address}/v1/publish \\',
         '    --json \'{"topic": "events:finance", "name": "invoice.paid", "data": {"amount": 13}}\'',
     ]
     publication = "SELECT hub_publish('acme', 'events:finance', 'invoice.paid', '{\"amount\": 14}')"
     database = f'HUB_DATABASE_URL="{settings.database_url}" ' if ephemeral else ""
-    lines.append(f'  {database}hub sql "{publication.replace(chr(34), chr(92) + chr(34))}"')
+    lines.append(f'  {database}{hub} sql "{publication.replace(chr(34), chr(92) + chr(34))}"')
     return "\n".join(lines)
