@@ -140,13 +140,24 @@ async def test_the_same_key_is_one_event(hub_database: HubDatabase, app: Any) ->
     assert len(await rows(hub_database)) == 5
 
 
-async def test_the_same_key_at_the_same_time_is_one_event(hub_database: HubDatabase) -> None:
-    async def one() -> int:
-        async with hub_database.connect("hub_app") as link, bound(link):
-            return await publish(link, key="same")
+async def test_the_same_key_at_the_same_time_is_one_event(hub_database: HubDatabase, app: Any) -> None:
+    """All of them wait for the counter, and are let go at once: only who holds it may look for the key."""
+    async with contextlib.AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(hub_database.connect("hub_app")) for _ in range(8)]
 
-    assert await asyncio.gather(*(one() for _ in range(8))) == [1] * 8
-    assert len(await rows(hub_database)) == 1
+        async def one(link: Any) -> int:
+            async with bound(link):
+                return await publish(link, key="same")
+
+        async with bound(app):
+            await publish(app)
+        async with bound(app):
+            assert await publish(app) == 2
+            tasks = [asyncio.create_task(one(link)) for link in links]
+            for link in links:
+                await until(lambda link=link: blocked(hub_database, link), what="everybody to wait")
+        assert await asyncio.gather(*tasks) == [3] * len(links)
+    assert len(await rows(hub_database)) == 3
 
 
 async def test_a_key_that_is_being_committed_is_waited_for(hub_database: HubDatabase, app: Any) -> None:
