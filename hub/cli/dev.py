@@ -49,6 +49,9 @@ def dev(
         overrides["allowed_origins"] = ("*",)
     if not environ.get("HUB_DEMO_ORGS"):
         overrides["demo_orgs"] = tuple(sorted({org for org, _, _ in DEMO_USERS}))
+    if not environ.get("HUB_DRAIN_WINDOW_S"):
+        # Nobody wants to wait for his own Ctrl-C.
+        overrides["drain_window_s"] = 0.5
     with dev_servers(None if ephemeral else DEV_FOLDER, environ) as addresses:
         settings = server_settings(**overrides, **addresses)
         with listen(settings) as listener:

@@ -25,7 +25,7 @@ def hub_command(hub_command: Commands) -> Commands:
 async def ready(hub_command: Commands, *arguments: str, **environ: str) -> Run:
     run = await hub_command.start("dev", *arguments, **environ)
     await run.shows("hub is ready at")
-    await run.shows("hub sql")
+    await run.shows(' sql "')
     return run
 
 
@@ -99,7 +99,7 @@ async def test_data_and_secret_are_kept(hub_command: Commands) -> None:
 async def test_ephemeral_keeps_the_secret_only(hub_command: Commands) -> None:
     run = await ready(hub_command, "--ephemeral")
     assert [path.name for path in (hub_command.folder / ".hub").iterdir()] == ["secret"]
-    line = next(line for line in run.out.splitlines() if "hub sql" in line)
+    line = next(line for line in run.out.splitlines() if ' sql "' in line)
     url = line.partition('HUB_DATABASE_URL="')[2].partition('"')[0]
     rows = await hub_command("sql", "SELECT 1 AS one", "--json", HUB_DATABASE_URL=url)
     assert rows.out == '{"one":1}\n'
