@@ -17,6 +17,7 @@ from hub.edge.gateway import Gateway
 from hub.errors import HubError
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Drain
+from hub.protocol.session import State
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
@@ -32,10 +33,13 @@ async def drain(gateway: Gateway) -> None:
     """Takes nobody in any more, tells everybody to go, and returns when all have gone or their time is up."""
     settings = gateway.settings
     gateway.connections.draining = True
+    leaving: list[Connection] = []
     for connection in gateway.connections:
-        if connection.principal is None:
+        if connection.session.state is State.OPEN:
+            leaving.append(connection)
+        else:
+            # A hello that is being performed is not answered by `drain`: the client expects `welcome`, or the end.
             connection.close(CloseCode.DRAINING)
-    leaving = [connection for connection in gateway.connections if connection.principal is not None]
     if not leaving:
         return
     log.info("draining", connections=len(leaving), window_s=settings.drain_window_s)
