@@ -30,9 +30,10 @@ CLOSING_S = 10.0  # for a client that does not read to take the last bytes and t
 class AsgiSocket:
     """Implements ``Socket``."""
 
-    def __init__(self, receive: Receive, send: Send, high_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, *, high_bytes: int, max_message_bytes: int) -> None:
         self._receive = receive
         self._send = send
+        self._max_message = max_message_bytes
         self._high = high_bytes
         self._low = high_bytes // 4
         self._waiting: deque[tuple[bool, bytes]] = deque()  # bounded by the high mark: see Connection.pause_writing
@@ -59,6 +60,11 @@ class AsgiSocket:
             self._waiting.append((text, payload))
             self._unsent += len(payload)
         self._wake()
+        if self._unsent > self._high and not self._congested:
+            # After the flusher's first step: only what the server has not taken by then is congestion.
+            asyncio.get_running_loop().call_soon(self._judge)
+
+    def _judge(self) -> None:
         if self._unsent > self._high and not self._congested and self._connection is not None:
             self._congested = True
             self._connection.pause_writing()
@@ -111,7 +117,17 @@ class AsgiSocket:
                 return int(message.get("code") or CloseCode.NORMAL)
             if message["type"] == "websocket.receive":
                 text = message.get("text")
-                connection.receive(message["bytes"] if text is None else text)
+                self._take(connection, message["bytes"] if text is None else text)
+
+    def _take(self, connection: Connection, message: str | bytes) -> None:
+        size = len(message)
+        if isinstance(message, str) and size <= self._max_message < 4 * size:
+            size = len(message.encode())
+        if size > self._max_message:
+            # The server has a limit of its own, which may be another.
+            connection.close(CloseCode.TOO_LARGE)
+        else:
+            connection.receive(message)
 
     def _wake(self) -> None:
         if self._flusher is None:
@@ -147,7 +163,10 @@ async def serve_websocket(gateway: Gateway, scope: Any, receive: Receive, send: 
         await _deny(scope, send, outcome)
         return
     await send({"type": "websocket.accept", "subprotocol": outcome.subprotocol})
-    socket = AsgiSocket(receive, send, gateway.settings.unsent_high_bytes)
+    settings = gateway.settings
+    socket = AsgiSocket(
+        receive, send, high_bytes=settings.unsent_high_bytes, max_message_bytes=settings.max_message_bytes
+    )
     await socket.run(Connection(gateway, socket, outcome.arrival))
 
 
