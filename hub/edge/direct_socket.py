@@ -20,7 +20,7 @@ from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
 from hub.edge.handshake import WEBSOCKET_PATH, Accepted, Refused, shake_hands
 from hub.protocol.codec import OPCODE_CLOSE, OPCODE_PING, Packet, websocket_frame
-from hub.protocol.codes import CLOSE_SPECS, CloseCode
+from hub.protocol.codes import CloseCode
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,8 @@ class DirectSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self._connection: Connection | None = None
         self._shaking: asyncio.Task[None] | None = None
-        self._text = True
+        self._deaf = False
+        """A fault was found; what comes after it cannot be understood."""
 
     # --- Socket
 
@@ -80,6 +81,11 @@ class DirectSocket(WebSocketsSansIOProtocol):
         self.transport.resume_reading()
 
     # --- asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if not self._deaf:
+            super().data_received(data)
 
     def pause_writing(self) -> None:
         """More than the high mark is unsent."""
@@ -187,7 +193,7 @@ class DirectSocket(WebSocketsSansIOProtocol):
         try:
             text = str(data, "utf-8")
         except UnicodeDecodeError:
-            self._fail(CloseCode.INVALID_UTF8)
+            self._fail(self._connection, CloseCode.INVALID_UTF8)
             return
         self._connection.receive(text)
 
@@ -212,15 +218,17 @@ class DirectSocket(WebSocketsSansIOProtocol):
         self.conn.data_to_send()  # the library's close frame; its code may not be ours
         code = self.conn.close_sent.code if self.conn.close_sent is not None else CloseCode.PROTOCOL_ERROR
         known = {_TOO_BIG: CloseCode.TOO_LARGE, 1007: CloseCode.INVALID_UTF8}
-        self._fail(known.get(code, CloseCode.PROTOCOL_ERROR))
+        self._fail(self._connection, known.get(code, CloseCode.PROTOCOL_ERROR))
 
-    def _fail(self, code: CloseCode) -> None:
-        if self._connection is not None and not self.close_sent:
-            self._connection.close_code = int(code)
-            self._connection.session.closed()
-            self.transport.write(close_frame(code, CLOSE_SPECS[code].reason))
-        self.close_sent = True
-        self.transport.close()
+    def _fail(self, connection: Connection, code: CloseCode) -> None:
+        connection.close(code)
+        self._deaf = True
+        # Closed at once, with bytes unread, TCP would reset the connection, and the client might never see the close
+        # frame. So only our half is closed; the client's end, or the close timer, closes the other.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
 
 def direct_protocol(gateway: Gateway) -> type[DirectSocket]:
