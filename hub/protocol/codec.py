@@ -95,6 +95,12 @@ class _Head(Struct):
     id: Any = None
 
 
+class _ItemHead(Struct):
+    """The same of a topic in a ``subscribe``; its other fields are not looked at."""
+
+    topic: Any = None
+
+
 class BadFrame(HubError):
     """A frame that cannot be understood. ``frame_id`` and ``frame_type`` are its own, when they could be read."""
 
@@ -111,8 +117,8 @@ _json_head = msgspec.json.Decoder(_Head)
 _msgpack_head = msgspec.msgpack.Decoder(_Head)
 _json_item = msgspec.json.Decoder(SubscribeItem)
 _msgpack_item = msgspec.msgpack.Decoder(SubscribeItem)
-_json_topic = msgspec.json.Decoder(dict[str, Any])
-_msgpack_topic = msgspec.msgpack.Decoder(dict[str, Any])
+_json_topic = msgspec.json.Decoder(_ItemHead)
+_msgpack_topic = msgspec.msgpack.Decoder(_ItemHead)
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -164,8 +170,7 @@ def _readable_topic(raw: Raw, encoding: Encoding) -> str:
         item = _json_topic.decode(raw) if encoding is Encoding.JSON else _msgpack_topic.decode(raw)
     except _MALFORMED:
         return ""
-    topic = item.get("topic")
-    return topic if isinstance(topic, str) else ""
+    return item.topic if isinstance(item.topic, str) else ""
 
 
 def check_data(data: Any, what: str = "data") -> None:
