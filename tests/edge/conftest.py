@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from hub.embedded import PostgresServer, RedisServer
 from hub.protocol.codec import Encoding
+from hub.protocol.frames import Event
+from tests.edge.conversation import SHARED_TOPIC
 from tests.edge.http_hub import HttpHub, running_hub
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.peers import Peers
@@ -77,3 +80,32 @@ async def hub_with(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncI
             return await stack.enter_async_context(Peers(node, encoding, org))
 
         yield start
+
+
+@pytest.fixture
+async def witness(peers: Peers) -> AsyncIterator[None]:
+    """Others on the shared topic: events go on all the time, and every one of them arrives, in order."""
+    writer = await peers.join("writer", encoding=Encoding.JSON)
+    reader = await peers.join("reader", encoding=Encoding.JSON, subscribe=[{"topic": SHARED_TOPIC}])
+    count = 0
+    enough = asyncio.Event()
+
+    async def publish() -> None:
+        nonlocal count
+        while not enough.is_set():
+            await writer.publish(SHARED_TOPIC, count)
+            count += 1
+            await asyncio.sleep(0.002)  # leaves the event loop to the client under test
+
+    publishing = asyncio.create_task(publish())
+    try:
+        yield
+    finally:
+        enough.set()
+        await publishing
+    events: list[Event] = []
+    while len(events) < count:
+        event = await reader.expect(Event)
+        if event.by == "writer":
+            events.append(event)
+    assert [event.data for event in events] == list(range(count))

@@ -7,6 +7,9 @@ from typing import Any
 from hub.protocol.frames import ErrorBody, Event, Verdict
 from tests.support.raw_client import RawClient
 
+SHARED_TOPIC = "room:a"
+"""The topic that the fixture ``witness`` watches."""
+
 
 def code_of(verdict: Verdict) -> str:
     """The code of a refusal."""

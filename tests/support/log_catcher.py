@@ -12,8 +12,9 @@ import structlog
 
 _MOST = 20_000
 _BAD = {"error", "critical", "exception"}
-# uvicorn says so after every upgrade that an application denied with an HTTP answer of its own.
-_HARMLESS = {"ASGI callable returned without completing handshake."}
+# What a stock uvicorn says by itself: after every upgrade that the application denied with an HTTP answer, and when a
+# client sends what it must not.
+_HARMLESS = {"ASGI callable returned without completing handshake.", "Invalid UTF-8 sequence received from client."}
 
 
 class LogCatcher(logging.Handler):

@@ -74,8 +74,12 @@ class RawClient:
 
     async def send_if_open(self, frame: dict[str, Any]) -> None:
         """The same, for a client that goes on although the hub may have closed already."""
+        await self.send_raw_if_open(self.encode(frame))
+
+    async def send_raw_if_open(self, message: str | bytes) -> None:
+        """A message as it is, in the same way."""
         with contextlib.suppress(ConnectionClosed):
-            await self.send(frame)
+            await self.send_raw(message)
 
     async def send_raw(self, message: str | bytes | Sequence[str] | Sequence[bytes]) -> None:
         """Sends a message as it is; a list is sent in fragments."""

@@ -102,6 +102,7 @@ async def raw_socket(
 ) -> AsyncIterator[RawSocket]:
     """Upgraded, with ``token`` in the Authorization header. ``receive_buffer``: bytes that the kernel takes unread."""
     link = socket.socket()
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if receive_buffer:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     link.setblocking(False)
