@@ -72,6 +72,7 @@ class Connection:
         "progress",
         "sent_at",
         "session",
+        "session_claim",
         "session_id",
         "socket",
         "spoke_at",
@@ -92,6 +93,7 @@ class Connection:
             arrival.encoding, max_topics=settings.max_topics_per_connection, max_bad_frames=settings.max_bad_frames
         )
         self.session_id = ""
+        self.session_claim = 0
         self.budget: FrameBudget | None = None
         self.subscriptions: dict[str, Subscription] = {}
         """By topic as the client writes it; bounded by max_topics_per_connection."""
@@ -310,7 +312,7 @@ class Connection:
         """Who may write this connection's session. Only after the hello."""
         if self.principal is None:
             raise bad_request("no hello yet")
-        return SessionOwner(self.principal.org, self.principal.user, self._gateway.node, self.id)
+        return SessionOwner(self.principal.org, self.principal.user, self._gateway.node, self.id, self.session_claim)
 
     def _who(self) -> dict[str, Any]:
         if self.principal is None:

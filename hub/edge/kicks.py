@@ -17,7 +17,7 @@ def close_kicked(gateway: Gateway, message: Kick) -> None:
 
 
 def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
-    """Closes the older connections of a session; the one that took it over stays."""
+    """Closes the older connection of a session."""
     for connection in gateway.connections:
-        if connection.session_id == message.session and connection.id != message.connection:
+        if connection.session_id == message.session and connection.id == message.connection:
             connection.close(CloseCode.TAKEN_OVER)

@@ -14,6 +14,7 @@ from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
 from hub.errors import ErrorCode, HubError
 from hub.fanout.control import TakeOver
+from hub.fanout.sessions import PreviousOwner
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Hello, Position, Welcome
 from hub.protocol.session import Open
@@ -94,18 +95,18 @@ async def _resume(
             log.warning("session not resumed", error=error.code)
             resumed = None
         if resumed is not None:
-            connection.session_id = wanted
+            connection.session_id, connection.session_claim = wanted, resumed.claim
             if resumed.previous is not None:
-                await _tell_previous(gateway, wanted, connection.id, resumed.previous.node)
+                await _tell_previous(gateway, wanted, resumed.previous)
             return resumed.positions
     connection.session_id = gateway.sessions.create()
     gateway.saver.changed(connection)
     return None
 
 
-async def _tell_previous(gateway: Gateway, session: str, connection: str, node: str) -> None:
+async def _tell_previous(gateway: Gateway, session: str, previous: PreviousOwner) -> None:
     try:
-        await gateway.control.send(TakeOver(session, connection), node)
+        await gateway.control.send(TakeOver(session, previous.connection), previous.node)
     except HubError as error:
         # The older connection loses the session anyway: its saves do not take effect any more.
         log.warning("older connection not told", error=error.code)

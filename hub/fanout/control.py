@@ -34,7 +34,7 @@ class TakeOver(Struct, tag="take_over", frozen=True):
 
     session: str
     connection: str
-    """The newer connection, which must stay."""
+    """The older connection. Named, because the message may come when a third one has the session already."""
 
 
 ControlMessage = Kick | TakeOver

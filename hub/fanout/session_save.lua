@@ -1,23 +1,30 @@
 -- Stores acknowledged positions, unless a newer connection owns the session. The first save makes the session.
--- KEYS: session   ARGV: user, node, connection, ttl_s, max_topics, '1' to give the session up afterwards,
+-- KEYS: session   ARGV: user, node, connection, claim, ttl_s, max_topics, '1' to give the session up afterwards,
 --                       then topic, seq, epoch, …
 -- Answers 1, or 0 when the session is somebody else's and nothing was changed.
-local META = 3 -- user, node, connection
-local owner = redis.call('HMGET', KEYS[1], 'user', 'node', 'connection')
-if owner[1] and (owner[1] ~= ARGV[1] or owner[2] ~= ARGV[2] or owner[3] ~= ARGV[3]) then
-  return 0
+local META = 4 -- user, node, connection, claim
+local owner = redis.call('HMGET', KEYS[1], 'user', 'node', 'connection', 'claim')
+local claim = ARGV[4]
+if owner[1] then
+  local mine = owner[2] == ARGV[2] and owner[3] == ARGV[3]
+  -- An older claim than the caller's comes from a replica that was promoted without having heard of the newer one.
+  local outdated = (tonumber(owner[4]) or 0) < tonumber(ARGV[4])
+  if owner[1] ~= ARGV[1] or not (mine or outdated) then
+    return 0
+  end
+  claim = outdated and claim or owner[4] or claim
 end
-local release = ARGV[6] == '1'
-redis.call('HSET', KEYS[1], 'user', ARGV[1],
+local release = ARGV[7] == '1'
+redis.call('HSET', KEYS[1], 'user', ARGV[1], 'claim', claim,
   'node', release and '' or ARGV[2], 'connection', release and '' or ARGV[3])
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-for i = 7, #ARGV, 3 do
+for i = 8, #ARGV, 3 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ':' .. now .. ':' .. ARGV[i + 2])
 end
-redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
 
-local max = tonumber(ARGV[5])
+local max = tonumber(ARGV[6])
 if redis.call('HLEN', KEYS[1]) - META > max then
   -- A client that wandered over more topics than a connection may have: those saved longest ago are forgotten.
   local fields = redis.call('HGETALL', KEYS[1])

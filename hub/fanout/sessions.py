@@ -30,6 +30,8 @@ class SessionOwner(Struct, frozen=True):
     user: str
     node: str
     connection: str
+    claim: int = 0
+    """What ``resume`` gave; 0: the session was made by this connection. The highest claim owns the session."""
 
 
 class SessionSave(Struct, frozen=True):
@@ -56,6 +58,8 @@ class Resumed(Struct, frozen=True):
 
     positions: dict[str, Position]
     previous: PreviousOwner | None
+    claim: int
+    """Belongs into the ``SessionOwner`` of the connection that asked."""
 
 
 class Sessions:
@@ -89,8 +93,8 @@ class Sessions:
             return None
         words = [bytes(word).decode() for word in answer]
         previous = PreviousOwner(words[0], words[1]) if words[1] and words[1] != connection else None
-        positions = {topic: _position(value) for topic, value in zip(words[2::2], words[3::2], strict=True)}
-        return Resumed(positions, previous)
+        positions = {topic: _position(value) for topic, value in zip(words[3::2], words[4::2], strict=True)}
+        return Resumed(positions, previous, int(words[2]))
 
     async def save(self, session: str, owner: SessionOwner, positions: Mapping[str, Position]) -> bool:
         """Stores positions beside those there are. False: a newer connection owns the session, nothing was stored."""
@@ -113,7 +117,8 @@ class Sessions:
 
     def _call(self, save: SessionSave) -> ScriptCall:
         owner = save.owner
-        args: list[Any] = [owner.user, owner.node, owner.connection, self._ttl_s, self._max_topics, int(save.release)]
+        args: list[Any] = [owner.user, owner.node, owner.connection, owner.claim]
+        args += (self._ttl_s, self._max_topics, int(save.release))
         for topic, position in save.positions.items():
             args += (topic, position.seq, position.epoch)
         return ScriptCall(self._save, (session_key(owner.org, save.session),), tuple(args))

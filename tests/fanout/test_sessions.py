@@ -11,7 +11,7 @@ import pytest
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
-from hub.fanout.sessions import PreviousOwner, Resumed, SessionOwner, Sessions, SessionSave
+from hub.fanout.sessions import PreviousOwner, SessionOwner, Sessions, SessionSave
 from hub.orgs import OrgId, session_key
 from hub.protocol.frames import Position
 from hub.redis import Redis
@@ -53,7 +53,8 @@ async def test_what_was_saved_comes_back(sessions: Sessions) -> None:
     session = sessions.create()
     assert await sessions.save(session, owner(), POSITIONS)
     found = await sessions.resume(session, who(), "n2", "c2")
-    assert found == Resumed(POSITIONS, PreviousOwner("n1", "c1"))
+    assert found is not None
+    assert (found.positions, found.previous) == (POSITIONS, PreviousOwner("n1", "c1"))
 
 
 async def test_saves_add_up_and_the_newest_of_a_topic_counts(sessions: Sessions) -> None:
@@ -69,7 +70,9 @@ async def test_saving_nothing_makes_the_session(sessions: Sessions) -> None:
     session = sessions.create()
     assert await sessions.resume(session, who(), "n1", "c2") is None
     await sessions.save(session, owner(), {})
-    assert await sessions.resume(session, who(), "n1", "c2") == Resumed({}, PreviousOwner("n1", "c1"))
+    found = await sessions.resume(session, who(), "n1", "c2")
+    assert found is not None
+    assert (found.positions, found.previous) == ({}, PreviousOwner("n1", "c1"))
 
 
 async def test_unknown_foreign_and_malformed_ones_are_all_the_same(sessions: Sessions, redis: Redis) -> None:
@@ -108,7 +111,8 @@ async def test_an_older_connection_can_no_longer_write(sessions: Sessions) -> No
     assert not await sessions.save(session, owner("c2", node="n2"), {"a:1": Position("e", 5)})
     assert not await sessions.save(session, owner("c2", user="u2"), {"a:1": Position("e", 5)})
     found = await sessions.resume(session, who(), "n1", "c3")
-    assert found == Resumed({"a:1": Position("e", 9)}, PreviousOwner("n1", "c2"))
+    assert found is not None
+    assert (found.positions, found.previous) == ({"a:1": Position("e", 9)}, PreviousOwner("n1", "c2"))
 
 
 async def test_of_many_that_resume_at_once_one_owns_it(sessions: Sessions) -> None:
@@ -127,13 +131,37 @@ async def test_a_released_session_has_no_owner_to_throw_out(sessions: Sessions) 
     await sessions.save(session, owner(), {"a:1": Position("e", 1)})
     assert await sessions.release(session, owner(), {"a:1": Position("e", 2)})
     assert not await sessions.save(session, owner(), {"a:1": Position("e", 1)}), "a late save changes nothing"
-    assert await sessions.resume(session, who(), "n2", "c2") == Resumed({"a:1": Position("e", 2)}, None)
+    found = await sessions.resume(session, who(), "n2", "c2")
+    assert found is not None
+    assert (found.positions, found.previous) == ({"a:1": Position("e", 2)}, None)
+
+
+async def test_a_failover_that_forgets_a_claim_does_not_turn_the_newest_owner_out(
+    sessions: Sessions, redis: Redis
+) -> None:
+    session = sessions.create()
+    key = session_key(ACME, session)
+    await sessions.save(session, owner("c1"), {"a:1": Position("e", 1)})
+    before = await redis.command(key, "DUMP", key)
+    found = await sessions.resume(session, who(), "n2", "c2")
+    assert found is not None
+    # As the promoted replica has it, which has not heard of c2.
+    await redis.command(key, "RESTORE", key, 0, before, "REPLACE")
+    newest = SessionOwner(ACME, "u1", "n2", "c2", found.claim)
+    assert await sessions.save(session, newest, {"a:1": Position("e", 2)})
+    assert not await sessions.save(session, owner("c1"), {"a:1": Position("e", 9)})
+    again = await sessions.resume(session, who(), "n3", "c3")
+    assert again is not None
+    assert again.claim > found.claim
+    assert (again.positions, again.previous) == ({"a:1": Position("e", 2)}, PreviousOwner("n2", "c2"))
 
 
 async def test_resuming_ones_own_session_throws_nobody_out(sessions: Sessions) -> None:
     session = sessions.create()
     await sessions.save(session, owner("c1"), {})
-    assert await sessions.resume(session, who(), "n1", "c1") == Resumed({}, None)
+    found = await sessions.resume(session, who(), "n1", "c1")
+    assert found is not None
+    assert (found.positions, found.previous) == ({}, None)
 
 
 async def test_the_positions_are_bounded_and_the_oldest_go(sessions: Sessions, redis: Redis) -> None:
@@ -157,7 +185,8 @@ async def test_many_are_saved_in_one_batch_each_with_its_own_outcome(sessions: S
     released = [SessionSave(save.session, save.owner, {}, release=True) for save in saves]
     assert await sessions.save_many(released) == [index != 7 for index in range(50)]
     found = await sessions.resume(names[3], who(), "n2", "c")
-    assert found == Resumed({"a:1": Position("e", 3)}, None)
+    assert found is not None
+    assert (found.positions, found.previous) == ({"a:1": Position("e", 3)}, None)
     assert await sessions.save_many([]) == []
 
 
