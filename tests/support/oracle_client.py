@@ -139,6 +139,11 @@ class OracleClient:
         if self._link is not None:
             await self._link.socket.close()
 
+    def cut(self) -> None:
+        """Its connection is gone; it comes back by itself."""
+        if self._link is not None:
+            self._link.socket.transport.abort()
+
     async def tick(self) -> None:
         """Once in a while: acknowledges, and gives up a connection on which nothing is heard."""
         link = self._link
