@@ -181,6 +181,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outbox_batch: Annotated[int, _doc("Rows the relay takes at a time.", ge=1)] = 500
     outbox_batch_bytes: Annotated[int, _doc("… and at most this many bytes of data.", ge=65_536)] = 4_194_304
     outbox_poll_s: Annotated[float, _doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0
+    outbox_unknown_s: Annotated[
+        float, _doc("A row whose topic no service registers waits this long for a node that knows it.", ge=0)
+    ] = 600.0
     outbox_keep_s: Annotated[
         int, _doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)
     ] = 3600

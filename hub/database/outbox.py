@@ -33,7 +33,8 @@ SELECT set_config('idle_session_timeout', $1, false) FROM pg_catalog.pg_settings
 # The relayed rows of a topic are all on one server (see mark_relayed), so the first one tells which.
 _PENDING = """
 WITH page AS MATERIALIZED (
-  SELECT id, org, topic, event_id, key, name, data, tags, by_user, sum(bytes) OVER (ORDER BY id) AS total, bytes
+  SELECT id, org, topic, event_id, key, name, data, tags, by_user, sum(bytes) OVER (ORDER BY id) AS total, bytes,
+    extract(epoch FROM now() - created_at)::float8 AS age_s
   FROM (
     SELECT * FROM hub.outbox
     WHERE state = 'pending' AND shard = ANY ($1) AND (org || '/' || topic) <> ALL ($2)
@@ -49,7 +50,7 @@ home AS MATERIALIZED (
   ) AS server
   FROM (SELECT DISTINCT org, topic FROM page) AS named
 )
-SELECT id, org, topic, event_id::text, key, name, data::text AS data, tags::text AS tags, by_user, server
+SELECT id, org, topic, event_id::text, key, name, data::text AS data, tags::text AS tags, by_user, server, age_s
 FROM page JOIN home USING (org, topic)
 WHERE total - bytes < $4
 ORDER BY id
@@ -97,6 +98,8 @@ class OutboxRow(Struct, frozen=True, gc=False):
     by: str | None
     server: str | None
     """The Redis server that has this topic's relayed rows; None: it has none."""
+    age_s: float
+    """Seconds since its transaction began."""
 
 
 class Outbox:

@@ -38,6 +38,10 @@ class _Unpublishable(Exception):
     """This row can never be published; the text says why."""
 
 
+class _UnknownTopic(_Unpublishable):
+    """No service of this node registers such a topic; during a deployment another node may."""
+
+
 class _Backoff:
     """Pauses that double up to a limit, with jitter, until something succeeds."""
 
@@ -243,6 +247,10 @@ class _Shift:
             try:
                 return self._draft(row, run.server)
             except _Unpublishable as reason:
+                if isinstance(reason, _UnknownTopic) and row.age_s < self._settings.outbox_unknown_s:
+                    outcome.blocked.append(run.name)
+                    run.rows.clear()
+                    return None
                 outcome.failed.append((row.id, str(reason)))
                 run.rows.popleft()
         return None
@@ -259,7 +267,7 @@ class _Shift:
         except ValueError as error:
             raise _Unpublishable("malformed organisation") from error
         except HubError as error:
-            raise _Unpublishable("no service of this hub registers such a topic") from error
+            raise _UnknownTopic("no service of this hub registers such a topic") from error
 
     async def _settle(self, outcome: _Outcome) -> None:
         if outcome.failed:

@@ -176,7 +176,7 @@ async def test_a_row_that_can_never_be_published_holds_up_nobody(
     await publish(app, [3, 4])
     await publish(app, [5], Topic(ACME, "unheard_of", "x"))
     with capture_logs() as logs:
-        async with relaying(hub_database.settings(max_event_bytes=100), broker) as relay:
+        async with relaying(hub_database.settings(max_event_bytes=100, outbox_unknown_s=0), broker) as relay:
             await until(lambda: relay.failed == 4)
             await until(lambda: broker.data(TASKS) == [1, 2, 4])
             await publish(app, [6])
@@ -192,6 +192,25 @@ async def test_a_row_that_can_never_be_published_holds_up_nobody(
     lines = [line for line in logs if line["event"] == "outbox row can never be published"]
     assert len(lines) == 4, "each is told once"
     assert not any("x" * 20 in str(line) for line in logs), "logs hold no contents"
+
+
+async def test_a_topic_that_only_newer_nodes_know_waits_for_them(
+    hub_database: HubDatabase, app: Database, broker: MemoryBroker
+) -> None:
+    """As during a deployment: the node that holds the shard lacks the new service."""
+    later = Topic(ACME, "later", "x")
+    await publish(app, [1, 2], later)
+    settings = hub_database.settings(reconnect_max_s=0.1)
+    async with relaying(settings, broker) as relay:
+        await publish(app, [7])
+        await until(lambda: broker.data(TASKS) == [7])
+        assert relay.failed == 0
+    known = kinds()
+    known.register(TopicKind(name="later"))
+    newer = OutboxRelay(settings, broker, known)
+    newer.start()
+    await until(lambda: broker.data(later) == [1, 2])
+    await newer.close()
 
 
 # --- Redis refuses, hangs, is away
@@ -353,7 +372,7 @@ async def gone(database: HubDatabase, value: Any) -> bool:
 async def test_settled_rows_are_deleted_in_batches_after_their_time(
     hub_database: HubDatabase, app: Database, broker: MemoryBroker
 ) -> None:
-    settings = hub_database.settings(outbox_keep_s=3600, outbox_keep_failed_s=7200, outbox_batch=3)
+    settings = hub_database.settings(outbox_keep_s=3600, outbox_keep_failed_s=7200, outbox_unknown_s=0, outbox_batch=3)
     await publish(app, range(10))
     await publish(app, ["failed"], Topic(ACME, "unheard_of", "x"))
     async with relaying(settings, broker):
