@@ -138,6 +138,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         100
     )
     messages_burst: Annotated[int, _doc("Frames one user may send at once (size of the bucket).", ge=1)] = 500
+    http_events_per_second: Annotated[
+        int, _doc("Events per second one user may publish by HTTP, over all nodes (token bucket).", ge=1)
+    ] = 20_000
+    http_events_burst: Annotated[int, _doc("Events one user may publish by HTTP at once.", ge=1)] = 40_000
     connection_lease_s: Annotated[
         int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)
     ] = 60
@@ -264,6 +268,8 @@ def _cross_check(settings: Settings) -> list[str]:
         problems.append(
             f"HUB_JWT_SECRET has {len(settings.jwt_secret.encode())} bytes; at least {MINIMUM_SECRET_BYTES} are needed"
         )
+    if settings.http_events_burst < settings.max_publish_batch:
+        problems.append("HUB_HTTP_EVENTS_BURST must not be less than HUB_MAX_PUBLISH_BATCH")
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
     return problems

@@ -1,8 +1,9 @@
 """Organisations: the ``OrgId`` type and every name that is scoped to one.
 
 An ``OrgId`` cannot be made from an arbitrary string: it comes from a verified token's claim, from the database row in
-hand, or from a setting of whoever runs the hub. Redis keys, channels and database transactions take an ``OrgId``, so a cross-organisation mistake does not type
-check and, where types are not looked at, raises. No other module writes a Redis name.
+hand, or from a setting of whoever runs the hub. Redis keys, channels and database transactions take an ``OrgId``, so a
+cross-organisation mistake does not type check and, where types are not looked at, raises. No other module writes a
+Redis name.
 """
 
 from __future__ import annotations

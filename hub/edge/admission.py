@@ -18,7 +18,7 @@ import structlog
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.edge.fail_open import FailOpen
-from hub.edge.frame_budget import FrameBudget, FrameLimits
+from hub.edge.frame_budget import FrameBudget, Limits, PublishBudget
 from hub.errors import ErrorCode, HubError
 from hub.orgs import OrgId, org_key
 from hub.redis import Arg, Command, Redis, ScriptCall, load_script
@@ -56,7 +56,22 @@ class Admission:
         self._revoke = load_script("hub.edge", "revoke.lua")
         redis.register(self._admit, self._renew, self._revoke)
         self.fail_open: Final = FailOpen(settings.limits_retry_s, clock)
-        self._frames = FrameLimits(redis, settings, self.fail_open)
+        self._frames = Limits(
+            redis,
+            self.fail_open,
+            purpose="frames",
+            per_second=settings.messages_per_second,
+            burst=settings.messages_burst,
+        )
+        publications = Limits(
+            redis,
+            self.fail_open,
+            purpose="publications",
+            per_second=settings.http_events_per_second,
+            burst=settings.http_events_burst,
+        )
+        self.publications: Final = PublishBudget(publications, settings.max_connections)
+        """What users may publish by HTTP."""
         # Bounded by max_connections, which the handshake keeps.
         self._held: dict[str, Principal] = {}
         self._given_back: dict[str, Principal] = {}

@@ -97,11 +97,14 @@ async def publish(
 
 
 async def _one(gateway: Gateway, principal: Principal, event: NewEvent) -> Accepted:
+    await gateway.admission.publications.spend(principal, 1)
     return _accepted(await gateway.publisher.publish_as(principal, event, _WAY))
 
 
 async def _many(gateway: Gateway, principal: Principal, read: Sequence[NewEvent | HubError]) -> list[Outcome]:
     events = [item for item in read if isinstance(item, NewEvent)]
+    if events:
+        await gateway.admission.publications.spend(principal, len(events))
     outcomes = iter(await gateway.publisher.publish_all_as(principal, events, _WAY))
     settled = [next(outcomes) if isinstance(item, NewEvent) else item for item in read]
     return [_accepted(item) if isinstance(item, Published) else _refused(gateway, item) for item in settled]

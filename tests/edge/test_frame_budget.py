@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hub.config import Settings
+from hub.errors import ErrorCode, HubError
 from hub.orgs import org_key
 from hub.redis import Redis
 from tests.edge.admission_nodes import ACME, Nodes, who
@@ -104,3 +105,15 @@ async def test_redis_is_asked_about_frames_again_after_a_pause() -> None:
         assert budget.take()
         assert await budget.refill() > 0
         await nodes.close()
+
+
+async def test_http_publications_have_a_budget_of_their_own(nodes: Nodes) -> None:
+    node = nodes.add(http_events_per_second=10, http_events_burst=1000, max_publish_batch=1000)
+    await node.publications.spend(who(), 900)
+    with pytest.raises(HubError) as caught:
+        await node.publications.spend(who(), 500)
+    assert caught.value.code is ErrorCode.RATE_LIMITED
+    assert 10_000 < (caught.value.retry_after_ms or 0) <= 60_000
+    # What was leased in vain is not lost, and other users are not concerned.
+    await node.publications.spend(who(), 90)
+    await node.publications.spend(who("u2"), 1000)
