@@ -1,0 +1,302 @@
+"""How each door of the hub is tried in one organisation with the names of another (see ``test_isolation``).
+
+Whoever adds a frame, a topic kind, a method or a route adds an entry here: it uses every name in ``Names`` that the door
+takes, in the organisation of ``Names.intruder``, and returns everything that came back, as bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from hub.protocol import frames
+from hub.protocol.frames import Pong, Position
+from tests.support.peers import Peers
+from tests.support.raw_client import ClosedByHub, RawClient
+from tests.support.running_hub import RunningHub
+
+SCOPE = "subscribe:* publish:* call:* admin flags:write"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that are tried: those of the other organisation, or names that nobody has."""
+
+    hub: RunningHub
+    intruder: str
+    """The organisation in whose name everything here is done; nobody else is in it."""
+    org: str
+    user: str
+    session: str
+    ticket: str
+    key: str
+    topics: dict[str, str]
+    """By kind."""
+    positions: dict[str, Position]
+    """Of the other organisation's topics, by kind; the same in both runs."""
+
+    def token(self, org: str = "") -> str:
+        """A token of a user of the same name."""
+        return self.hub.token(org or self.intruder, self.user, scope=SCOPE)
+
+    def items(self) -> list[dict[str, Any]]:
+        """Every topic, in every way to ask for it."""
+        items: list[dict[str, Any]] = []
+        for kind, topic in self.topics.items():
+            position = self.positions[kind]
+            items.append({"topic": topic, "since": {"epoch": position.epoch, "seq": position.seq - 1}})
+        return [*items, {"topic": "user:me", "since": "start"}]
+
+
+Walk = Callable[[Names], Awaitable[list[bytes]]]
+
+KEYS: dict[str, tuple[str, str]] = {
+    "events": ("finance", "guest"),
+    "user": ("anna", "nobody"),
+    "room": ("walk", "unknown"),
+    "small": ("walk", "unknown"),
+    "big": ("walk", "unknown"),
+    "typing": ("walk", "unknown"),
+    "feed": ("walk", "unknown"),
+    "price": ("walk", "unknown"),
+    "late": ("walk", "unknown"),
+}
+"""By topic kind: the key that the other organisation uses, and one that nobody uses."""
+
+
+# --- over the socket
+
+
+async def _conversation(names: Names, *sent: dict[str, Any], query: str = "", **hello: Any) -> list[bytes]:
+    """Says hello and sends frames; returns all that came until the hub had performed them or closed."""
+    async with Peers(names.hub) as peers:
+        client = await peers.open(names.token(), query=query)
+        await client.send({"type": "hello", "id": "hello", **hello})
+        for frame in sent:
+            await client.send_if_open(frame)
+        await client.send_if_open({"type": "ping", "id": "end"})
+        return await _all_until_the_end(client)
+
+
+async def _all_until_the_end(client: RawClient) -> list[bytes]:
+    try:
+        while not (isinstance(frame := await client.receive(), Pong) and frame.id == "end"):
+            pass
+    except ClosedByHub as closed:
+        return [*client.raw, b"closed %d" % closed.code]
+    return client.raw
+
+
+async def _hello(names: Names) -> list[bytes]:
+    return await _conversation(
+        names,
+        query=f"?ticket={names.ticket}",
+        resume={"session": names.session},
+        services=["staff"],
+        subscribe=names.items(),
+    )
+
+
+async def _subscribe(names: Names) -> list[bytes]:
+    return await _conversation(
+        names,
+        {"type": "subscribe", "id": 1, "topics": names.items()},
+        {"type": "unsubscribe", "id": 2, "topics": list(names.topics.values())},
+        {"type": "subscribe", "id": 3, "topics": [{"topic": topic, "last": 100} for topic in names.topics.values()]},
+    )
+
+
+async def _unsubscribe(names: Names) -> list[bytes]:
+    return await _conversation(names, {"type": "unsubscribe", "id": 1, "topics": [*names.topics.values(), "user:me"]})
+
+
+async def _publish(names: Names) -> list[bytes]:
+    publications = [
+        {"type": "publish", "id": kind, "topic": topic, "name": "walk", "data": "intruder", "key": names.key}
+        for kind, topic in names.topics.items()
+    ]
+    again = [{**frame, "id": f"{frame['id']} again"} for frame in publications]
+    # Only their own events come back.
+    return await _conversation(names, *publications, *again, {"type": "subscribe", "id": 1, "topics": names.items()})
+
+
+async def _call(names: Names) -> list[bytes]:
+    answers = []
+    for method in names.hub.gateway.methods:
+        for params in METHODS[method](names):
+            answers += await _conversation_of_a_call(names, method, params)
+    return answers
+
+
+async def _conversation_of_a_call(names: Names, method: str, params: dict[str, Any]) -> list[bytes]:
+    async with Peers(names.hub) as peers:
+        client = await peers.open(names.token())
+        await client.hello(subscribe=names.items())
+        await client.send({"type": "call", "id": 1, "method": method, "params": params})
+        await client.answer_to(1)
+        await client.send({"type": "ping", "id": "end"})
+        return await _all_until_the_end(client)
+
+
+async def _ack(names: Names) -> list[bytes]:
+    positions = {
+        topic: {"epoch": names.positions[kind].epoch, "seq": names.positions[kind].seq}
+        for kind, topic in names.topics.items()
+    }
+    ack = {"type": "ack", "positions": positions}
+    return await _conversation(names, ack, {"type": "subscribe", "id": 1, "topics": names.items()}, ack)
+
+
+async def _auth(names: Names) -> list[bytes]:
+    # A good token, but of another organisation: as bad as one of an organisation that nobody ever heard of.
+    return await _conversation(names, {"type": "auth", "id": 1, "token": names.token(names.org)})
+
+
+async def _ping(names: Names) -> list[bytes]:
+    return await _conversation(names, {"type": "ping", "id": names.session})
+
+
+FRAMES: dict[type[Any], Walk] = {
+    frames.Hello: _hello,
+    frames.Subscribe: _subscribe,
+    frames.Unsubscribe: _unsubscribe,
+    frames.Publish: _publish,
+    frames.Call: _call,
+    frames.Ack: _ack,
+    frames.Auth: _auth,
+    frames.Ping: _ping,
+}
+
+
+# --- methods: the params with which each is tried
+
+
+def _everything(names: Names) -> list[dict[str, Any]]:
+    return [{"topic": t, "user": names.user, "session": names.session, "key": names.key} for t in names.topics.values()]
+
+
+METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
+    "test.echo": _everything,
+    "test.refuse": _everything,
+    "test.crash": _everything,
+    "test.unencodable": _everything,
+    "test.slow": _everything,
+}
+
+
+# --- over HTTP
+
+
+async def _ask(names: Names, method: str, path: str, token: str = "", **how: Any) -> list[bytes]:
+    """One request with the intruder's token; status, headers and body of the answer."""
+    async with httpx.AsyncClient(base_url=names.hub.http_url) as http:
+        headers = {"Authorization": f"Bearer {token or names.token()}"}
+        answer = await http.request(method, path, headers=headers, **how)
+    head = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+    return [json.dumps([answer.status_code, head]).encode(), answer.content]
+
+
+def _plain(method: str, path: str) -> Walk:
+    async def walk(names: Names) -> list[bytes]:
+        return await _ask(names, method, path)
+
+    return walk
+
+
+async def _events(names: Names) -> list[bytes]:
+    found = []
+    for kind, topic in names.topics.items():
+        position = names.positions[kind]
+        for query in ("", f"?since={position.epoch}:{position.seq - 1}", "?last=100"):
+            found += await _ask(names, "GET", f"/v1/topics/{topic}/events{query}")
+    return found + await _ask(names, "GET", "/v1/topics/user:me/events")
+
+
+async def _tickets(names: Names) -> list[bytes]:
+    mine = await _ask(names, "POST", "/v1/tickets")
+    # A ticket is good for a connection and for nothing else, whosever it is.
+    return mine + await _ask(names, "POST", "/v1/tickets", token=names.ticket)
+
+
+async def _kick(names: Names) -> list[bytes]:
+    return await _ask(names, "POST", "/v1/admin/kick", token=_admin(names), json={"user": names.user})
+
+
+def _admin(names: Names) -> str:
+    return names.hub.token(names.intruder, "root", scope=SCOPE)
+
+
+async def _publish_http(names: Names) -> list[bytes]:
+    events = [
+        {"topic": topic, "name": "walk", "data": "intruder", "key": names.key} for topic in names.topics.values()
+    ]
+    found = []
+    for event in events:
+        found += await _ask(names, "POST", "/v1/publish", json=event)
+    return found + await _ask(names, "POST", "/v1/publish", json=events)
+
+
+async def _publish_to_path(names: Names) -> list[bytes]:
+    found = []
+    for topic in names.topics.values():
+        event = {"name": "walk", "data": "intruder", "key": names.key}
+        found += await _ask(names, "POST", f"/v1/publish/{topic}", json=event)
+    return found
+
+
+ROUTES: dict[tuple[str, str], Walk] = {
+    ("GET", "/"): _plain("GET", "/"),
+    ("GET", "/health/live"): _plain("GET", "/health/live"),
+    ("GET", "/health/ready"): _plain("GET", "/health/ready"),
+    ("GET", "/metrics"): _plain("GET", "/metrics"),
+    ("GET", "/asyncapi.json"): _plain("GET", "/asyncapi.json"),
+    ("GET", "/openapi.json"): _plain("GET", "/openapi.json"),
+    ("GET", "/openapi.json/{path:str}"): _plain("GET", "/openapi.json/walk"),
+    ("GET", "/openapi.json/openapi.json"): _plain("GET", "/openapi.json/openapi.json"),
+    ("GET", "/v1/stats"): _plain("GET", "/v1/stats"),
+    ("GET", "/v1/topics/{topic:str}/events"): _events,
+    ("POST", "/v1/tickets"): _tickets,
+    ("POST", "/v1/admin/kick"): _kick,
+    ("POST", "/v1/publish"): _publish_http,
+    ("POST", "/v1/publish/{topic:str}"): _publish_to_path,
+}
+"""By method and path. OPTIONS is the framework's and is tried on every path without an entry."""
+
+COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats")}
+"""Routes that answer with numbers of the whole node, which change while the tests run: only names are looked for."""
+
+SOCKETS = {"/ws": "walked frame by frame"}
+"""Routes that are no HTTP, and where they are walked."""
+
+
+# --- what may differ between two answers
+
+_VARIABLE: list[tuple[re.Pattern[bytes], bytes]] = [
+    (re.compile(rb'"(ts|expires_in_ms|retry_after_ms)":\d+'), rb'"\1":0'),
+    (re.compile(rb'"refused_before":[\d.]+'), b'"refused_before":0'),
+    (re.compile(rb'"epoch":"[0-9a-f]{16}"'), b'"epoch":"…"'),
+    (re.compile(rb'"next":"[0-9a-f]{16}:'), b'"next":"…:'),
+    (re.compile(rb'"session":"s_[A-Za-z0-9_-]{24}"'), b'"session":"…"'),
+    (re.compile(rb'"ticket":"[A-Za-z0-9_-]{43}"'), b'"ticket":"…"'),
+    (re.compile(rb'"id":"[0-9a-f]{31}"'), b'"id":"…"'),
+]
+
+
+def normalised(names: Names, answers: list[bytes]) -> list[bytes]:
+    """The answers without what is random, timed, or a name that was sent; frames of different topics in one order."""
+    words = {names.intruder: "<intruder>", names.user: "<user>", names.session: "<session>", names.key: "<key>"}
+    words |= {names.ticket: "<ticket>", names.org: "<org>"}
+    words |= {topic: f"<topic of {kind}>" for kind, topic in names.topics.items()}
+    done = []
+    for answer in answers:
+        for word in sorted(words, key=len, reverse=True):
+            answer = answer.replace(word.encode(), words[word].encode())
+        for pattern, replacement in _VARIABLE:
+            answer = pattern.sub(replacement, answer)
+        done.append(answer)
+    return sorted(done)
