@@ -26,7 +26,7 @@ from litestar import Litestar, asgi
 from hub.auth.jwks import JwksCache
 from hub.auth.tickets import Tickets
 from hub.auth.tokens import TokenVerifier
-from hub.config import Settings
+from hub.config import Settings, load_settings
 from hub.database import Database
 from hub.edge.admission import Admission
 from hub.edge.asgi_socket import serve_websocket, upgrade_required
@@ -178,8 +178,15 @@ class Node:
             await self.stop()
 
 
+def application() -> HubApp:
+    """What other ASGI servers are given, with settings from the environment."""
+    settings = load_settings(os.environ)
+    configure_logging(settings.log_level, node_name(settings))
+    return HubApp(settings, load_services(settings.services))
+
+
 class HubApp:
-    """A node as an ASGI application: ``uvicorn services.main:app`` or any other server.
+    """A node as an ASGI application: ``uvicorn --factory hub.app:application`` or any other server.
 
     Slower than ``serve`` and without its politeness: a stock server closes all sockets itself when it stops.
     """
