@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import structlog
 from msgspec import Struct
 
 from hub.config import Settings
@@ -15,6 +16,8 @@ from hub.protocol.frames import Position
 from hub.topics.publication import TopicState
 from hub.topics.splice import Asked
 from hub.topics.topic import Topic
+
+log = structlog.get_logger(__name__)
 
 
 class SharedPage(Struct, frozen=True):
@@ -84,6 +87,9 @@ class History:
             outcomes = await self._broker.read(requests)
         except HubError as error:
             outcomes = [error] * len(own)
+        except Exception:
+            log.exception("history could not be read")
+            outcomes = [HubError(ErrorCode.INTERNAL, "history could not be read; it is in the hub's log")] * len(own)
         finally:
             for (key, (request, future)), outcome in zip(own.items(), outcomes, strict=True):
                 if self._under_way.get(key) is future:

@@ -74,11 +74,13 @@ class Membership:
     async def join(self, subscriber: Subscriber, requests: Sequence[JoinRequest]) -> list[Joined | HubError]:
         """Joins all; one outcome each, in order. Nothing is delivered before ``activate``."""
         subs = self._hold(subscriber, requests)
+        # Taken now: when somebody waits for them, they may have been answered and forgotten.
+        openings = [sub.topic.subscribed for sub in subs]
         try:
             reading = [sub for sub in subs if self._needs_history(sub)]
             read, opened = await asyncio.gather(
                 self._history.read([(sub.topic.topic, sub.asked) for sub in reading]),
-                asyncio.gather(*(self._opened(sub.topic) for sub in subs)),
+                self._opened(openings),
             )
         except BaseException:
             for sub in subs:
@@ -168,10 +170,8 @@ class Membership:
             self._healer.open(local, outcome)
             future.set_result(None)
 
-    async def _opened(self, local: LocalTopic) -> HubError | None:
-        if local.subscribed is None:
-            return None
-        return await asyncio.shield(local.subscribed)
+    async def _opened(self, openings: Sequence[asyncio.Future[HubError | None] | None]) -> list[HubError | None]:
+        return [None if opening is None else await asyncio.shield(opening) for opening in openings]
 
     def _needs_history(self, sub: Subscription) -> bool:
         if sub.topic.kind.history is None:
