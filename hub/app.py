@@ -140,7 +140,7 @@ class Node:
         self._admission.start()
         self._saver.start()
         self._keeper.start()
-        await self._control.start()
+        self._control.start()
         for service in self._services:
             if service.start is not None:
                 await service.start()
@@ -158,6 +158,7 @@ class Node:
         await self._keeper.close()
         await self._saver.close()
         await self._admission.close()
+        await self._control.close()
         await self._membership.close()
         await self._catch_up.close()
         await self._healer.close()

@@ -6,6 +6,7 @@ Messages are ephemeral; what must outlive a lost link (revocations) stands in Re
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -56,11 +57,22 @@ class Control:
         self._all = Topic(CONTROL_ORG, "control", "all")
         self._own = Topic(CONTROL_ORG, "control", node)
         self._handlers: dict[type[Any], Handler] = {}
+        self._subscribing: asyncio.Task[None] | None = None
         for topic in (self._all, self._own):
             dispatcher.listen(topic.names.channel.encode(), self._receive)
 
-    async def start(self) -> None:
-        """Subscribes; stays subscribed over lost links."""
+    def start(self) -> None:
+        """Subscribes, as soon as Redis is there; stays subscribed over lost links. ``close`` must follow."""
+        self._subscribing = asyncio.create_task(self._subscribe(), name="control")
+
+    async def close(self) -> None:
+        """Ends the wait for Redis, if it never came."""
+        if self._subscribing is not None:
+            self._subscribing.cancel()
+            await asyncio.gather(self._subscribing, return_exceptions=True)
+
+    async def _subscribe(self) -> None:
+        # An outcome that is an error changes nothing: the topics stay wanted.
         await self._broker.subscribe([self._all, self._own])
 
     def on(self, message: type[Any], handler: Handler) -> None:
