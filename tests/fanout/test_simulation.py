@@ -1,6 +1,6 @@
 """Everything at once: random clients, publications and faults; then calm, and every client's record must be complete.
 
-Time is virtual and each world has its seed, so that a failing one can be run again. The judge (``Record``) knows frames.
+Time is virtual and each world has its seed, so that a failing one can be run again.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class World:
             if len(wire) > 1 and self.chance(0.3):
                 del wire[self.random.randrange(len(wire))]
             if self.chance(0.1):
-                wire.append((self.random.choice(KINDS).name.encode(), b"unreadable"))
+                wire.append((topic(self.random.choice(KINDS)).names.channel.encode(), b"unreadable"))
 
     async def _hurt_link(self) -> None:
         while self.storm:

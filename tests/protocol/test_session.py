@@ -59,7 +59,7 @@ FRAMES: dict[type[Any], ClientFrame] = {
     Auth: Auth(1, "token"),
     Ping: Ping(1),
 }
-ANSWERS = {Hello: Open, Subscribe: Join, Unsubscribe: Leave, Ping: Pong}
+ANSWERS: dict[type[Any], type[Any]] = {Hello: Open, Subscribe: Join, Unsubscribe: Leave, Ping: Pong}
 
 
 def session(encoding: Encoding = Encoding.JSON, *, max_topics: int = MAX_TOPICS) -> Session:

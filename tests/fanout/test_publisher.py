@@ -1,0 +1,132 @@
+"""Publishing: who may, what is refused before it reaches the broker, and what the body looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from hub.auth.principal import Principal
+from hub.errors import ErrorCode, HubError, unavailable
+from hub.fanout.broker import Published
+from hub.fanout.publisher import NewEvent, Publisher, event_id
+from hub.telemetry import Metrics
+from hub.topics.kinds import TopicKinds
+from tests.support.fake_broker import FakeBroker
+from tests.support.fan_out import FLEETING, ORG, REPLAY, settings, topic
+
+WHO = Principal("u1", ORG, ("publish:*", "subscribe:*"), 2e9)
+
+
+class Desk:
+    """A publisher over a broker in memory."""
+
+    def __init__(self) -> None:
+        self.broker = FakeBroker()
+        self.metrics = Metrics()
+        kinds = TopicKinds([REPLAY, FLEETING])
+        self.publisher = Publisher(settings(max_event_bytes=100), self.metrics, kinds, self.broker)
+
+    async def publish(self, text: str = "replay:1", **fields: Any) -> Published:
+        """As a client."""
+        return await self.publisher.publish_as(WHO, NewEvent(text, **{"name": "n", "data": 1, **fields}), "frame")
+
+    def body(self) -> dict[str, Any]:
+        """What the broker got last."""
+        return msgspec.json.decode(self.broker.drafts[-1].body, type=dict[str, Any])
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def test_an_event_and_its_body(desk: Desk) -> None:
+    done = await desk.publish(data={"a": [1, "é"]}, tags={"g": True}, name="made")
+    assert (done.seq, done.duplicate) == (1, False)
+    body = desk.body()
+    assert len(body.pop("id")) == 31
+    assert body == {"name": "made", "data": {"a": [1, "é"]}, "tags": {"g": True}, "by": "u1"}
+    draft = desk.broker.drafts[-1]
+    assert (draft.topic, draft.history, draft.ephemeral, draft.key) == (topic(REPLAY), REPLAY.history, False, None)
+    assert b'hub_events_published_total{kind="replay",way="frame"} 1.0' in desk.metrics.prometheus()
+
+
+async def test_a_service_publishes_without_a_user(desk: Desk) -> None:
+    await desk.publisher.publish(topic(REPLAY), NewEvent("replay:1", "n", None))
+    assert set(desk.body()) == {"id", "name", "data"}
+    await desk.publisher.publish(topic(REPLAY), NewEvent("replay:1", "n", None), by="u7")
+    assert desk.body()["by"] == "u7"
+
+
+async def test_the_same_key_is_the_same_event(desk: Desk) -> None:
+    first = await desk.publish(key="k")
+    again = await desk.publish(key="k", data=2)
+    assert (again.epoch, again.seq, again.duplicate) == (first.epoch, first.seq, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "ephemeral"), [("replay:1", True, True), ("replay:1", False, False), ("fleeting:1", False, True)]
+)
+async def test_what_is_kept(desk: Desk, text: str, asked: bool, ephemeral: bool) -> None:
+    done = await desk.publish(text, ephemeral=asked)
+    assert desk.broker.drafts[-1].ephemeral is ephemeral
+    assert (done.seq == 0) is ephemeral
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"data": "x" * 99}, ErrorCode.TOO_LARGE),
+        ({"data": "é" * 50}, ErrorCode.TOO_LARGE),
+        ({"data": 2**64}, ErrorCode.BAD_REQUEST),
+        ({"data": float("nan")}, ErrorCode.BAD_REQUEST),
+        ({"data": b"bytes"}, ErrorCode.BAD_REQUEST),
+        ({"data": {1: 2}}, ErrorCode.BAD_REQUEST),
+        ({"tags": {f"t{n}": 1 for n in range(33)}}, ErrorCode.BAD_REQUEST),
+        ({"tags": {"t": "x" * 257}}, ErrorCode.BAD_REQUEST),
+        ({"tags": {"t" * 257: 1}}, ErrorCode.BAD_REQUEST),
+        ({"tags": {"t": float("inf")}}, ErrorCode.BAD_REQUEST),
+        ({"text": "replay:\n"}, ErrorCode.NOT_FOUND),
+        ({"text": "other:1"}, ErrorCode.NOT_FOUND),
+    ],
+)
+async def test_what_is_refused_never_reaches_the_broker(desk: Desk, fields: dict[str, Any], code: ErrorCode) -> None:
+    with pytest.raises(HubError) as caught:
+        await desk.publish(**fields)
+    assert caught.value.code == code
+    assert desk.broker.drafts == []
+
+
+async def test_the_limits_themselves_pass(desk: Desk) -> None:
+    await desk.publish(data="x" * 98, tags={f"{n:0256}": "x" * 256 for n in range(32)})
+
+
+async def test_scope_is_asked(desk: Desk) -> None:
+    for scope, code in ((("subscribe:*",), ErrorCode.FORBIDDEN), ((), ErrorCode.NOT_FOUND)):
+        with pytest.raises(HubError) as caught:
+            await desk.publisher.publish_as(Principal("u1", ORG, scope, 2e9), NewEvent("replay:1", "n", 1), "frame")
+        assert caught.value.code == code
+
+
+async def test_each_event_of_a_list_has_its_own_outcome(desk: Desk) -> None:
+    events = [NewEvent(text, "n", 1) for text in ("replay:1", "other:1", "replay:1", "replay:2")]
+    outcomes = await desk.publisher.publish_all_as(WHO, events, "http")
+    assert [item.code if isinstance(item, HubError) else item.seq for item in outcomes] == [1, "not_found", 2, 1]
+    assert await desk.publisher.publish_all_as(WHO, [], "http") == []
+
+
+async def test_a_broker_that_does_not_answer_is_told(desk: Desk) -> None:
+    refused = unavailable("redis")
+    desk.broker.publish_now = lambda _: refused  # type: ignore[method-assign]
+    with pytest.raises(HubError) as caught:
+        await desk.publish()
+    assert caught.value is refused
+    assert b'hub_events_published_total{kind="replay"' not in desk.metrics.prometheus()
+
+
+def test_event_ids_are_new_and_in_order_of_time() -> None:
+    ids = [event_id() for _ in range(200)]
+    assert len(set(ids)) == 200
+    assert [one[:11] for one in ids] == sorted(one[:11] for one in ids)
