@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,9 @@ from hub.protocol.codec import Encoding
 from hub.protocol.frames import Pong
 from tests.support.peers import Peers
 from tests.support.raw_client import ClosedByHub, RawClient
+
+# The hub's thread uses the module `random` while an example is drawn here.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 ITEM = {"topic": "room:a", "since": {"epoch": "x", "seq": 1}, "filter": {"a": [1, "x"]}, "ack": True}
 VALID: list[dict[str, Any]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 from hub.api import (
@@ -35,6 +36,11 @@ class TestService:
     def release(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets all calls of ``test.slow`` end; may be called from another thread."""
         loop.call_soon_threadsafe(self.released.set)
+
+    def beside_others(self, hub: Hub) -> Service:
+        """The same without the kind ``events``, which a service that ships registers."""
+        service = self.factory(hub)
+        return dataclasses.replace(service, kinds=[kind for kind in service.kinds if kind.name != "events"])
 
     def factory(self, _: Hub) -> Service:
         """What the hub is given."""

@@ -11,21 +11,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, get_args
 
+import httpx
 import pytest
+import redis
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
-from hub.app import load_services
 from hub.embedded import PostgresServer, RedisServer
-from hub.orgs import ticket_key
+from hub.orgs import OrgId, session_key, ticket_key
 from hub.protocol.frames import ClientFrame, Event, Position
 from services.main import SERVICES
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.hub_services import TestService
 from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
-from tests.support.running_hub import RunningHub, hub_settings, running_hub
+from tests.support.running_hub import RunningHub, running_hub
 from tests.support.servers import client as connected
+from tests.support.waiting import until
 from tests.system import isolation_walkers as walkers
 from tests.system.isolation_walkers import Names, Walk
 
@@ -37,9 +39,9 @@ _runs = iter(range(1, 1_000_000))
 class Victim:
     """The other organisation: topics of every kind with events, a user with a session, a ticket, idempotency keys."""
 
-    def __init__(self, peers: Peers, redis: RedisServer, database: HubDatabase) -> None:
+    def __init__(self, peers: Peers, server: RedisServer, database: HubDatabase) -> None:
         self.peers = peers
-        self.redis = redis
+        self.redis = server
         self.database = database
         self.topics = {kind: f"{kind}:{mine}" for kind, (mine, _) in walkers.KEYS.items()}
         self.positions: dict[str, Position] = {}
@@ -57,30 +59,30 @@ class Victim:
         for kind, topic in self.topics.items():
             epoch, seq = "", 0
             for number in range(3):
-                result = await self.client.publish(topic, SECRET_DATA, key=f"acme-key-{number}" if number else "")
+                result = await self.client.publish(topic, SECRET_DATA, key=f"acme-key-{number}")
                 epoch, seq = result["epoch"], result["seq"]
             self.positions[kind] = Position(epoch or "0123456789abcdef", max(seq, 3))
         await self.client.events(3 * len(self.topics))
+        await self.client.ack("room:walk", self.positions["room"].epoch, 1)
+        await self.client.nothing_came()
+        async with httpx.AsyncClient(base_url=self.peers.hub.http_url) as http:
+            headers = {"Authorization": f"Bearer {self.peers.token('anna')}"}
+            self.ticket = (await http.post("/v1/tickets", headers=headers)).json()["ticket"]
+        async with self.database.connect("hub_app") as link, link.transaction():
+            await link.execute("SELECT set_config('hub.org', $1, true)", self.peers.org)
+            await link.execute("SELECT hub_publish($1, 'room:walk', 'walk', '{}')", self.peers.org)
+        await until(self._is_stored, what="the session to be stored")
+
+    def _is_stored(self) -> bool:
+        with connected(self.redis) as link:
+            return link.hget(session_key(OrgId.from_claim(self.peers.org), self.session), "room:walk") is not None
 
 
-def in_redis(victim: Victim) -> dict[str, Any]:
-    """Everything that Redis has of the organisation, as it lies there."""
-    with connected(victim.redis) as redis:
-        keys = sorted(redis.scan_iter(match=f"*{{{victim.peers.org}*", count=10_000))
-        keys.append(ticket_key(victim.ticket))
-        return {key: dumped(redis, key) for key in keys}
-
-
-def dumped(redis: Any, key: str) -> Any:
-    kind = redis.type(key)
-    readers = {
-        "string": lambda: redis.get(key),
-        "hash": lambda: redis.hgetall(key),
-        "zset": lambda: redis.zrange(key, 0, -1, withscores=True),
-        "stream": lambda: redis.xrange(key),
-        "none": lambda: "gone",
-    }
-    return readers[kind]()
+def in_redis(victim: Victim) -> dict[bytes, bytes | None]:
+    """Everything that Redis has of the organisation, as it lies there; None: it is gone."""
+    with redis.Redis(unix_socket_path=str(victim.redis.socket_path)) as link:
+        keys = sorted(link.scan_iter(match=f"*{{{victim.peers.org}[/}}]*", count=10_000))
+        return {key: link.dump(key) for key in (*keys, ticket_key(victim.ticket).encode())}
 
 
 async def in_postgres(victim: Victim) -> dict[str, list[str]]:
@@ -98,3 +100,161 @@ async def in_postgres(victim: Victim) -> dict[str, list[str]]:
             found[name] = sorted(row["row"] for row in rows)
     assert any(found.values()), "the organisation has no rows; nothing would be proven"
     return found
+
+
+@pytest.fixture(scope="module")
+async def hub(
+    redis_server: RedisServer, postgres_server: PostgresServer, migrated_template: HubDatabase
+) -> AsyncIterator[tuple[RunningHub, HubDatabase]]:
+    """A node with everything that ships, and the test service."""
+    service = TestService()
+    service.released.set()
+    async with empty_database(postgres_server, migrated_template.name) as database:
+        running = running_hub(
+            "direct",
+            redis_server.url,
+            factories=[*SERVICES, service.beside_others],
+            allowed_errors=["method failed"],
+            database_url=database.url("hub_app"),
+            connection_lease_s=3600,  # renewals would change what is compared
+            ticket_ttl_s=600,
+        )
+        async with running as hub:
+            yield hub, database
+
+
+@pytest.fixture(scope="module")
+async def victim(hub: tuple[RunningHub, HubDatabase], redis_server: RedisServer) -> AsyncIterator[Victim]:
+    node, database = hub
+    async with Peers(node, org=f"acme-{next(_runs)}") as peers:
+        victim = Victim(peers, redis_server, database)
+        await victim.settle()
+        yield victim
+
+
+def names_of(victim: Victim) -> Names:
+    """The other organisation's names, to be tried by a newcomer who uses them in an organisation of its own."""
+    return Names(
+        hub=victim.peers.hub,
+        intruder=f"globex-{next(_runs)}",
+        org=victim.peers.org,
+        user="anna",
+        session=victim.session,
+        ticket=victim.ticket,
+        key="acme-key-1",
+        topics=victim.topics,
+        positions=victim.positions,
+    )
+
+
+def names_of_nobody(victim: Victim) -> Names:
+    """Names of the same shape that nobody has."""
+    return Names(
+        hub=victim.peers.hub,
+        intruder=f"globex-{next(_runs)}",
+        org="no-such-organisation",
+        user="no-such-user",
+        session="s_" + "N" * 24,
+        ticket="N" * 43,
+        key="nobodys-key",
+        topics={kind: f"{kind}:{unknown}" for kind, (_, unknown) in walkers.KEYS.items()},
+        positions=victim.positions,
+    )
+
+
+async def walk_through(victim: Victim, walk: Walk, *, compare: bool = True) -> None:
+    """Tries one door with both sets of names."""
+    in_redis_before, in_postgres_before = in_redis(victim), await in_postgres(victim)
+    came = len(victim.client.came)
+    theirs, nobodys = names_of(victim), names_of_nobody(victim)
+    answer = await walk(theirs)
+    for part in answer:
+        assert SECRET_DATA.encode() not in part
+        assert victim.peers.org.encode() not in part
+    if compare:
+        assert walkers.normalised(theirs, answer) == walkers.normalised(nobodys, await walk(nobodys))
+    assert in_redis(victim) == in_redis_before
+    assert await in_postgres(victim) == in_postgres_before
+    await victim.client.nothing_came()
+    assert len(victim.client.came) == came + 1
+
+
+@pytest.mark.parametrize("frame", get_args(ClientFrame), ids=lambda frame: frame.__name__)
+async def test_frame(victim: Victim, frame: type[Any]) -> None:
+    walk = walkers.FRAMES.get(frame)
+    assert walk is not None, f"{HERE}: add how the frame {frame.__name__} is tried to FRAMES"
+    await walk_through(victim, walk)
+
+
+async def test_every_topic_kind_is_walked(victim: Victim) -> None:
+    kinds = {kind.name for kind in victim.peers.hub.gateway.kinds}
+    assert kinds == set(walkers.KEYS), f"{HERE}: add the topic kinds {kinds - set(walkers.KEYS)} to KEYS"
+
+
+async def test_every_method_is_walked(victim: Victim) -> None:
+    methods = set(victim.peers.hub.gateway.methods)
+    assert methods == set(walkers.METHODS), f"{HERE}: add the methods {methods - set(walkers.METHODS)} to METHODS"
+
+
+def routes_of(app: Litestar) -> list[tuple[str, str]]:
+    """(method, path) of every HTTP route."""
+    routes = [route for route in app.routes if isinstance(route, HTTPRoute)]
+    return sorted((method, route.path) for route in routes for method in route.methods)
+
+
+async def test_every_route_is_walked(victim: Victim) -> None:
+    app = victim.peers.hub.node.http()
+    routes = set(routes_of(app))
+    known = set(walkers.ROUTES)
+    new = {route for route in routes - known if route[0] != "OPTIONS"}
+    assert not new, f"{HERE}: add how the routes {sorted(new)} are tried to ROUTES"
+    assert known <= routes, f"{HERE}: {sorted(known - routes)} are gone; take them out of ROUTES"
+    others = {route.path for route in app.routes if not isinstance(route, HTTPRoute)}
+    assert others == set(walkers.SOCKETS), f"{HERE}: say in SOCKETS where {others - set(walkers.SOCKETS)} are walked"
+
+
+@pytest.mark.parametrize("route", sorted(walkers.ROUTES), ids=lambda route: " ".join(route))
+async def test_route(victim: Victim, route: tuple[str, str]) -> None:
+    await walk_through(victim, walkers.ROUTES[route], compare=route not in walkers.COUNTING)
+
+
+async def test_options_of_every_route(victim: Victim) -> None:
+    for method, path in routes_of(victim.peers.hub.node.http()):
+        if method == "OPTIONS":
+            concrete = path.replace("{topic:str}", victim.topics["room"]).replace("{path:str}", "walk")
+            await walk_through(victim, walkers.options(concrete), compare=False)
+
+
+async def test_the_walk_would_notice(victim: Victim) -> None:
+    """The same comparisons, within the organisation itself: there they must fail."""
+    names = names_of(victim)
+    insider = Names(**{**{f: getattr(names, f) for f in names.__dataclass_fields__}, "intruder": victim.peers.org})
+    seen = b"".join(await walkers.FRAMES[get_args(ClientFrame)[1]](insider))
+    assert SECRET_DATA.encode() in seen
+    before = in_redis(victim)
+    await victim.client.publish("room:noticed", 1)
+    assert in_redis(victim) != before
+
+
+# --- what must be separate although all names are the same
+
+
+async def test_the_same_names_in_two_organisations_are_two_of_everything(victim: Victim) -> None:
+    async with Peers(victim.peers.hub, org=f"globex-{next(_runs)}") as peers:
+        twin = Victim(peers, victim.redis, victim.database)
+        await twin.settle()
+        for topic in victim.topics.values():
+            if topic.startswith("user:"):
+                continue
+            mine = await victim.client.publish(topic, SECRET_DATA, key="twins")
+            theirs = await twin.client.publish(topic, "only-for-globex", key="twins")
+            assert not mine["duplicate"]
+            assert not theirs["duplicate"]
+            assert (await victim.client.expect(Event, topic=topic)).data == SECRET_DATA
+            assert (await twin.client.expect(Event, topic=topic)).data == "only-for-globex"
+            again = await twin.client.publish(topic, "again", key="twins")
+            assert again == {**theirs, "duplicate": True}
+        for one, other in ((victim.client, twin.client), (twin.client, victim.client)):
+            await one.publish("user:anna", "to my own anna")
+            await one.expect(Event, topic="user:me", data="to my own anna")
+            await other.nothing_came()
