@@ -56,7 +56,7 @@ class Names:
 Walk = Callable[[Names], Awaitable[list[bytes]]]
 
 KEYS: dict[str, tuple[str, str]] = {
-    "events": ("finance", "guest"),
+    "events": ("branding", "analytics"),
     "user": ("anna", "no-such-user"),
     "room": ("walk", "unknown"),
     "small": ("walk", "unknown"),
