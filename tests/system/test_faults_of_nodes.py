@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 async def test_a_node_is_killed(arena: Arena, own_redis: RedisServer) -> None:
     async with arena.ordeal("node kill -9", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
         await it.nodes[0].kill()
-        await it.flows(300)
+        await it.heal()
         await it.nodes[0].start()
 
 
@@ -22,6 +22,7 @@ async def test_a_node_drains(arena: Arena, own_redis: RedisServer) -> None:
     async with arena.ordeal("SIGTERM drain", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
         assert await it.nodes[0].terminate() == 0
         assert it.nodes[0].said("drained") == 1
+        await it.heal()
         await it.nodes[0].start()
 
 
