@@ -106,19 +106,18 @@ async def test_a_busy_topic_is_met(hub: FanOut) -> None:
     hub.broker.pump()
 
     async def busy() -> None:
-        # Made after the page was: history knows nothing of it.
         await asyncio.sleep(0)
         hub.publish(REPLAY)
         hub.broker.pump()
 
     hub.publish(REPLAY)
     hub.broker.pump()
-    hub.broker.delay = busy
+    hub.broker.arrival = busy
     connection.room = 1000
     connection.drain()
     await until(lambda: connection.state(REPLAY) in (SubState.LIVE, SubState.AHEAD))
     assert len(hub.broker.reads) < 5
-    hub.broker.delay = lambda: asyncio.sleep(0)
+    hub.broker.arrival = lambda: asyncio.sleep(0)
     await until(lambda: connection.complete(REPLAY))
 
 
@@ -154,7 +153,7 @@ async def test_what_expires_between_two_pages_does_not_swallow_what_was_collecte
 
     async def delay() -> None:
         steps.append(1)
-        if len(steps) == 3:  # before the second page is made
+        if len(steps) == 2:  # before the second page is made
             hub.broker.trim(topic(LATEST), 11)
 
     hub.broker.delay = delay
@@ -175,7 +174,7 @@ async def test_another_epoch_between_two_pages(hub: FanOut) -> None:
 
     async def delay() -> None:
         steps.append(1)
-        if len(steps) == 3:
+        if len(steps) == 2:
             hub.broker.fail_over("s2", lost=1)
 
     hub.broker.delay = delay

@@ -42,7 +42,7 @@ class World:
             heal_concurrency=2,
         )
         self.broker = self.hub.broker
-        self.broker.delay = lambda: self.pause(0.03)
+        self.broker.delay = self.broker.arrival = lambda: self.pause(0.03)
         self.broker.refuse_read = lambda _: self.storm and self.chance(0.1)
         self.broker.refuse_subscribe = lambda _: self.storm and self.chance(0.1)
         self.clients: list[Client] = []

@@ -1,7 +1,7 @@
 """``Broker`` in memory with the semantics of the real one, and every way to hurt it: for tests of the fan-out alone.
 
 Positions, forks, bounds and pages follow publish.lua and read.lua. What is published waits on a wire; ``pump`` brings
-it to the dispatcher. Answers take as long as ``delay`` says, before and after they are made.
+it to the dispatcher. Answers take as long as ``delay`` and ``arrival`` say.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class FakeBroker:
         self.link.set()
         self.wire: deque[tuple[bytes, bytes]] = deque()
         self.delay: Callable[[], Awaitable[None]] = _at_once
-        """Awaited before an answer is made and again before it arrives."""
+        """Awaited before an answer is made."""
+        self.arrival: Callable[[], Awaitable[None]] = _at_once
+        """Awaited between an answer's making and its arrival."""
         self.refuse_read: Callable[[HistoryRequest], bool] = lambda _: False
         self.refuse_subscribe: Callable[[Topic], bool] = lambda _: False
         self.reads: list[HistoryRequest] = []
@@ -90,7 +92,7 @@ class FakeBroker:
         self.reads += requests
         await self.delay()
         pages = [unavailable("redis") if self.refuse_read(request) else self._page(request) for request in requests]
-        await self.delay()
+        await self.arrival()
         return pages
 
     async def subscribe(self, topics: Sequence[Topic]) -> list[TopicState | HubError]:
@@ -106,7 +108,7 @@ class FakeBroker:
         except TimeoutError:
             return [unavailable("redis") for _ in topics]
         answers = [self._subscribed(topic) for topic in topics]
-        await self.delay()
+        await self.arrival()
         return answers
 
     def _subscribed(self, topic: Topic) -> TopicState | HubError:
