@@ -55,6 +55,7 @@ class Connection:
         "_worker",
         "_writable",
         "acked",
+        "applicant",
         "arrival",
         "budget",
         "calls",
@@ -87,6 +88,8 @@ class Connection:
         self.arrival = arrival
         self.encoding = arrival.encoding
         self.id = secrets.token_urlsafe(12)
+        self.applicant: Principal | None = None
+        """Whose token the hello bore, also while it is still being let in: a kick must find it."""
         self.principal: Principal | None = None
         """Set when the hello was accepted."""
         self.session = Session(

@@ -40,6 +40,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     hello = action.hello
     try:
         principal = await _authenticate(gateway, connection, hello)
+        connection.applicant = principal
         await gateway.admission.admit(principal, connection.id)
     except HubError as error:
         connection.refuse(error, hello.id)

@@ -75,7 +75,7 @@ class Connections:
         return [
             connection
             for connection in self._all
-            if connection.principal is not None
-            and connection.principal.org == org
-            and connection.principal.user == user
+            if connection.applicant is not None
+            and connection.applicant.org == org
+            and connection.applicant.user == user
         ]

@@ -137,7 +137,7 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
         connection.close(CloseCode.UNAUTHENTICATED)
         return
     await gateway.admission.check_revoked(fresh)
-    connection.principal = fresh
+    connection.principal = connection.applicant = fresh
     connection.expiring_told = False
     gateway.keeper.watch(connection)
     for text in tuple(connection.subscriptions):
