@@ -89,6 +89,6 @@ async def test_a_broker_that_does_not_answer_is_told(hub: FanOut, control: Contr
     async def refuse(_: Any) -> Any:
         raise unavailable("redis")
 
-    hub.broker.publish = refuse  # type: ignore[method-assign]
+    hub.broker.publish = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(HubError):
         await control.send(KICK)

@@ -119,7 +119,7 @@ async def test_each_event_of_a_list_has_its_own_outcome(desk: Desk) -> None:
 
 async def test_a_broker_that_does_not_answer_is_told(desk: Desk) -> None:
     refused = unavailable("redis")
-    desk.broker.publish_now = lambda _: refused  # type: ignore[method-assign]
+    desk.broker.publish_now = lambda _: refused  # type: ignore[method-assign, assignment]
     with pytest.raises(HubError) as caught:
         await desk.publish()
     assert caught.value is refused
