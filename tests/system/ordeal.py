@@ -32,6 +32,7 @@ TOPICS = tuple(f"events:{service}" for service in SERVICES)
 # Generous: other tests may run on the same two cores, and nothing here is about speed.
 JOIN_S = 60.0
 SETTLE_S = 60.0
+QUIET_S = 20.0
 _TICK_S = 0.5
 
 RedisLink = Callable[[], contextlib.AbstractContextManager[redis.Redis]]
@@ -110,8 +111,16 @@ class Ordeal:
                     found.setdefault((topic, place.seq), set()).add(number)
         return sum(len(numbers) > 1 for numbers in found.values())
 
+    async def mark_through(self, node: HubProcess) -> list[Entry]:
+        """An event on every topic, published through this node."""
+        sender = HttpWay(lambda: [node.address], token("publisher"), 0)
+        try:
+            return await self.publisher.mark(sender)
+        finally:
+            await sender.close()
+
     async def heal(self) -> None:
-        """The fault is over: measures, once, how long it takes until events published from now on have reached everybody."""
+        """The fault is over: measures, once, how long it takes until what is published now has reached everybody."""
         if not math.isnan(self.figures.heal_s):
             return
         started = time.monotonic()
@@ -122,16 +131,36 @@ class Ordeal:
                 marks = await self.publisher.mark()
         except TimeoutError:
             raise AssertionError(f"{self.figures.scenario}: nothing could be published after the fault") from None
-        await self._reach(marks)
+        await self.reach(marks)
         self.figures.heal_s = time.monotonic() - started
+
+    async def reach(self, entries: Sequence[Entry]) -> None:
+        """Waits until everybody who listens has seen these events."""
+        wanted = {entry.topic: entry.number for entry in entries}
+
+        def behind() -> list[str]:
+            return [
+                f"{client.name}{'' if client.connected else ' (away)'} {topic} at {witness.epoch}/{witness.seq}"
+                for client in self.clients
+                for topic, witness in client.witnesses.items()
+                if wanted[topic] not in witness.numbers
+            ]
+
+        try:
+            await until(lambda: not behind(), SETTLE_S, "everybody to catch up")
+        except AssertionError:
+            raise AssertionError(
+                f"{self.figures.scenario} (seed {self.figures.seed}): behind: {behind()[:20]}"
+            ) from None
 
     async def finish(self, link: RedisLink) -> dict[str, Truth]:
         """Stops publishing, waits for everybody, judges."""
         await self.publisher.stop(SETTLE_S)
         await self._outbox_is_empty()
+        await self._quiet(link)
         # One more everywhere, so that who was told of a new epoch learns where it stands in it.
         with contextlib.suppress(AssertionError):
-            await self._reach(await self.publisher.mark())
+            await self.reach(await self.publisher.mark())
         with link() as opened:
             truths = read_truth(opened, ORG, TOPICS)
         witnesses = [witness for client in self.clients for witness in client.witnesses.values()]
@@ -184,24 +213,23 @@ class Ordeal:
             for client in self.clients:
                 await client.tick()
 
-    async def _reach(self, entries: Sequence[Entry]) -> None:
-        """Waits until everybody who listens has seen these events."""
-        wanted = {entry.topic: entry.number for entry in entries}
+    async def _quiet(self, link: RedisLink) -> None:
+        """Waits until everybody is at the top although nothing is published any more, which would betray a hole."""
+        with link() as opened:
+            truths = read_truth(opened, ORG, TOPICS)
 
         def behind() -> list[str]:
             return [
-                f"{client.name}{'' if client.connected else ' (away)'} {topic} at {witness.epoch}/{witness.seq}"
+                f"{client.name} {topic}"
                 for client in self.clients
                 for topic, witness in client.witnesses.items()
-                if wanted[topic] not in witness.numbers
+                if witness.epoch == truths[topic].epoch and witness.seq < truths[topic].top
             ]
 
         try:
-            await until(lambda: not behind(), SETTLE_S, "everybody to catch up")
+            await until(lambda: not behind(), QUIET_S, "everybody to reach the top")
         except AssertionError:
-            raise AssertionError(
-                f"{self.figures.scenario} (seed {self.figures.seed}): behind: {behind()[:20]}"
-            ) from None
+            self.figures.faults.append(f"nobody publishes, and not at the top within {QUIET_S:g} s: {behind()[:10]}")
 
     async def _outbox_is_empty(self) -> None:
         async with self.database.connect("hub_relay") as connection:

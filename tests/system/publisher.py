@@ -21,7 +21,7 @@ from websockets.exceptions import InvalidHandshake, WebSocketException
 
 _AGAIN_S = 0.2
 _TIMEOUT_S = 12.0  # the hub answers or refuses within its own Redis timeout of 5 s
-_AT_ONCE = 5
+_AT_ONCE = 6
 
 
 class Entry(msgspec.Struct):
@@ -218,7 +218,8 @@ class Publisher:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begins."""
+        """Begins, or goes on after ``stop``."""
+        self._running = True
         self._tasks = [asyncio.create_task(self._run(way), name=f"publish-{way.name}") for way in self._ways]
 
     async def stop(self, timeout_s: float) -> None:
@@ -235,22 +236,24 @@ class Publisher:
         for way in self._ways:
             await way.close()
 
-    async def mark(self, way: str = "http") -> list[Entry]:
+    async def mark(self, sender: Way | None = None) -> list[Entry]:
         """One event on every topic, acknowledged."""
-        sender = next(item for item in self._ways if item.name == way)
-        entries = [self.ledger.new(topic, way) for topic in self._topics]
-        # Not through the connection that the steady stream uses.
-        await self._insist(sender, entries)
+        # Over HTTP, whose requests may overlap with those of the steady stream.
+        chosen = sender or self._ways[0]
+        entries = [self.ledger.new(topic, chosen.name) for topic in self._topics]
+        await self._insist(chosen, entries)
         return entries
 
     async def _run(self, way: Way) -> None:
         share = self._rate / len(self._ways)
         due = time.monotonic()
         while self._running:
-            entries = [self.ledger.new(self._random.choice(self._topics), way.name) for _ in range(_AT_ONCE)]
+            count = self._random.randint(1, _AT_ONCE)
+            entries = [self.ledger.new(self._random.choice(self._topics), way.name) for _ in range(count)]
             await self._insist(way, entries)
-            # Steady while all is well; after an outage it does not catch up what it has not even begun.
-            due = max(due + _AT_ONCE / share, time.monotonic() - 0.5)
+            # At random moments: in step with one another, the ways would leave pauses in which faults go unnoticed.
+            # After an outage nobody catches up what was not even begun.
+            due = max(due + count / share * self._random.uniform(0.2, 1.8), time.monotonic() - 0.5)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _insist(self, way: Way, entries: Sequence[Entry]) -> None:

@@ -73,6 +73,25 @@ async def test_the_link_stalls(arena: Arena, own_redis: RedisServer) -> None:
     assert it.figures.gaps == 0, "everything was still in history"
 
 
+async def test_a_topic_is_quiet_after_the_link_was_lost(arena: Arena, own_redis: RedisServer) -> None:
+    """What came while the link was down is the last event for long: nothing that follows betrays the hole."""
+    async with contextlib.AsyncExitStack() as stack:
+        target = ("127.0.0.1", own_redis.port)
+        proxies = [await stack.enter_async_context(CutProxy(target)) for _ in range(2)]
+        urls = [*(f"redis://127.0.0.1:{proxy.port}/0" for proxy in proxies), own_redis.url]
+        async with arena.ordeal("quiet after a lost link", Plan(), urls, linked(own_redis)) as it:
+            await it.publisher.stop(30)
+            for proxy in proxies:
+                proxy.refuse()
+                proxy.cut()
+            marks = await it.mark_through(it.nodes[2])
+            for proxy in proxies:
+                await proxy.allow()
+            await it.reach(marks)
+            it.publisher.start()
+    assert it.figures.gaps == 0, "everything was still in history"
+
+
 async def test_postgres_restarts(arena: Arena, own_redis: RedisServer) -> None:
     with lasting_postgres() as postgres:
         async with migrated_database(postgres) as database:
