@@ -54,6 +54,8 @@ async def drain(gateway: Gateway) -> None:
     for connection in left:
         connection.close(CloseCode.DRAINING)
     await gateway.connections.wait_until_empty(CLOSING_S)
+    for connection in gateway.connections:
+        connection.socket.abort()
     log.info("drained", late=len(left))
 
 

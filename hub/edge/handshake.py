@@ -104,3 +104,5 @@ UPGRADE_REQUIRED: Final = Refused(
     [("content-type", PROBLEM_JSON), ("upgrade", "websocket"), ("connection", "upgrade")],
     refuse(HubError(ErrorCode.BAD_REQUEST, "this is a WebSocket; connect with ws:// or wss://")).body,
 )
+
+BAD_UPGRADE: Final = refuse(HubError(ErrorCode.BAD_REQUEST, "no WebSocket handshake of version 13 (RFC 6455)"))

@@ -1,0 +1,195 @@
+"""RFC 6455 from the server's side: bytes of a client -> messages and control frames; the opening handshake. No I/O.
+
+Complete but for extensions. One ``MessageReader`` per connection; between messages it holds next to nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import Struct
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no compiled wheel for this platform
+    from websockets.utils import apply_mask
+
+from hub.protocol.codec import OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, websocket_frame
+from hub.protocol.codes import CloseCode
+
+OPCODE_CONTINUATION: Final = 0x0
+_CONTROL: Final = frozenset((OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG))
+_DATA: Final = frozenset((OPCODE_CONTINUATION, OPCODE_TEXT, OPCODE_BINARY))
+_MAX_CONTROL_BYTES: Final = 125
+_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_VERSION: Final = b"13"
+
+Item = tuple[int, bytes]
+"""(opcode, payload): a whole text or binary message, or a control frame."""
+
+
+class Fault(Exception):
+    """The client broke a rule; the connection must be closed with ``code``. Nothing after it can be understood."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class MessageReader:
+    """Puts messages together from the bytes of a client, in pieces of any size."""
+
+    __slots__ = ("_fragments", "_have", "_max_bytes", "_need", "_opcode", "_pieces", "_size")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        # Bytes that are not enough for the next step, and how many it needs. Bounded by max_bytes and a header.
+        self._pieces: list[bytes] | None = None
+        self._have = 0
+        self._need = 2
+        # A fragmented message under way.
+        self._fragments: list[bytes] | None = None
+        self._opcode = 0
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """What is complete now, one after the other. Raises ``Fault`` where it stands; then the reader is spent."""
+        if self._pieces is not None:
+            self._pieces.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._pieces)
+            self._pieces = None
+        items: list[Item] = []
+        position = 0
+        while (end := self._frame(data, position, items)) >= 0:
+            position = end
+            if items:
+                yield items.pop()
+        if position < len(data):
+            self._pieces = [data[position:] if position else data]
+            self._have = len(data) - position
+
+    def _frame(self, data: bytes, start: int, items: list[Item]) -> int:
+        """Takes the frame at ``start``; returns where it ends, or -1 when it is not complete: see ``_need``."""
+        available = len(data) - start
+        if available < 2:
+            self._need = 2
+            return -1
+        first, second = data[start], data[start + 1]
+        opcode, final = first & 0x0F, bool(first & 0x80)
+        self._check_head(first, second, opcode)
+        size, header = second & 0x7F, 6
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            header += width
+            if available < header:
+                self._need = header
+                return -1
+            size = int.from_bytes(data[start + 2 : start + 2 + width])
+        self._check_size(size, opcode, final)
+        if available < header + size:
+            self._need = header + size
+            return -1
+        end = start + header + size
+        payload = b""
+        if size:
+            payload = apply_mask(data[end - size : end], data[end - size - 4 : end - size])
+        self._take(opcode, final, payload, items)
+        return end
+
+    def _check_head(self, first: int, second: int, opcode: int) -> None:
+        if first & 0x70:
+            raise Fault(CloseCode.PROTOCOL_ERROR, "a reserved bit is set")
+        if opcode not in _DATA and opcode not in _CONTROL:
+            raise Fault(CloseCode.PROTOCOL_ERROR, "a reserved opcode")
+        if not second & 0x80:
+            raise Fault(CloseCode.PROTOCOL_ERROR, "frames from a client must be masked")
+        if opcode in _DATA and (opcode == OPCODE_CONTINUATION) is (self._fragments is None):
+            raise Fault(CloseCode.PROTOCOL_ERROR, "fragments out of order")
+
+    def _check_size(self, size: int, opcode: int, final: bool) -> None:
+        if opcode in _CONTROL:
+            if size > _MAX_CONTROL_BYTES or not final:
+                raise Fault(CloseCode.PROTOCOL_ERROR, "a control frame is fragmented or too large")
+        elif size >> 63:
+            raise Fault(CloseCode.PROTOCOL_ERROR, "a length with the highest bit set")
+        elif self._size + size > self._max_bytes:
+            raise Fault(CloseCode.TOO_LARGE, f"a message may have {self._max_bytes} bytes")
+
+    def _take(self, opcode: int, final: bool, payload: bytes, items: list[Item]) -> None:
+        if opcode in _CONTROL or (final and self._fragments is None):
+            items.append((opcode, payload))
+        elif final:
+            fragments, self._fragments = self._fragments or [], None
+            self._size = 0
+            items.append((self._opcode, b"".join((*fragments, payload))))
+        elif self._fragments is None:
+            self._fragments, self._opcode, self._size = [payload], opcode, len(payload)
+        elif payload:
+            self._fragments.append(payload)
+            self._size += len(payload)
+
+
+def close_code_of(payload: bytes) -> int:
+    """The code in a client's close frame (RFC 6455 section 7.4); 1005 when there is none. Raises ``Fault``."""
+    if not payload:
+        return 1005
+    if len(payload) < 2:
+        raise Fault(CloseCode.PROTOCOL_ERROR, "a close frame of one byte")
+    (code,) = struct.unpack_from("!H", payload)
+    if not (code in range(1000, 1004) or code in range(1007, 1015) or code in range(3000, 5000)):
+        raise Fault(CloseCode.PROTOCOL_ERROR, "a close code that is none")
+    try:
+        str(payload[2:], "utf-8")
+    except UnicodeDecodeError:
+        raise Fault(CloseCode.INVALID_UTF8, "a close reason that is not UTF-8") from None
+    return int(code)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame (RFC 6455 section 5.5.1); the reason is cut to fit a control frame."""
+    return websocket_frame(struct.pack("!H", code) + reason.encode()[:123], OPCODE_CLOSE)
+
+
+class UpgradeRequest(Struct, frozen=True):
+    """An HTTP/1.1 request that asks for a WebSocket; header names are in lower case."""
+
+    path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a header."""
+        return [value for key, value in self.headers if key == name]
+
+
+def parse_upgrade(head: bytes) -> UpgradeRequest:
+    """The request in ``head``, which an HTTP server has parsed and found well-formed before."""
+    request_line, *lines = head.split(b"\r\n\r\n", 1)[0].split(b"\r\n")
+    target = request_line.split(b" ")[1]
+    path, _, query = target.partition(b"?")
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip()))
+    return UpgradeRequest(path, query, headers)
+
+
+def accept_key(request: UpgradeRequest) -> bytes | None:
+    """``Sec-WebSocket-Accept`` for a request that follows RFC 6455 section 4.2.1; None: it does not."""
+    keys = request.values(b"sec-websocket-key")
+    if len(keys) != 1 or request.values(b"sec-websocket-version") != [_VERSION]:
+        return None
+    try:
+        if len(base64.b64decode(keys[0], validate=True)) != 16:
+            return None
+    except binascii.Error:
+        return None
+    return base64.b64encode(hashlib.sha1(keys[0] + _ACCEPT_GUID, usedforsecurity=False).digest())
