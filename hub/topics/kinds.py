@@ -102,7 +102,7 @@ class TopicKinds:
         ):
             return topic
         await self.for_subscriber(principal, text)
-        raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow publish:{text}")
+        raise HubError(ErrorCode.FORBIDDEN, f"you may not publish to {text}; it takes the scope publish:{text}")
 
     async def first_permitted(self, principal: Principal, topic: Topic) -> int:
         """The first ``seq`` of the topic's history that ``principal`` may see (1: all of it)."""

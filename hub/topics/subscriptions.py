@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
-from itertools import count
 from typing import Protocol
 
 from hub.errors import HubError
@@ -67,11 +66,11 @@ class SubState(Enum):
     __hash__ = object.__hash__
 
 
-_generations = count(1)
-
-
 class Subscription:
-    """One join of one topic on one connection. ``generation`` tells it from an earlier join of the same topic."""
+    """One join of one topic on one connection. A later join of the same topic is another object.
+
+    So what is under way for this one (a page, a heal) meets ENDED here and is dropped.
+    """
 
     __slots__ = (
         "acked",
@@ -80,7 +79,6 @@ class Subscription:
         "epoch",
         "filter",
         "first_permitted",
-        "generation",
         "position_sent_at",
         "seq",
         "skipped",
@@ -95,7 +93,6 @@ class Subscription:
         self.topic = topic
         self.subscriber = subscriber
         self.asked: Asked = asked
-        self.generation = next(_generations)
         self.state = SubState.JOINING
         self.filter: TagFilter | None = None
         self.first_permitted = 1
