@@ -198,7 +198,9 @@ class Connection:
             call.cancel()
         self._gateway.admission.release(self.id)
         self._gateway.saver.leave(self)
-        log.info("closed", connection=self.id, code=self.close_code or code, **self._who())
+        # Clients come and go by the thousand; what the hub itself ended is worth a line.
+        write = log.info if self.close_code else log.debug
+        write("closed", connection=self.id, code=self.close_code or code, **self._who())
 
     # --- frames
 

@@ -69,7 +69,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
         )
     )
     activate(gateway, connection, joined)
-    log.info("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
+    log.debug("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
 
 
 async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) -> Principal:
