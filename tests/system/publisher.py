@@ -215,6 +215,7 @@ class Publisher:
         self._rate = rate
         self._random = random.Random(seed)
         self._running = True
+        self._silent: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -227,6 +228,10 @@ class Publisher:
         self._running = False
         async with asyncio.timeout(timeout_s):
             await asyncio.gather(*self._tasks)
+
+    def silence(self, way: str) -> None:
+        """Begins nothing new this way."""
+        self._silent.add(way)
 
     async def close(self) -> None:
         """Ends, whatever is under way."""
@@ -247,7 +252,7 @@ class Publisher:
     async def _run(self, way: Way) -> None:
         share = self._rate / len(self._ways)
         due = time.monotonic()
-        while self._running:
+        while self._running and way.name not in self._silent:
             count = self._random.randint(1, _AT_ONCE)
             entries = [self.ledger.new(self._random.choice(self._topics), way.name) for _ in range(count)]
             await self._insist(way, entries)

@@ -32,6 +32,20 @@ async def test_clients_flap(arena: Arena, own_redis: RedisServer) -> None:
         await it.runs(8)
 
 
+async def test_everybody_returns_to_quiet_topics(arena: Arena, own_redis: RedisServer) -> None:
+    """All that was seen is acknowledged and stored; what comes meanwhile is exactly one event a topic."""
+    async with arena.ordeal("return to quiet topics", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
+        await it.publisher.stop(30)
+        for _ in range(3):
+            await it.runs(2.5)  # acknowledged once a second, stored twice a second
+            for client in it.clients:
+                client.cut()
+            await it.reach(await it.publisher.mark())
+        it.publisher.start()
+    assert it.figures.reconnects >= 3 * len(it.clients)
+    assert it.figures.repeats == 0, "what was acknowledged came again"
+
+
 async def test_clients_subscribe_and_unsubscribe_in_a_loop(arena: Arena, own_redis: RedisServer) -> None:
     plan = Plan(toggling=16)
     async with arena.ordeal("subscribe/unsubscribe loop", plan, [own_redis.url] * 2, linked(own_redis)) as it:

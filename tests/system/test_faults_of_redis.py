@@ -13,8 +13,10 @@ from hub.embedded import PostgresServer, RedisServer
 from tests.support.cut_proxy import CutProxy
 from tests.support.hub_database import migrated_database
 from tests.support.servers import client, temporary_folder
+from tests.support.waiting import until
 from tests.system.conftest import Arena, linked
-from tests.system.ordeal import Plan
+from tests.system.judge import read_truth
+from tests.system.ordeal import ORG, TOPICS, Ordeal, Plan
 
 pytestmark = pytest.mark.faults
 
@@ -23,19 +25,24 @@ async def test_redis_restarts_with_its_data(arena: Arena, own_redis: RedisServer
     async with arena.ordeal("Redis restart, data kept", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
         await restart(own_redis)
         await it.flows(200)
-        await restart(own_redis)
+        # Long enough for the outbox to be refused, and for everybody to wait between two attempts.
+        await restart(own_redis, away_s=2)
     assert it.figures.epoch_changes >= len(it.clients), "nobody was told that the server is another one"
 
 
 async def test_redis_restarts_with_its_data_lost(arena: Arena, own_redis: RedisServer) -> None:
     plan = Plan(keeps_data=False)
     async with arena.ordeal("Redis restart, data lost", plan, [own_redis.url] * 2, linked(own_redis)) as it:
+        # What SQL has committed comes again by itself, not only when more of it follows.
+        it.publisher.silence("sql")
+        await it.flows(100)
         with client(own_redis) as link:
             link.config_set("appendonly", "no")
         await asyncio.to_thread(own_redis.stop)
         for file in own_redis.home.data.glob("appendonlydir/*"):
             file.unlink()
         own_redis.start()
+        await until(lambda: not missing_of_sql(it, own_redis), 30, "everything that SQL has committed to be back")
     assert it.figures.epoch_changes >= len(it.clients)
 
 
@@ -115,9 +122,10 @@ def lasting_postgres() -> Iterator[PostgresServer]:
             server.stop()
 
 
-async def restart(server: RedisServer) -> None:
+async def restart(server: RedisServer, away_s: float = 0) -> None:
     """In order: what it had acknowledged, it has afterwards."""
     await asyncio.to_thread(server.stop)
+    await asyncio.sleep(away_s)
     server.start()
 
 
@@ -130,6 +138,15 @@ async def restart_postgres(server: PostgresServer, *, crash: bool) -> None:
     else:
         await asyncio.to_thread(server.stop)
     server.start()
+
+
+def missing_of_sql(it: Ordeal, server: RedisServer) -> set[int]:
+    """Numbers of committed events that Redis does not have."""
+    with client(server) as link:
+        there = {number for truth in read_truth(link, ORG, TOPICS).values() for number in truth.numbers.values()}
+    committed = {entry.number for entry in it.publisher.ledger.entries.values() if entry.outbox_number}
+    assert committed, "SQL has published nothing"
+    return committed - there
 
 
 def overflows(link: redis.Redis) -> int:
