@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import lru_cache
 
 from msgspec import Struct
 
 from hub.orgs import OrgId
 
 
-class Principal(Struct, frozen=True, dict=True):
+class Principal(Struct, frozen=True):
     """A verified client. ``expires_at`` and ``issued_at`` are seconds since 1970; 0: the token did not say."""
 
     user: str
@@ -25,10 +25,11 @@ class Principal(Struct, frozen=True, dict=True):
         A scope word is ``action:target`` or ``action``; ``*`` ends a pattern (PROTOCOL section 8).
         """
         word = f"{action}:{target}" if target else action
-        exact, prefixes = self._patterns
+        exact, prefixes = _patterns(self.scope)
         return word in exact or any(word.startswith(prefix) for prefix in prefixes)
 
-    @cached_property
-    def _patterns(self) -> tuple[frozenset[str], tuple[str, ...]]:
-        exact = frozenset(word for word in self.scope if not word.endswith("*"))
-        return exact, tuple(word[:-1] for word in self.scope if word.endswith("*"))
+
+@lru_cache(maxsize=4096)  # clients of one kind have the same scope; evicted ones are made again
+def _patterns(scope: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    exact = frozenset(word for word in scope if not word.endswith("*"))
+    return exact, tuple(word[:-1] for word in scope if word.endswith("*"))

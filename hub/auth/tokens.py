@@ -11,6 +11,7 @@ import binascii
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -117,7 +118,7 @@ class TokenVerifier:
         return Principal(
             user=claims.sub,
             org=OrgId.from_claim(claims.org),
-            scope=_scope_words(self._settings.default_scope if claims.scope is UNSET else claims.scope),
+            scope=_scope_of(self._settings.default_scope if claims.scope is UNSET else claims.scope),
             expires_at=claims.exp,
             issued_at=claims.iat,
             name=(claims.name or "")[:MAX_NAME_CHARS],
@@ -205,8 +206,13 @@ def _parse_claims(payload: bytes) -> _Claims:
         raise _refused(f"the token's claim '{claim}' {what}; ask its issuer for a corrected token") from None
 
 
-def _scope_words(scope: str | list[str]) -> tuple[str, ...]:
-    return tuple((scope if isinstance(scope, str) else " ".join(scope)).split())
+def _scope_of(scope: str | list[str]) -> tuple[str, ...]:
+    return _scope_words(scope if isinstance(scope, str) else " ".join(scope))
+
+
+@lru_cache(maxsize=4096)  # clients of one kind have the same scope, and share its words
+def _scope_words(scope: str) -> tuple[str, ...]:
+    return tuple(scope.split())
 
 
 def _malformed() -> HubError:

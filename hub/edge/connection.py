@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import deque
 from typing import Any
 
 import structlog
@@ -26,7 +25,7 @@ from hub.fanout.sessions import SessionOwner
 from hub.protocol.codec import BadFrame, Encoding, Packet, decode_frame, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
 from hub.protocol.frames import FrameId, Position, ServerFrame, Unsubscribed
-from hub.protocol.session import BAD_FRAME_WINDOW_S, Session, error_frame
+from hub.protocol.session import Offences, Session, error_frame
 from hub.topics.subscriptions import Subscription, SubState
 
 log = structlog.get_logger(__name__)
@@ -85,26 +84,29 @@ class Connection:
         now = time.monotonic()
         self._gateway = gateway
         self.socket = socket
-        self.arrival = arrival
+        self.arrival: Arrival | None = arrival
+        """Let go of when the hello has been answered."""
         self.encoding = arrival.encoding
         self.id = secrets.token_urlsafe(12)
         self.applicant: Principal | None = None
         """Whose token the hello bore, also while it is still being let in: a kick must find it."""
         self.principal: Principal | None = None
         """Set when the hello was accepted."""
-        self.session = Session(
-            arrival.encoding, max_topics=settings.max_topics_per_connection, max_bad_frames=settings.max_bad_frames
-        )
         self.session_id = ""
         self.session_claim = 0
         self.budget: FrameBudget | None = None
         self.subscriptions: dict[str, Subscription] = {}
         """By topic as the client writes it; bounded by max_topics_per_connection."""
+        self.session = Session(
+            arrival.encoding,
+            self.subscriptions,
+            max_topics=settings.max_topics_per_connection,
+            max_bad_frames=settings.max_bad_frames,
+        )
         self.acked: dict[str, Position] = {}
         """Acknowledged and not yet stored."""
         self.calls: set[asyncio.Task[None]] = set()
-        self.congested = False
-        self.gone = False
+        self.congested = self.gone = False
         self.close_code = 0
         self.opened_at = self.heard_at = self.spoke_at = self.sent_at = now
         self.pinged_at = 0.0
@@ -114,11 +116,11 @@ class Connection:
         self.expiring_told = False
         self.drain_at = 0.0
         """When a draining connection is closed; 0: it is not draining."""
-        self._inbox: deque[str | bytes] = deque()
+        self._inbox: list[str | bytes] = []  # a list, because an empty deque takes ten times its memory
         self._worker: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._writable: asyncio.Event | None = None
-        self._limited: deque[float] = deque(maxlen=settings.max_bad_frames)
+        self._limited = Offences(settings.max_bad_frames)
         gateway.connections.add(self)
         gateway.keeper.watch(self)
         if arrival.refused is not None:
@@ -208,7 +210,7 @@ class Connection:
         """Performs what waits, in order; ends when nothing does."""
         try:
             while self._inbox and not self.gone:
-                message = self._inbox.popleft()
+                message = self._inbox.pop(0)
                 if self._reading_paused and len(self._inbox) <= self._gateway.settings.max_pending_frames // 2:
                     self._reading_paused = False
                     self.socket.resume_reading()
@@ -252,12 +254,10 @@ class Connection:
 
     def _limit(self, frame_id: FrameId | None, wait_ms: int) -> None:
         """The frame is not performed. A client that does not listen is closed (4429)."""
-        now = time.monotonic()
         rate = self._gateway.settings.messages_per_second
         error = HubError(ErrorCode.RATE_LIMITED, f"at most {rate} frames a second", retry_after_ms=wait_ms)
         self.refuse(error, frame_id)
-        self._limited.append(now)
-        if len(self._limited) == self._limited.maxlen and now - self._limited[0] <= BAD_FRAME_WINDOW_S:
+        if self._limited.too_many(time.monotonic()):
             self.close(CloseCode.TOO_MANY)
 
     def refuse(self, error: HubError, frame_id: FrameId | None = None, topic: str | None = None) -> None:
@@ -270,12 +270,10 @@ class Connection:
     def take_subscription(self, text: str, sub: Subscription) -> None:
         """A join was answered with ok."""
         self.subscriptions[text] = sub
-        self.session.joined(text)
         self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).inc()
 
     def drop_subscription(self, text: str) -> None:
         """Ends a subscription; nothing of it comes any more. Not subscribed is the same as unsubscribed."""
-        self.session.left(text)
         sub = self.subscriptions.pop(text, None)
         if sub is not None:
             self._forget(sub)

@@ -68,12 +68,14 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
             id=UNSET if hello.id is None else hello.id,
         )
     )
+    connection.arrival = None
     activate(gateway, connection, joined)
     log.debug("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
 
 
 async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) -> Principal:
     arrival = connection.arrival
+    assert arrival is not None  # noqa: S101 - a hello comes once
     if arrival.principal is not None:
         return arrival.principal
     if arrival.credentials.place is not Place.HELLO or hello.token is None:
@@ -87,7 +89,8 @@ async def _resume(
     gateway: Gateway, connection: Connection, hello: Hello, principal: Principal
 ) -> dict[str, Position] | None:
     """The session's acknowledged positions; None: a new session. The newest connection of a session wins."""
-    wanted = hello.resume.session if hello.resume is not None else connection.arrival.ticket_session
+    of_ticket = connection.arrival.ticket_session if connection.arrival is not None else None
+    wanted = hello.resume.session if hello.resume is not None else of_ticket
     if wanted:
         try:
             resumed = await gateway.sessions.resume(wanted, principal, gateway.node, connection.id)

@@ -7,8 +7,7 @@ are others' concern.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import Any, Literal
 
@@ -126,19 +125,34 @@ class Ignore(Struct, frozen=True):
 Action = Open | Join | Leave | Perform | Pong | Send | Close | Ignore
 
 
+class Offences:
+    """Counts what a client should not do. Costs next to nothing for those who do not do it."""
+
+    __slots__ = ("_most", "_times")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._times: list[float] | None = None
+
+    def too_many(self, now: float) -> bool:
+        """Notes one; True: there were ``most`` within ten seconds."""
+        times = [time for time in self._times or () if now - time <= BAD_FRAME_WINDOW_S]
+        times.append(now)
+        self._times = times
+        return len(times) >= self._most
+
+
 class Session:
-    """The protocol state of one connection."""
+    """The protocol state of one connection. ``topics``: what is subscribed, as the client writes it; its owner's."""
 
-    __slots__ = ("_bad_frames", "_encoding", "_max_bad_frames", "_max_topics", "state", "topics")
+    __slots__ = ("_bad_frames", "_encoding", "_max_topics", "_topics", "state")
 
-    def __init__(self, encoding: Encoding, *, max_topics: int, max_bad_frames: int) -> None:
+    def __init__(self, encoding: Encoding, topics: Collection[str], *, max_topics: int, max_bad_frames: int) -> None:
         self.state = State.WAITING_FOR_HELLO
-        self.topics: set[str] = set()
-        """What is subscribed, as the client writes it."""
+        self._topics = topics
         self._encoding = encoding
         self._max_topics = max_topics
-        self._max_bad_frames = max_bad_frames
-        self._bad_frames: deque[float] = deque(maxlen=max_bad_frames)
+        self._bad_frames = Offences(max_bad_frames)
 
     def receive(self, frame: ClientFrame, now: float) -> Action:
         """What to do about ``frame``. ``now``: a monotonic clock in seconds."""
@@ -160,14 +174,6 @@ class Session:
         """The hello was performed and answered."""
         if self.state is State.OPENING:
             self.state = State.OPEN
-
-    def joined(self, topic: str) -> None:
-        """A wanted topic was subscribed."""
-        self.topics.add(topic)
-
-    def left(self, topic: str) -> None:
-        """A subscription ended, whoever ended it."""
-        self.topics.discard(topic)
 
     def closed(self) -> None:
         """Nothing is answered any more."""
@@ -193,7 +199,7 @@ class Session:
 
     def _sift(self, items: Sequence[SubscribeItem | Raw]) -> list[Wanted | Verdict]:
         """Each item as a wish, or refused with its own verdict: one bad topic does not spoil the others."""
-        taken = set(self.topics)
+        taken = set(self._topics)
         sifted: list[Wanted | Verdict] = []
         for item in items:
             result = self._sift_one(item, taken)
@@ -232,8 +238,7 @@ class Session:
         return Close(CloseCode.BAD_FRAME, error_frame(bad_request("the first frame must be 'hello'")))
 
     def _complain(self, frame: Error, now: float) -> Action:
-        self._bad_frames.append(now)
-        if len(self._bad_frames) == self._max_bad_frames and now - self._bad_frames[0] <= BAD_FRAME_WINDOW_S:
+        if self._bad_frames.too_many(now):
             self.state = State.CLOSED
             return Close(CloseCode.BAD_FRAME, frame)
         return Send(frame)

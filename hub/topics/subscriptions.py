@@ -212,6 +212,7 @@ class LocalTopic:
     def add_live(self, subscription: Subscription) -> None:
         """Into the live set. It must have got everything up to the topic's position."""
         subscription.state = SubState.LIVE
+        subscription.asked = "now"
         subscription.epoch, subscription.seq = self.epoch, self.top
         if subscription.picky:
             self.picky.add(subscription)

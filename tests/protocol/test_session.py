@@ -62,12 +62,26 @@ FRAMES: dict[type[Any], ClientFrame] = {
 ANSWERS: dict[type[Any], type[Any]] = {Hello: Open, Subscribe: Join, Unsubscribe: Leave, Ping: Pong}
 
 
-def session(encoding: Encoding = Encoding.JSON, *, max_topics: int = MAX_TOPICS) -> Session:
+class OwnedSession(Session):
+    """A session together with the topics that its connection would keep."""
+
+    def __init__(self, encoding: Encoding, max_topics: int) -> None:
+        self.topics: set[str] = set()
+        super().__init__(encoding, self.topics, max_topics=max_topics, max_bad_frames=MAX_BAD)
+
+    def joined(self, topic: str) -> None:
+        self.topics.add(topic)
+
+    def left(self, topic: str) -> None:
+        self.topics.discard(topic)
+
+
+def session(encoding: Encoding = Encoding.JSON, *, max_topics: int = MAX_TOPICS) -> OwnedSession:
     """A new one."""
-    return Session(encoding, max_topics=max_topics, max_bad_frames=MAX_BAD)
+    return OwnedSession(encoding, max_topics)
 
 
-def opened(**options: Any) -> Session:
+def opened(**options: Any) -> OwnedSession:
     """One whose hello was answered."""
     one = session(**options)
     one.receive(Hello(1), 0.0)
