@@ -156,7 +156,7 @@ class Ordeal:
     async def finish(self, link: RedisLink) -> dict[str, Truth]:
         """Stops publishing, waits for everybody, judges."""
         await self.publisher.stop(SETTLE_S)
-        await self._outbox_is_empty()
+        await self.outbox_is_empty()
         await self._quiet(link)
         # One more everywhere, so that who was told of a new epoch learns where it stands in it.
         with contextlib.suppress(AssertionError):
@@ -231,7 +231,8 @@ class Ordeal:
         except AssertionError:
             self.figures.faults.append(f"nobody publishes, and not at the top within {QUIET_S:g} s: {behind()[:10]}")
 
-    async def _outbox_is_empty(self) -> None:
+    async def outbox_is_empty(self) -> None:
+        """Waits until everything committed is relayed."""
         async with self.database.connect("hub_relay") as connection:
 
             async def empty() -> bool:
