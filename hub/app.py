@@ -52,6 +52,7 @@ from hub.fanout.outbox_relay import OutboxRelay
 from hub.fanout.publisher import Publisher
 from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
+from hub.fanout.turns import Turns
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
 from hub.telemetry import Metrics, configure_logging
@@ -76,7 +77,8 @@ class Node:
         errands = Errands()
         delivery = Delivery(settings, metrics, errands)
         dispatcher = Dispatcher(settings, metrics, topics, delivery, errands)
-        self._broker = RedisBroker(self._redis, settings, dispatcher)
+        self._turns = Turns(settings, dispatcher)
+        self._broker = RedisBroker(self._redis, settings, self._turns)
         self._history = History(settings, self._broker)
         self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery)
         self._catch_up = CatchUp(settings, self._history, delivery)
@@ -164,6 +166,7 @@ class Node:
         await self._healer.close()
         await self._history.close()
         await self._broker.close()
+        self._turns.close()
         if self._jwks is not None:
             await self._jwks.close()
         await self._redis.close()

@@ -164,6 +164,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_publish_bytes: Annotated[int, _doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
 
     # --- Redis
+    join_ms: Annotated[
+        float, _doc("A busy node gathers what arrives for this long into one write per subscriber.", ge=0, le=1000)
+    ] = 5.0
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32
