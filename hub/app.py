@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import platform
@@ -262,7 +263,24 @@ def run(settings: Settings, listener: sockets.socket, ready: Callable[[], None] 
     """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens."""
     configure_logging(settings.log_level, node_name(settings))
     factories = load_services(settings.services)
-    uvloop.run(serve(settings, factories, listener=listener, on_ready=ready))
+
+    def started() -> None:
+        spare_the_collector()
+        if ready is not None:
+            ready()
+
+    uvloop.run(serve(settings, factories, listener=listener, on_ready=started))
+
+
+def spare_the_collector() -> None:
+    """Tells Python's garbage collector not to walk what lives as long as the process or a connection.
+
+    Every connection leaves some thirty objects that stay. With the usual thresholds each thousand of new connections
+    had all of them walked again: 10 000 handshakes took a seventh longer. Cycles are rare, so later is soon enough.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def serve(
