@@ -55,6 +55,23 @@ async def test_failover_gives_numbers_twice(arena: Arena) -> None:
         assert twice, "no client has seen two events with one number: the fault did not happen"
 
 
+async def test_failover_that_one_node_learns_late(arena: Arena) -> None:
+    """Two masters for a while: what the old one takes meanwhile is gone, except what SQL has committed."""
+    async with redis_pair() as pair, doors(pair) as proxies:
+        urls = [f"redis://127.0.0.1:{proxy.port}/0" for proxy in proxies]
+        scenario = arena.ordeal("failover, one node late", Plan(keeps_data=False), urls, linked(pair.replica))
+        async with scenario as it:
+            pair.cut_link()
+            pair.promote()
+            for proxy in proxies:
+                await it.flows(150)
+                proxy.target = ("127.0.0.1", pair.replica.port)
+                proxy.cut()
+            pair.master.kill()
+        assert it.figures.epoch_changes >= len(it.clients)
+        assert it.numbers_given_twice()
+
+
 async def test_cluster(arena: Arena) -> None:
     async with redis_cluster() as cluster:
 
