@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check docs oracle clean
+.PHONY: dev test lint check docs oracle load microbench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -24,6 +24,12 @@ docs: $(VENV)/.test  ## write what the documentation shares with the code
 
 oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures
 	@$(BIN)/python -m pytest -m faults -s -q $(ARGS)
+
+load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it
+	@$(BIN)/python -m loadtest.load $(ARGS)
+
+microbench: $(VENV)/.test  ## hot paths without sockets, as ratios against a reference loop
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) .hub .pytest_cache .mypy_cache .ruff_cache

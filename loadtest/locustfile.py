@@ -1,0 +1,7 @@
+"""The people of `make load`. By hand: ``HUB_URL=ws://… HUB_JWT_SECRET=… locust -f loadtest/locustfile.py``."""
+
+from loadtest.people.chatty_room import ChattyRoom
+from loadtest.people.dashboard import Dashboard
+from loadtest.people.flapping_phone import FlappingPhone
+
+__all__ = ["ChattyRoom", "Dashboard", "FlappingPhone"]
