@@ -93,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # --- one connection
     max_message_bytes: Annotated[int, _doc("Largest message a client may send.", ge=1024)] = 1_048_576
+    compression: Annotated[bool, _doc("permessage-deflate for clients that offer it, without context takeover.")] = True
     max_event_bytes: Annotated[int, _doc("Largest `data` of an event.", ge=64)] = 65_536
     max_topics_per_connection: Annotated[int, _doc("Subscriptions one connection may hold.", ge=1)] = 1000
     max_pending_frames: Annotated[

@@ -30,6 +30,7 @@ from hub.protocol.websocket import (
     Item,
     MessageReader,
     UpgradeRequest,
+    accept_deflate,
     accept_key,
     close_code_of,
     close_frame,
@@ -54,7 +55,17 @@ _REASONS = {
 class DirectSocket(asyncio.Protocol):
     """Implements ``Socket``. ``gateway`` is set on the subclass that ``direct_protocol`` makes."""
 
-    __slots__ = ("_arguments", "_client_code", "_closing", "_connection", "_other", "_reader", "_shaking", "_transport")
+    __slots__ = (
+        "_arguments",
+        "_client_code",
+        "_closing",
+        "_connection",
+        "_deflates",
+        "_other",
+        "_reader",
+        "_shaking",
+        "_transport",
+    )
 
     gateway: Gateway
 
@@ -69,6 +80,8 @@ class DirectSocket(asyncio.Protocol):
         """None before the upgrade, and after a fault: nothing further can be understood."""
         self._closing = False
         """A close frame or a refusal was sent."""
+        self._deflates = False
+        """permessage-deflate was negotiated."""
         self._client_code = NO_CLOSE_FRAME
 
     # --- Socket
@@ -81,7 +94,7 @@ class DirectSocket(asyncio.Protocol):
     def write(self, packet: Packet) -> None:
         """The frames as they are."""
         if not self._closing:
-            self._transport.write(packet.wire)
+            self._transport.write(packet.deflated if self._deflates else packet.wire)
 
     def ping(self) -> bool:
         """A ping without payload."""
@@ -182,17 +195,22 @@ class DirectSocket(asyncio.Protocol):
         if isinstance(outcome, Refused):
             self._refuse(outcome)
         else:
-            self._accept(outcome, accept or b"")
+            self._accept(request, outcome, accept or b"")
 
-    def _accept(self, accepted: Accepted, accept: bytes) -> None:
+    def _accept(self, request: UpgradeRequest, accepted: Accepted, accept: bytes) -> None:
+        settings = self.gateway.settings
         head = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
         head.append(b"Sec-WebSocket-Accept: " + accept)
         if accepted.subprotocol is not None:
             head.append(b"Sec-WebSocket-Protocol: " + accepted.subprotocol.encode())
+        offers = request.values(b"sec-websocket-extensions") if settings.compression else ()
+        extension = accept_deflate(offers)
+        if extension is not None:
+            self._deflates = True
+            head.append(b"Sec-WebSocket-Extensions: " + extension)
         self._transport.write(b"\r\n".join((*head, b"", b"")))
-        settings = self.gateway.settings
         self._transport.set_write_buffer_limits(high=settings.unsent_high_bytes, low=settings.unsent_high_bytes // 4)
-        self._reader = MessageReader(settings.max_message_bytes)
+        self._reader = MessageReader(settings.max_message_bytes, inflates=self._deflates)
         self._connection = Connection(self.gateway, self, accepted.arrival)
 
     def _refuse(self, refused: Refused) -> None:

@@ -7,6 +7,7 @@ and the same as bytes that can be written to a socket as they are (server frames
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, cast, get_args
@@ -38,26 +39,56 @@ _OPCODES = {Encoding.JSON: OPCODE_TEXT, Encoding.MSGPACK: OPCODE_BINARY}
 _MAX_NESTING = 64
 
 
-def websocket_frame(payload: bytes, opcode: int) -> bytes:
-    """One final, unmasked WebSocket frame (RFC 6455 section 5.2)."""
+def websocket_frame(payload: bytes, opcode: int, *, deflated: bool = False) -> bytes:
+    """One final, unmasked WebSocket frame (RFC 6455 section 5.2); ``deflated`` sets RSV1 (RFC 7692 section 6)."""
+    first = (0xC0 if deflated else 0x80) | opcode
     size = len(payload)
     if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
+        return bytes((first, size)) + payload
     if size < 65536:
-        return bytes((0x80 | opcode, 126)) + size.to_bytes(2) + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8) + payload
+        return bytes((first, 126)) + size.to_bytes(2) + payload
+    return bytes((first, 127)) + size.to_bytes(8) + payload
+
+
+# Below this it saves too little to be worth the client's work: 200 bytes of JSON a quarter, 450 half, 3 KB five sixths.
+DEFLATE_FROM_BYTES = 256
+DEFLATE_WINDOW_BITS = 12
+_DEFLATE_LEVEL = 1  # the event loop waits for it; an event of 64 KB takes 0.1 ms
+_SYNC_TAIL = b"\x00\x00\xff\xff"
+
+
+def deflate(payload: bytes) -> bytes:
+    """A message compressed by itself (RFC 7692 section 7.2.1), so that whoever inflates it needs no past."""
+    compressor = zlib.compressobj(_DEFLATE_LEVEL, zlib.DEFLATED, -DEFLATE_WINDOW_BITS, 5)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_SYNC_TAIL)
 
 
 class Packet:
     """One or more encoded frames that go out together; shared by every subscriber with the same encoding."""
 
-    __slots__ = ("encoding", "payloads", "wire")
+    __slots__ = ("_deflated", "encoding", "payloads", "wire")
 
     def __init__(self, encoding: Encoding, payloads: Sequence[bytes]) -> None:
         opcode = _OPCODES[encoding]
         self.encoding = encoding
         self.payloads = payloads
         self.wire = b"".join([websocket_frame(payload, opcode) for payload in payloads])
+        self._deflated: bytes | None = None
+
+    @property
+    def deflated(self) -> bytes:
+        """``wire`` for those who negotiated permessage-deflate: compressed once, however many they are."""
+        if self._deflated is None:
+            opcode = _OPCODES[self.encoding]
+            self._deflated = b"".join(
+                [
+                    websocket_frame(payload, opcode)
+                    if len(payload) < DEFLATE_FROM_BYTES
+                    else websocket_frame(deflate(payload), opcode, deflated=True)
+                    for payload in self.payloads
+                ]
+            )
+        return self._deflated
 
 
 def encode_frame(frame: ServerFrame, encoding: Encoding) -> bytes:

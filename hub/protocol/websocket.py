@@ -1,6 +1,7 @@
 """RFC 6455 from the server's side: bytes of a client -> messages and control frames; the opening handshake. No I/O.
 
-Complete but for extensions. One ``MessageReader`` per connection; between messages it holds next to nothing.
+With permessage-deflate (RFC 7692) as its one extension. One ``MessageReader`` per connection; between messages it holds
+next to nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import base64
 import binascii
 import hashlib
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -19,7 +21,15 @@ try:
 except ImportError:  # no compiled wheel for this platform
     from websockets.utils import apply_mask
 
-from hub.protocol.codec import OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, websocket_frame
+from hub.protocol.codec import (
+    DEFLATE_WINDOW_BITS,
+    OPCODE_BINARY,
+    OPCODE_CLOSE,
+    OPCODE_PING,
+    OPCODE_PONG,
+    OPCODE_TEXT,
+    websocket_frame,
+)
 from hub.protocol.codes import CloseCode
 
 OPCODE_CONTINUATION: Final = 0x0
@@ -44,10 +54,13 @@ class Fault(Exception):
 class MessageReader:
     """Puts messages together from the bytes of a client, in pieces of any size."""
 
-    __slots__ = ("_fragments", "_have", "_max_bytes", "_need", "_opcode", "_pieces", "_size")
+    __slots__ = ("_deflated", "_fragments", "_have", "_inflates", "_max_bytes", "_need", "_opcode", "_pieces", "_size")
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, inflates: bool = False) -> None:
         self._max_bytes = max_bytes
+        self._inflates = inflates
+        self._deflated = False
+        """The message under way is compressed (RFC 7692 section 6)."""
         # Bytes that are not enough for the next step, and how many it needs. Bounded by max_bytes and a header.
         self._pieces: list[bytes] | None = None
         self._have = 0
@@ -101,11 +114,15 @@ class MessageReader:
         payload = b""
         if size:
             payload = apply_mask(data[end - size : end], data[end - size - 4 : end - size])
+        if opcode in (OPCODE_TEXT, OPCODE_BINARY):
+            self._deflated = bool(first & 0x40)
         self._take(opcode, final, payload, items)
         return end
 
     def _check_head(self, first: int, second: int, opcode: int) -> None:
-        if first & 0x70:
+        # RSV1 says of a message's first frame that the message is compressed.
+        allowed = 0x40 if self._inflates and opcode in (OPCODE_TEXT, OPCODE_BINARY) else 0
+        if first & 0x70 & ~allowed:
             raise Fault(CloseCode.PROTOCOL_ERROR, "a reserved bit is set")
         if opcode not in _DATA and opcode not in _CONTROL:
             raise Fault(CloseCode.PROTOCOL_ERROR, "a reserved opcode")
@@ -124,17 +141,62 @@ class MessageReader:
             raise Fault(CloseCode.TOO_LARGE, f"a message may have {self._max_bytes} bytes")
 
     def _take(self, opcode: int, final: bool, payload: bytes, items: list[Item]) -> None:
-        if opcode in _CONTROL or (final and self._fragments is None):
+        if opcode in _CONTROL:
             items.append((opcode, payload))
+        elif final and self._fragments is None:
+            items.append((opcode, self._whole(payload)))
         elif final:
             fragments, self._fragments = self._fragments or [], None
             self._size = 0
-            items.append((self._opcode, b"".join((*fragments, payload))))
+            items.append((self._opcode, self._whole(b"".join((*fragments, payload)))))
         elif self._fragments is None:
             self._fragments, self._opcode, self._size = [payload], opcode, len(payload)
         elif payload:
             self._fragments.append(payload)
             self._size += len(payload)
+
+    def _whole(self, message: bytes) -> bytes:
+        return inflate(message, self._max_bytes) if self._deflated else message
+
+
+def inflate(message: bytes, max_bytes: int) -> bytes:
+    """A message compressed without context takeover. Raises ``Fault``: more than ``max_bytes``, or no deflated data."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(message + b"\x00\x00\xff\xff", max_bytes + 1)
+    except zlib.error:
+        raise Fault(CloseCode.PROTOCOL_ERROR, "a compressed message that cannot be inflated") from None
+    if len(data) > max_bytes:
+        raise Fault(CloseCode.TOO_LARGE, f"a message may have {max_bytes} bytes")
+    return data
+
+
+def accept_deflate(offers: Iterable[bytes]) -> bytes | None:
+    """The answer to ``Sec-WebSocket-Extensions`` (RFC 7692 section 7.1); None: none of the offers fits.
+
+    Without context takeover in both directions, so that nothing is kept between messages and all can share the same
+    bytes; with a window of 12 bits, so that any window a client asks for will do unless it is smaller.
+    """
+    for offer in b",".join(offers).split(b","):
+        name, *parameters = (part.strip().lower() for part in offer.split(b";"))
+        answer = [name, b"server_no_context_takeover", b"client_no_context_takeover"]
+        if name == b"permessage-deflate" and all(_fits(parameter, answer) for parameter in parameters):
+            return b"; ".join(answer)
+    return None
+
+
+def _fits(parameter: bytes, answer: list[bytes]) -> bool:
+    """Whether a parameter of an offer can be met; adds to ``answer`` what has to be said of it."""
+    name, _, value = parameter.partition(b"=")
+    value = value.strip(b'"')
+    if name in (b"server_no_context_takeover", b"client_no_context_takeover"):
+        return not value
+    if name == b"client_max_window_bits":
+        return not value or (value.isdigit() and 8 <= int(value) <= 15)
+    if name == b"server_max_window_bits" and value.isdigit() and DEFLATE_WINDOW_BITS <= int(value) <= 15:
+        answer.append(b"server_max_window_bits=%d" % DEFLATE_WINDOW_BITS)
+        return True
+    return False
 
 
 def close_code_of(payload: bytes) -> int:

@@ -98,7 +98,7 @@ class RawSocket:
 
 @contextlib.asynccontextmanager
 async def raw_socket(
-    port: int, token: str = "", *, subprotocol: str = "hub.v1.json", receive_buffer: int = 0
+    port: int, token: str = "", *, subprotocol: str = "hub.v1.json", receive_buffer: int = 0, extensions: str = ""
 ) -> AsyncIterator[RawSocket]:
     """Upgraded, with ``token`` in the Authorization header. ``receive_buffer``: bytes that the kernel takes unread."""
     link = socket.socket()
@@ -109,11 +109,12 @@ async def raw_socket(
     await asyncio.get_running_loop().sock_connect(link, ("127.0.0.1", port))
     reader, writer = await asyncio.open_connection(sock=link, limit=4096)
     try:
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        more = f"Authorization: Bearer {token}\r\n" if token else ""
+        more += f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
         writer.write(
             f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: {subprotocol}\r\n{authorization}\r\n".encode()
+            f"Sec-WebSocket-Protocol: {subprotocol}\r\n{more}\r\n".encode()
         )
         async with asyncio.timeout(_WAIT_S):
             answer = await reader.readuntil(b"\r\n\r\n")
