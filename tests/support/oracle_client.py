@@ -20,6 +20,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from tests.support.client_style import Style
 from tests.system.witness import Witness
 
 HEARTBEAT_S = 5.0  # what the oracle's nodes are told
@@ -37,24 +38,6 @@ _NOW = {4504, 4508, 4510}
 
 class _ComeAgain(Exception):
     """This connection is of no use; another one will be."""
-
-
-@dataclass(slots=True)
-class Style:
-    """How a client behaves."""
-
-    msgpack: bool = False
-    by_session: bool = False
-    """Relies on the acknowledged positions of its session; else it gives ``since`` of what it has really seen."""
-    window: bool = False
-    """Subscribes with ``ack:true``."""
-    token_in_hello: bool = False
-    flaps: bool = False
-    """Leaves after a moment, again and again."""
-    toggles: bool = False
-    """Subscribes and unsubscribes in a tight loop."""
-    receive_buffer: int | None = None
-    """Bytes of the socket's buffer, for clients that stop reading."""
 
 
 @dataclass(slots=True)

@@ -20,9 +20,10 @@ import jwt
 import redis
 
 from services.events.topics import SERVICES
+from tests.support.client_style import Style
 from tests.support.hub_database import HubDatabase
 from tests.support.hub_process import SECRET, HubProcess
-from tests.support.oracle_client import HEARTBEAT_S, SAVE_S, OracleClient, Style
+from tests.support.oracle_client import HEARTBEAT_S, SAVE_S, OracleClient
 from tests.support.waiting import until
 from tests.system.judge import Figures, Truth, judge, read_truth
 from tests.system.publisher import Entry, FrameWay, HttpWay, Publisher, SqlWay, Way
