@@ -1,0 +1,108 @@
+"""``make bench``: every row of the target table, each against a reference in the same run. ``FULL=1`` takes longer.
+
+``python -m loadtest.bench [--full] [--rows fan-out,memory] [--json FILE]``; ``--render`` only writes
+docs/performance.md out of the last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hub.embedded import RedisServer
+from loadtest.generators import NoCompiler, compile_programs
+from loadtest.machine import LOAD_CORE, description, pin, wait_until_quiet
+from loadtest.measure import Result
+from loadtest.references import references
+from loadtest.report import Run, table, write_page
+from loadtest.session import Bench
+
+ROWS = ("fan_out",)
+RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
+_QUIET_LIMIT_S = 60.0
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """The command line. Ends the program when it is wrong."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1", help="longer, more often")
+    parser.add_argument("--rows", type=_rows, default=ROWS, help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results are kept")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/performance.md")
+    return parser.parse_args(words)
+
+
+def _rows(text: str) -> tuple[str, ...]:
+    wanted = tuple(name.strip().replace("-", "_") for name in text.split(","))
+    if unknown := sorted(set(wanted) - set(ROWS)):
+        raise argparse.ArgumentTypeError(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    return wanted
+
+
+@contextlib.contextmanager
+def bench_session(full: bool) -> Iterator[tuple[Bench, list[str]]]:
+    """Redis and the references running; everything is stopped at the end. Raises ``NoCompiler``."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-bench-")))
+        folder.chmod(0o711)
+        programs = compile_programs(folder)
+        redis = RedisServer(folder / "redis", append_only=False)
+        redis.start()
+        stack.callback(redis.stop)
+        found, missing = references(folder, str(redis.socket_path))
+        for server in found:
+            stack.enter_context(server)
+        yield Bench(programs, folder, redis, full, found), missing
+
+
+def measured(bench: Bench, rows: Sequence[str]) -> list[Result]:
+    """Runs rows one after the other; one that fails is reported and does not stop the others."""
+    results: list[Result] = []
+    for name in rows:
+        began = time.monotonic()
+        bench.say(f"{name} …")
+        try:
+            found = importlib.import_module(f"loadtest.rows.{name}").run(bench)
+        except RuntimeError as error:
+            bench.say(f"{name} failed: {error}")
+            continue
+        bench.say(table(found) + f"\n({time.monotonic() - began:.0f} s)\n")
+        results += found
+    return results
+
+
+def main(words: Sequence[str]) -> int:
+    """Measures, keeps the results, writes the page."""
+    wanted = arguments(words)
+    if wanted.render:
+        write_page(Run.read(wanted.json))
+        return 0
+    pin(LOAD_CORE)
+    others = wait_until_quiet(_QUIET_LIMIT_S)
+    try:
+        with bench_session(wanted.full) as (bench, missing):
+            for line in missing:
+                bench.say(f"skipped: {line}")
+            results = measured(bench, wanted.rows)
+    except NoCompiler as error:
+        print(f"every row needs a load generator: {error}", file=sys.stderr)
+        return 1
+    machine = description() | {"others": f"{others:.2f} of a core busy with other things before the start"}
+    run = Run(machine=machine, full=wanted.full, missing=missing, results=results)
+    wanted.json.parent.mkdir(exist_ok=True)
+    wanted.json.write_text(json.dumps(asdict(run), indent=1))
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

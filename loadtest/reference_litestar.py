@@ -1,0 +1,34 @@
+"""Litestar's channels plugin with its Redis backend, as its documentation sets it up, on uvicorn with uvloop.
+
+``python -m loadtest.reference_litestar PORT REDIS_SOCKET``
+"""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from litestar import Litestar
+from litestar.channels import ChannelsPlugin
+from litestar.channels.backends.redis import RedisChannelsPubSubBackend
+from redis.asyncio import Redis
+
+TOPIC = "bench"
+
+
+def app(redis_socket: str) -> Litestar:
+    """A route ``/ws/bench`` that forwards what is published to the channel."""
+    backend = RedisChannelsPubSubBackend(redis=Redis(unix_socket_path=redis_socket))
+    plugin = ChannelsPlugin(backend, channels=[TOPIC], create_ws_route_handlers=True, ws_handler_base_path="/ws")
+    return Litestar(plugins=[plugin])
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        app(sys.argv[2]),
+        port=int(sys.argv[1]),
+        ws="websockets-sansio",
+        loop="uvloop",
+        log_level="warning",
+        backlog=4096,
+    )

@@ -1,0 +1,1 @@
+"""The rows of the target table, one module each with ``run(bench) -> [Result]``."""

@@ -1,0 +1,35 @@
+"""One topic, many subscribers: deliveries per core-second at 100 events a second, against every reference."""
+
+from __future__ import annotations
+
+from loadtest.measure import Result, Sample, Target, attempted, summary_of, void_of
+from loadtest.servers import Server
+from loadtest.session import Bench
+
+SUBSCRIBERS = 1000
+RATE = 100.0
+
+
+def run(bench: Bench) -> list[Result]:
+    """Interleaved: hub, reference, reference, hub, …"""
+    with bench.hub() as hub:
+        servers: list[Server] = [hub, *bench.references]
+        samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
+        for _ in range(bench.repetitions):
+            for server in servers:
+                sample = attempted(lambda server=server: bench.deliveries(server, RATE, SUBSCRIBERS, bench.seconds))
+                samples[server.name].append(sample)
+    own = samples.pop("hub")
+    return [
+        Result(
+            row="fan-out",
+            what=f"deliveries per core-second, {SUBSCRIBERS} subscribers × {RATE:.0f} events/s",
+            unit="/core-s",
+            figure=summary_of(own, "per_core_s"),
+            target=Target(text="≥ 200 000", at_least=200_000),
+            references={name: summary_of(runs, "per_core_s") for name, runs in samples.items()},
+            against="bare uvloop",
+            void=void_of(own),
+            note=f"p99 {summary_of(own, 'p99').median:.1f} ms",
+        )
+    ]
