@@ -120,6 +120,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unsent_high_bytes: Annotated[int, _doc("Unsent bytes above which a connection leaves the live set.", ge=4096)] = (
         262_144
     )
+    send_buffer_bytes: Annotated[
+        int,
+        _doc(
+            "SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0
+        ),
+    ] = 262_144
     no_progress_s: Annotated[float, _doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = (
         60.0
     )

@@ -115,6 +115,8 @@ DECLARE
   given bigint;
   event_uuid CONSTANT uuid := gen_random_uuid();
 BEGIN
+  -- A commit that a crash of PostgreSQL could take back may have been relayed by then, and its number be given again.
+  PERFORM set_config('synchronous_commit', 'on', true);
   IF outbox_append.key IS NOT NULL THEN
     -- The lock first: only then does the next statement see what a concurrent holder of the same key has committed.
     INSERT INTO hub.topic_counters AS c (org, topic, number)

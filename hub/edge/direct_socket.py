@@ -7,6 +7,7 @@ but the transport and the connection; every other path is handed to uvicorn's ow
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import structlog
@@ -210,6 +211,10 @@ class DirectSocket(asyncio.Protocol):
             head.append(b"Sec-WebSocket-Extensions: " + extension)
         self._transport.write(b"\r\n".join((*head, b"", b"")))
         self._transport.set_write_buffer_limits(high=settings.unsent_high_bytes, low=settings.unsent_high_bytes // 4)
+        if settings.send_buffer_bytes:
+            # Left alone the kernel takes megabytes for a client that does not read before anybody notices.
+            link = self._transport.get_extra_info("socket")
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
         self._reader = MessageReader(settings.max_message_bytes, inflates=self._deflates)
         self._connection = Connection(self.gateway, self, accepted.arrival)
 

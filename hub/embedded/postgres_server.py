@@ -59,7 +59,7 @@ class PostgresServer:
             "jit": "off",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            **({} if durable else {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}),
+            **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
             **(options or {}),
         }
         self._binaries: PostgresBinaries | None = None

@@ -90,6 +90,14 @@ async def test_the_later_commit_gets_the_later_number(hub_database: HubDatabase,
     assert [row["number"] for row in await rows(hub_database)] == [1, 2]
 
 
+async def test_a_commit_that_published_is_not_taken_back_by_a_crash(hub_database: HubDatabase) -> None:
+    async with hub_database.connect("hub_app") as link, link.transaction():
+        await link.execute("SET LOCAL synchronous_commit = off")
+        await link.execute("SELECT set_config('hub.org', 'acme', true)")
+        await link.execute("SELECT hub_publish('acme', 'events:tasks', 'task.assigned', '1')")
+        assert await link.fetchval("SHOW synchronous_commit") == "on"
+
+
 async def test_other_topics_do_not_wait(hub_database: HubDatabase, app: Any) -> None:
     async with bound(app), hub_database.connect("hub_app") as other:
         await publish(app)
