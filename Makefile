@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check docs oracle load microbench clean
+.PHONY: dev test lint check docs oracle load crowd microbench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -27,6 +27,9 @@ oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures
 
 load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it
 	@$(BIN)/python -m loadtest.load $(ARGS)
+
+crowd: $(VENV)/.load  ## 10 000 connections from 127.0.0.x, and people in their midst; needs a C compiler
+	@$(BIN)/python -m loadtest.crowd $(ARGS)
 
 microbench: $(VENV)/.test  ## hot paths without sockets, as ratios against a reference loop
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -19,18 +20,22 @@ _DEFAULTS = ("--headless", "--only-summary", "--users", "100", "--spawn-rate", "
 def main(arguments: list[str]) -> int:
     """Runs it; returns the exit status."""
     with contextlib.ExitStack() as stack:
-        environ = dict(os.environ)
-        if environ.get("HUB_URL"):
-            where = environ["HUB_URL"]
-        else:
+        environ: Mapping[str, str] = {}
+        where = os.environ.get("HUB_URL")
+        if not where:
             from loadtest.local_hub import local_hub
 
             hub = stack.enter_context(local_hub())
-            environ |= hub.client_environ
+            environ = hub.client_environ
             where = f"{hub.url}, started for this"
         print(f"hub: {where}", flush=True)
-        command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), *_DEFAULTS, *arguments]
-        return subprocess.run(command, env=environ, cwd=_LOCUSTFILE.parent.parent, check=False).returncode
+        return run_people(environ, arguments)
+
+
+def run_people(environ: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """locust with ``environ`` added to ours; returns its exit status."""
+    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), *_DEFAULTS, *arguments]
+    return subprocess.run(command, env={**os.environ, **environ}, cwd=_LOCUSTFILE.parent.parent, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class LocalHub:
     """What ``local_hub`` yields."""
 
     def __init__(self, port: int, secret: str, process: subprocess.Popen[bytes], redis_url: str) -> None:
+        self.port = port
         self.url = f"ws://127.0.0.1:{port}/ws"
         self.http = f"http://127.0.0.1:{port}"
         self.secret = secret
