@@ -26,7 +26,17 @@ from loadtest.references import references
 from loadtest.report import Run, table, write_page
 from loadtest.session import Bench
 
-ROWS = ("fan_out",)
+ROWS = (
+    "fan_out",
+    "saturation",
+    "topics",
+    "idle",
+    "connections",
+    "returning",
+    "fairness",
+    "publishing",
+    "slow",
+)
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0
 

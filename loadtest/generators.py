@@ -77,6 +77,11 @@ class Generator:
         figures: Figures = json.loads(line)
         return figures
 
+    def finish(self) -> Figures:
+        """Asks it to end now; its last line."""
+        self.process.terminate()
+        return self.phase()
+
     def end(self) -> None:
         """Ends it, done or not."""
         self.process.terminate()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import httpx
 import msgspec
 import redis
@@ -28,7 +30,7 @@ ORG = "acme"
 SCOPE = "subscribe:* publish:* call:*"
 SHARED = "00000"
 _SECRET = "a-secret-of-the-bench-that-is-none"
-_AROUND_DATA = 167  # what the hub puts around `data` in an event of KIND
+_AROUND_DATA = 135  # what the hub puts around `data` in an event of KIND
 
 
 class HubServer(Server):
@@ -107,12 +109,28 @@ class HubServer(Server):
     def publication(self) -> Publication:
         return self.publication_of("~~~~~")
 
-    def publication_of(self, key: str, org: str = ORG) -> Publication:
+    def publication_of(self, key: str, org: str = ORG, size: int = EVENT_BYTES) -> Publication:
         """The hub's own script, as a service in a process of its own would call it."""
         topic = Topic(OrgId.from_operator(org), KIND, key)
-        body = encode_body(event_id(), "bench", msgspec.Raw(payload(EVENT_BYTES - _AROUND_DATA)), None, None)
+        body = encode_body(event_id(), "bench", msgspec.Raw(payload(size - _AROUND_DATA)), None, None)
         call = publish_call(Draft(topic, HISTORY, body), self.settings, sharded=False)
         return Publication(to=self._redis_path, message=call.packed(), answer="*4\r\n")
+
+    def publish_many(self, topics: int, events: int) -> dict[str, tuple[str, int]]:
+        """Writes to the topics 0, 1, 2 …; returns where each stands (epoch, seq)."""
+        message = self.publication().message
+        positions = {}
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(self._redis_path)
+            reader = hiredis.Reader()
+            for number in range(topics):
+                key = f"{number:05d}"
+                link.sendall(message.replace(b"~~~~~", key.encode()) * events)
+                for _ in range(events):
+                    while (reply := reader.gets()) is False:
+                        reader.feed(link.recv(65536))
+                    positions[key] = (reply[0].decode(), reply[1])
+        return positions
 
     def http_publication(self, token: str, events: int = 1, key: str = SHARED) -> Publication:
         """``POST /v1/publish`` with one event, or with a list."""

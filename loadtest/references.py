@@ -1,4 +1,4 @@
-"""What the hub is measured against in the same run: two loops in Python, and other programs where they are installed."""
+"""What the hub is measured against in the same run: two loops in Python, and other programs that are installed."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ class LitestarServer(OverRedis):
 
     def publication(self) -> Publication:
         return self._publication(f"LITESTAR_CHANNELS_{LITESTAR_TOPIC.upper()}")
+
+    def http_publication(self) -> Publication:
+        """The route that answers and publishes nothing."""
+        body = b'{"topic":"x:y","name":"bench","data":' + payload(EVENT_BYTES) + b"}"
+        head = "POST /v1/publish HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        message = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        return Publication(to=f"127.0.0.1:{self.port}", message=message, answer="HTTP/1.1 200")
 
 
 class NchanServer(Server):

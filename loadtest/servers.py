@@ -1,4 +1,4 @@
-"""What every server under load has in common: a process on the server's core, what clients say to it, how one publishes.
+"""What every server under load has in common: a process on the server's core, what clients say, how one publishes.
 
 The hub and each reference is one ``Server``. All deliver events of the same size and with the same marker, so that the
 generators do not know whom they measure.

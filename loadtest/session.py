@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from hub.embedded import RedisServer
-from loadtest.generators import Figures, Programs, connect, publish
+from loadtest.generators import Figures, Generator, Programs, Publication, connect, publish
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch
 from loadtest.measure import Sample, why_void
 from loadtest.servers import Server
 
-_LEAD_S = 0.5  # the publisher begins before the warm-up ends and stops after the measurement
+WARMUP_S = 1.0
+_LEAD_S = 0.5  # the publisher goes on while the last figures are taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What is published to whom. ``own_topics``: every client has its own, and ``rate`` is that of all together."""
+
+    rate: float
+    connections: int
+    seconds: float | None = None
+    """None: as long as the run's measurements last."""
+    own_topics: bool = False
+    publication: Publication | None = None
+    """None: the server's usual one."""
+
+    @property
+    def topics(self) -> int:
+        """How many topics there are."""
+        return self.connections if self.own_topics else 1
 
 
 @dataclass(slots=True)
@@ -26,24 +46,19 @@ class Bench:
 
     programs: Programs
     folder: Path
-    redis: RedisServer
+    redis_server: RedisServer
     full: bool
     references: list[Server] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         """How long one measurement lasts."""
-        return 10.0 if self.full else 3.0
+        return 10.0 if self.full else 2.0
 
     @property
     def repetitions(self) -> int:
         """How often, interleaved with the references."""
-        return 5 if self.full else 3
-
-    @property
-    def many(self) -> int:
-        """Connections of the rows about many connections."""
-        return 10_000
+        return 5 if self.full else 2
 
     def say(self, text: str) -> None:
         """Progress, for whoever waits."""
@@ -53,45 +68,45 @@ class Bench:
     def hub(self, **settings: Any) -> Iterator[HubServer]:
         """A fresh hub over an empty Redis."""
         self.empty()
-        with HubServer(self.folder, self.redis.unix_url, **settings) as hub:
+        with HubServer(self.folder, self.redis_url, **settings) as hub:
             yield hub
+
+    @property
+    def redis_url(self) -> str:
+        """The unix socket of the Redis of this run."""
+        return self.redis_server.unix_url
 
     def empty(self) -> None:
         """Forgets everything in Redis but scripts."""
-        import redis
-
-        with redis.Redis.from_url(self.redis.unix_url) as link:
+        with redis.Redis.from_url(self.redis_url) as link:
             link.flushall()
 
     def reference(self, name: str) -> Server | None:
         """A reference by its name, if it runs here."""
         return next((server for server in self.references if server.name == name), None)
 
-    def deliveries(
-        self, server: Server, rate: float, connections: int, seconds: float, *, own_topics: bool = False
-    ) -> Sample:
-        """Publishes at ``rate`` while everybody listens.
+    def deliveries(self, server: Server, stream: Stream) -> Sample:
+        """Publishes while everybody listens.
 
         Figures: ``per_core_s`` (deliveries per second of the server's processor time), ``server`` (its share of a
         core), ``p50``/``p99``/``max`` in ms from the write to Redis or the server until the client has it, ``complete``
         (the share of what was due that the worst client got), ``left`` (subscriptions that left the live set).
         """
-        clients = server.clients(connections, own_topics=own_topics)
-        left = _slow_consumers(server)
-        with connect(self.programs, clients, connections=connections, warmup=1.0, duration=seconds, at_once=64) as load:
+        clients = server.clients(stream.connections, own_topics=stream.own_topics)
+        seconds = stream.seconds or self.seconds
+        left = slow_consumers(server)
+        options = {"connections": stream.connections, "warmup": WARMUP_S, "duration": seconds, "at_once": 64}
+        with connect(self.programs, clients, **options) as load:
             opened = load.phase()
-            if opened["open"] < connections:
-                raise RuntimeError(f"{server.name}: {opened['open']} of {connections} clients got in")
-            lasting = seconds + 1.0 + _LEAD_S
-            topics = connections if own_topics else 1
-            with publish(self.programs, server.publication(), rate=rate, duration=lasting, topics=topics) as source:
+            if opened["open"] < stream.connections:
+                raise RuntimeError(f"{server.name}: {opened['open']} of {stream.connections} clients got in")
+            with self.publishing(server, stream, seconds + WARMUP_S + _LEAD_S) as source:
                 load.phase()
                 watch = Watch(server.pids)
                 figures = load.phase()
                 used = watch.end()
-                sent = source.phase()
-        time.sleep(0.2)
-        due = rate * figures["seconds"] / topics
+                late_ms = source.phase()["latest_ms"]
+        due = stream.rate * figures["seconds"] / stream.topics
         return Sample(
             {
                 "per_core_s": figures["events"] / max(watch.cpu_s, 1e-9),
@@ -99,13 +114,17 @@ class Bench:
                 "server": used.server,
                 "load_core": used.load_core,
                 "complete": figures["fewest"] / due,
-                "left": _slow_consumers(server) - left,
-                "gone": figures["gone"],
-                "late_ms": sent["latest_ms"],
+                "left": slow_consumers(server) - left,
+                "late_ms": late_ms,
                 **latencies(figures),
             },
             why_void(used),
         )
+
+    def publishing(self, server: Server, stream: Stream, seconds: float) -> Generator:
+        """Starts the publisher of a stream."""
+        publication = stream.publication or server.publication()
+        return publish(self.programs, publication, rate=stream.rate, duration=seconds, topics=stream.topics)
 
 
 def latencies(figures: Figures, name: str = "latency_ms") -> dict[str, float]:
@@ -113,5 +132,6 @@ def latencies(figures: Figures, name: str = "latency_ms") -> dict[str, float]:
     return {key: figures[name][key] for key in ("p50", "p99", "max")}
 
 
-def _slow_consumers(server: Server) -> float:
+def slow_consumers(server: Server) -> float:
+    """How many subscriptions have left the live set since the start; nobody ever does elsewhere."""
     return server.metric("hub_slow_consumers_total") if isinstance(server, HubServer) else 0.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from loadtest.measure import Result, Sample, Target, attempted, summary_of, void_of
 from loadtest.servers import Server
-from loadtest.session import Bench
+from loadtest.session import Bench, Stream
 
 SUBSCRIBERS = 1000
-RATE = 100.0
+STREAM = Stream(rate=100.0, connections=SUBSCRIBERS)
 
 
 def run(bench: Bench) -> list[Result]:
@@ -17,13 +17,12 @@ def run(bench: Bench) -> list[Result]:
         samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
         for _ in range(bench.repetitions):
             for server in servers:
-                sample = attempted(lambda server=server: bench.deliveries(server, RATE, SUBSCRIBERS, bench.seconds))
-                samples[server.name].append(sample)
+                samples[server.name].append(attempted(lambda: bench.deliveries(server, STREAM)))  # noqa: B023 - called at once
     own = samples.pop("hub")
     return [
         Result(
             row="fan-out",
-            what=f"deliveries per core-second, {SUBSCRIBERS} subscribers × {RATE:.0f} events/s",
+            what=f"deliveries per core-second, {SUBSCRIBERS} subscribers × {STREAM.rate:.0f} events/s",
             unit="/core-s",
             figure=summary_of(own, "per_core_s"),
             target=Target(text="≥ 200 000", at_least=200_000),
