@@ -100,7 +100,7 @@ def main() -> int:
     spent = (busy.hub_cpu_s - idle.hub_cpu_s, busy.redis_cpu_s - idle.redis_cpu_s)
     print(f"while people were there the hub took {spent[0]:.1f} s of processor, Redis {spent[1]:.1f} s")
     whole = done["open"] == options.connections and done["fewest"] == done["most"] > 0
-    print(f"every connection got {done['most']} events" if whole else "LOST: not everybody got everything")
+    print(f"every connection got {done['most']} events" if whole else "LOST: closed, or not everybody got everything")
     return people or int(not whole)
 
 
@@ -113,8 +113,8 @@ def _clients(hub: LocalHub, count: int) -> Clients:
 
 
 def _people(hub: LocalHub, users: int, seconds: int) -> int:
-    """Their exit status."""
-    return run_people(hub.client_environ, ["--users", str(users), "--run-time", f"{seconds}s"])
+    """All in the crowd's organisation; their exit status."""
+    return run_people({**hub.client_environ, "LOAD_ORGS": "1"}, ["--users", str(users), "--run-time", f"{seconds}s"])
 
 
 def _print_costs(before: Sample, after: Sample, connections: int) -> None:

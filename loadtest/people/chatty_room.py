@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import gevent
@@ -13,6 +14,7 @@ from loadtest.people.record import Violation
 
 _ECHO_S = 5.0
 _POLL_S = 0.05
+_numbers = itertools.count()
 
 
 class ChattyRoom(Person):
@@ -22,9 +24,9 @@ class ChattyRoom(Person):
     wait_time = between(0.2, 1.0)
 
     def on_start(self) -> None:
-        """In a room by chance."""
-        room, other = random.sample(ROOMS, 2)
-        self.wishes = (Wish(f"events:{room}"), Wish(f"events:{other}"))
+        """The rooms fill evenly."""
+        number = next(_numbers)
+        self.wishes = tuple(Wish(f"events:{ROOMS[(number + offset) % len(ROOMS)]}") for offset in (0, 1))
         super().on_start()
 
     @task
