@@ -18,10 +18,11 @@ class Run:
     def __init__(self, wire_topic: str, publications: Sequence[Publication]) -> None:
         self.publications = publications
         self._wire_topic = wire_topic
+        # Made when they are needed: most runs are one event for few subscribers of one encoding.
         self._payloads: dict[Encoding, list[bytes]] = {}
         self._whole: dict[Encoding, Packet] = {}
-        self._singles: dict[tuple[Encoding, int], Packet] = {}
-        self._tags: dict[int, Tags] = {}
+        self._singles: dict[tuple[Encoding, int], Packet] | None = None
+        self._tags: dict[int, Tags] | None = None
 
     def __len__(self) -> int:
         return len(self.publications)
@@ -41,6 +42,10 @@ class Run:
 
     def single(self, encoding: Encoding, index: int) -> Packet:
         """One event."""
+        if len(self.publications) == 1:
+            return self.whole(encoding)
+        if self._singles is None:
+            self._singles = {}
         found = self._singles.get((encoding, index))
         if found is None:
             found = self._singles[encoding, index] = Packet(encoding, (self._encoded(encoding)[index],))
@@ -48,6 +53,8 @@ class Run:
 
     def tags(self, index: int) -> Tags:
         """The tags of one event."""
+        if self._tags is None:
+            self._tags = {}
         found = self._tags.get(index)
         if found is None:
             found = self._tags[index] = tags_of(self.publications[index].body)
