@@ -98,7 +98,10 @@ class Generator:
 
 
 def connect(programs: Programs, clients: Clients, **options: Any) -> Generator:
-    """Starts clients; ``options`` are those of wsload.c (``connections=1000, warmup=1``). It says open, measuring, done."""
+    """Starts clients; ``options`` are those of wsload.c (``connections=5, warmup=1``).
+
+    It says three lines: open, measuring, done.
+    """
     folder = tempfile.TemporaryDirectory(prefix="hub-load-")
     command = [str(programs.wsload), "--port", str(clients.port), "--path", clients.path, "--welcome", clients.welcome]
     for option, lines in (("header", clients.headers), ("hello", clients.hellos)):

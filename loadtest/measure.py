@@ -76,6 +76,11 @@ class Result:
         return None if self.target is None or self.void else self.target.met(self.figure.median)
 
 
+def thousands(value: float) -> str:
+    """12 345."""
+    return f"{value:,.0f}".replace(",", " ")
+
+
 def why_void(load: Load) -> str:
     """Why a run with this load does not count; "" when it does."""
     if load.load_core > LOAD_CORE_LIMIT:
@@ -116,14 +121,14 @@ def void_of(samples: Sequence[Sample]) -> str:
 def highest(holds: Callable[[float], bool], low: float, high: float, tolerance: float) -> float:
     """The highest rate that ``holds``, to within ``tolerance`` (a share of it), between ``low`` and ``high``.
 
-    0 when not even ``low`` holds. ``holds`` is asked upward by half first, so that an overload comes late.
+    0 when not even ``low`` holds. ``holds`` is asked upward, doubling, first, so that an overload comes late.
     """
     if not holds(low):
         return 0.0
     good = low
-    while good < high and holds(min(good * 1.5, high)):
-        good = min(good * 1.5, high)
-    bad = min(good * 1.5, high)
+    while good < high and holds(min(good * 2, high)):
+        good = min(good * 2, high)
+    bad = min(good * 2, high)
     while bad - good > tolerance * good:
         middle = (good + bad) / 2
         if holds(middle):

@@ -11,10 +11,12 @@ from typing import Self
 
 import msgspec
 
-from loadtest.measure import Result, Summary
+from loadtest.measure import Result, Summary, thousands
+from loadtest.plot import picture
 
 DOCS = Path(__file__).parent.parent / "docs"
 _BLOCK = re.compile(r"(<!-- measured -->\n).*?(<!-- end -->)", re.DOTALL)
+_PICTURE = {"fan-out": "1 000 subscribers × 100 events/s", "saturation": "saturated"}
 _VERDICTS = {True: "met", False: "**missed**", None: "–"}
 
 
@@ -36,7 +38,7 @@ class Run:
 def number(value: float) -> str:
     """Three digits that count."""
     if abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", " ")
+        return thousands(value)
     return f"{value:.3g}"
 
 
@@ -60,14 +62,30 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join([*head, *(row(result) for result in results)])
 
 
-def write_page(run: Run) -> None:
-    """Puts the table into docs/performance.md."""
-    page = DOCS / "performance.md"
+def references_table(results: Sequence[Result]) -> str:
+    """What each reference came to, and how the hub stands to it."""
+    lines = ["| row | reference | its figure (spread) | hub / reference |", "|---|---|---|---|"]
+    for result in results:
+        for name, summary in result.references.items():
+            ratio = f"{result.figure.median / summary.median:.2f}" if summary.median else "–"
+            lines.append(f"| {result.row} | {name} | {figure(summary, result.unit)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def write_page(run: Run, docs: Path = DOCS) -> None:
+    """Puts table and picture into docs/performance.md."""
+    page = docs / "performance.md"
     text = page.read_text() if page.exists() else "# Performance\n\n<!-- measured -->\n<!-- end -->\n"
     page.write_text(_BLOCK.sub(lambda match: match[1] + measured(run) + "\n" + match[2], text))
+    drawn = [result for result in run.results if result.row in _PICTURE]
+    if drawn:
+        (docs / "performance.svg").write_text(picture(drawn, [_PICTURE[result.row] for result in drawn]))
 
 
 def measured(run: Run) -> str:
     """The part of the page that the bench writes."""
-    machine = "; ".join(f"{name}: {value}" for name, value in run.machine.items())
-    return f"{machine}\n\n{table(run.results)}"
+    lines = [f"- {name}: {value}" for name, value in run.machine.items()]
+    lines.append(f"- {'full run (FULL=1)' if run.full else 'quick run'}")
+    lines += [f"- not measured: {reason}" for reason in run.missing]
+    parts = ["\n".join(lines), table(run.results), "![Deliveries per core-second](performance.svg)"]
+    return "\n\n".join([*parts, references_table(run.results)])

@@ -7,6 +7,7 @@ generators do not know whom they measure.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -93,6 +94,7 @@ class Server(ABC):
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+                start_new_session=True,
             )
         deadline = time.monotonic() + _START_S
         while not self.ready():
@@ -102,9 +104,9 @@ class Server(ABC):
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Kills it: a bench has nobody who would have to be told."""
+        """Kills it and its workers: a bench has nobody who would have to be told."""
         if self._process is not None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def log_tail(self) -> str:

@@ -89,8 +89,9 @@ class Bench:
         """Publishes while everybody listens.
 
         Figures: ``per_core_s`` (deliveries per second of the server's processor time), ``server`` (its share of a
-        core), ``p50``/``p99``/``max`` in ms from the write to Redis or the server until the client has it, ``complete``
-        (the share of what was due that the worst client got), ``left`` (subscriptions that left the live set).
+        core), ``p50``/``p99``/``max`` in ms from the write to Redis or the server until the client has it, ``arrived``
+        and ``complete`` (the share of what was due that came in the time measured: of all, and of the worst client's),
+        ``left`` (subscriptions that left the live set).
         """
         clients = server.clients(stream.connections, own_topics=stream.own_topics)
         seconds = stream.seconds or self.seconds
@@ -113,6 +114,7 @@ class Bench:
                 "per_s": figures["events_per_s"],
                 "server": used.server,
                 "load_core": used.load_core,
+                "arrived": figures["events"] / stream.connections / due,
                 "complete": figures["fewest"] / due,
                 "left": slow_consumers(server) - left,
                 "late_ms": late_ms,

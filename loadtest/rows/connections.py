@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from loadtest.generators import Clients, connect
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch, resident_bytes
-from loadtest.measure import Result, Sample, Target, summary_of, void_of, why_void
+from loadtest.measure import Result, Sample, Target, summary_of, thousands, void_of, why_void
 from loadtest.references import UvloopServer
 from loadtest.servers import Server
 from loadtest.service import KIND
@@ -27,7 +27,7 @@ def run(bench: Bench) -> list[Result]:
             own.append(_measured(bench, hub, hub.saying(_hellos(), CONNECTIONS)))
         with UvloopServer(bench.folder, str(bench.redis_server.socket_path)) as floor:
             below.append(_measured(bench, floor, floor.saying(_hellos())))
-    clients = f"{CONNECTIONS:,} connections".replace(",", " ")
+    clients = f"{thousands(CONNECTIONS)} connections"
     return [
         Result(
             row="memory",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 from loadtest.generators import Publication, connect, publish
 from loadtest.hub_server import HubServer
-from loadtest.measure import Result, Target, summary_of
-from loadtest.servers import Server
+from loadtest.measure import Result, Target, summary_of, thousands
 from loadtest.service import KIND
 from loadtest.session import Bench, Stream
 
@@ -47,15 +47,14 @@ def run(bench: Bench) -> list[Result]:
         )
         for how, samples in (
             (f"by HTTP at full speed, lists of {_EVENTS_A_REQUEST}", beside_http),
-            (f"{_BY_SERVICE:,.0f} events/s from a service".replace(",", " "), beside_service),
+            (f"{thousands(_BY_SERVICE)} events/s from a service", beside_service),
         )
     ]
 
 
 @contextlib.contextmanager
-def _loud(bench: Bench, hub: Server, publication: Publication, **options: float):  # type: ignore[no-untyped-def]
+def _loud(bench: Bench, hub: HubServer, publication: Publication, **options: float) -> Iterator[None]:
     """The loud organisation, its listeners included."""
-    assert isinstance(hub, HubServer)
     clients = hub.saying([hub.hello([{"topic": f"{KIND}:00000"}])], _LISTENERS, _LOUD)
     with (
         connect(bench.programs, clients, connections=_LISTENERS, duration=60) as listeners,

@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 
-from loadtest.generators import publish
+from loadtest.generators import Publication, publish
 from loadtest.hub_server import HubServer
 from loadtest.machine import SERVER_CORE, Watch
-from loadtest.measure import Result, Sample, Target, summary_of
+from loadtest.measure import Result, Sample, Target, summary_of, thousands
 from loadtest.references import LitestarServer
 from loadtest.servers import ROOT, Server, python
 from loadtest.session import Bench
@@ -43,9 +43,7 @@ def run(bench: Bench) -> list[Result]:
             target=Target(text="≥ 30 000", at_least=30_000),
             references={"the same script from C": summary_of(floor, "per_s")},
             against="the same script from C",
-            note=f"one `hub.publish` at a time in 200 tasks: {summary_of(pipelined, 'single').median:,.0f}/s".replace(
-                ",", " "
-            ),
+            note=f"one `hub.publish` at a time in 200 tasks: {thousands(summary_of(pipelined, 'single').median)}/s",
         ),
         Result(
             row="publish-http",
@@ -55,7 +53,7 @@ def run(bench: Bench) -> list[Result]:
             target=Target(text="≥ 5 000", at_least=5000),
             references={"bare Litestar route": summary_of(route, "per_s")} if route else {},
             against="bare Litestar route",
-            note=f"in lists of {_LIST}: {summary_of(lists, 'per_s').median:,.0f} events/s".replace(",", " "),
+            note=f"in lists of {_LIST}: {thousands(summary_of(lists, 'per_s').median)} events/s",
         ),
     ]
 
@@ -80,7 +78,7 @@ def _by_http(bench: Bench, hub: HubServer, token: str, events: int) -> Sample:
     return Sample({**sample.figures, "per_s": sample["per_s"] * events})
 
 
-def _asked(bench: Bench, server: Server, publication) -> Sample:  # type: ignore[no-untyped-def]
+def _asked(bench: Bench, server: Server, publication: Publication) -> Sample:
     watch = Watch(server.pids)
     with publish(
         bench.programs, publication, rate=0, connections=_HTTP_LINKS, window=1, duration=bench.seconds

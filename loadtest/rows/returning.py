@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from loadtest.generators import connect
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch
-from loadtest.measure import Result, Sample, Target, summary_of
+from loadtest.measure import Result, Sample, Target, summary_of, thousands
 from loadtest.service import KIND
 from loadtest.session import Bench, Stream
 
@@ -29,7 +29,7 @@ def run(bench: Bench) -> list[Result]:
     return [
         Result(
             row="return",
-            what=f"{_thousands(CLIENTS)} clients return at once, {TOPICS_EACH} of {SHARED_TOPICS} shared topics, "
+            what=f"{thousands(CLIENTS)} clients return at once, {TOPICS_EACH} of {SHARED_TOPICS} shared topics, "
             f"{MISSED} events missed on each: all caught up",
             unit="s",
             figure=summary_of(shared, "all_s"),
@@ -46,7 +46,7 @@ def run(bench: Bench) -> list[Result]:
         ),
         Result(
             row="return-own",
-            what=f"{_thousands(alone)} clients return at once, {TOPICS_EACH} topics of their own each",
+            what=f"{thousands(alone)} clients return at once, {TOPICS_EACH} topics of their own each",
             unit="s",
             figure=summary_of(own, "all_s"),
             note=f"live p99 {own[0]['live_p99']:.0f} ms; " + _remark(own[0]),
@@ -100,7 +100,3 @@ def _hellos(seen: Mapping[str, tuple[str, int]], clients: int, topics: int) -> l
 
 def _remark(sample: Sample) -> str:
     return f"half of them after {sample['median_s']:.1f} s, the hub took {sample['server']:.0%} of its core"
-
-
-def _thousands(count: int) -> str:
-    return f"{count:,}".replace(",", " ")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loadtest.measure import LOAD_CORE_LIMIT, Result, Sample, Target, attempted, highest, summary, summary_of, void_of
 from loadtest.rows.fan_out import SUBSCRIBERS
 from loadtest.servers import Server
 from loadtest.session import Bench, Stream
 
 _LOW, _HIGH = 200.0, 1500.0
+_LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "NATS": 100.0}
+_STEPS_BACK = 5
+_SLOW_SEARCHES = ("litestar channels", "mosquitto")  # left to full runs
 _COMPLETE = 0.95  # the worst client has this share of what was sent when the measurement ends
 _P99_MS = 1000.0  # a queue that grows is no rate that is held
 _BUSY = 400.0
@@ -19,20 +24,23 @@ def run(bench: Bench) -> list[Result]:
         busy = [attempted(lambda: bench.deliveries(hub, _stream(bench, _BUSY))) for _ in range(bench.repetitions)]
         floor = bench.reference("bare uvloop")
         below = [bench.deliveries(floor, _stream(bench, _BUSY)) for _ in range(bench.repetitions)] if floor else []
-        found = {server.name: _saturated(bench, server) for server in (hub, *bench.references)}
-    own = found.pop("hub")
+        own = _saturated(bench, hub)
+        if own is None:
+            raise RuntimeError(f"the hub does not hold {_LOW:.0f} events/s")
+        others = [server for server in bench.references if bench.full or server.name not in _SLOW_SEARCHES]
+        found = {server.name: other for server in others if (other := _saturated(bench, server)) is not None}
     return [
         Result(
             row="saturation",
-            what=f"the same at saturation, {own['rate']:.0f} events/s held",
+            what=f"the same at saturation, {own.rate:.0f} events/s held",
             unit="/core-s",
-            figure=summary([own["per_core_s"]]),
+            figure=summary([own.sample["per_core_s"]]),
             target=Target(text="≥ 500 000", at_least=500_000),
-            references={name: summary([sample["per_core_s"]]) for name, sample in found.items()},
+            references={name: summary([other.sample["per_core_s"]]) for name, other in found.items()},
             against="bare uvloop",
-            void=own.void,
-            note=f"p99 {own['p99']:.0f} ms; rates held by others: "
-            + ", ".join(f"{name} {sample['rate']:.0f}" for name, sample in found.items()),
+            void=own.sample.void,
+            note=f"p99 {own.sample['p99']:.0f} ms; beyond: {own.end}; held by others: "
+            + ", ".join(f"{name} {other.rate:.0f}" for name, other in found.items()),
         ),
         Result(
             row="latency-busy",
@@ -48,34 +56,52 @@ def run(bench: Bench) -> list[Result]:
     ]
 
 
-def _saturated(bench: Bench, server: Server) -> Sample:
-    """The measurement at the highest rate that holds; ``rate`` is among its figures."""
-    limited = False
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The highest rate that held, the measurement at it, and why the next higher one did not."""
+
+    rate: float
+    sample: Sample
+    end: str
+
+
+def _saturated(bench: Bench, server: Server) -> _Found | None:
+    """None: not even the lowest rate holds. Where the load's core ends the search, the rate is a lower bound."""
+    refused: dict[float, str] = {}
 
     def holds(rate: float) -> bool:
-        nonlocal limited
-        sample = bench.deliveries(
-            server, Stream(rate=rate, connections=SUBSCRIBERS, seconds=4.0 if bench.full else 1.5)
-        )
-        held = _held(sample)
-        limited = held and sample["load_core"] > LOAD_CORE_LIMIT
-        return held and not limited
+        probe = Stream(rate=rate, connections=SUBSCRIBERS, seconds=4.0 if bench.full else 1.5)
+        sample = attempted(lambda: bench.deliveries(server, probe), 2)
+        if reason := _refusal(sample):
+            refused[rate] = reason
+        return not reason
 
-    rate = highest(holds, _LOW / 2 if server.name == "litestar channels" else _LOW, _HIGH, 0.05 if bench.full else 0.15)
-    for _ in range(4):
+    rate = highest(holds, _LOWEST.get(server.name, _LOW), _HIGH, 0.05 if bench.full else 0.15)
+    if not rate:
+        bench.say(f"{server.name}: {refused}")
+        return None
+    for _ in range(_STEPS_BACK):
         # What held for a moment need not hold for long.
-        sample = bench.deliveries(
-            server, Stream(rate=rate, connections=SUBSCRIBERS, seconds=30.0 if bench.full else 4.0)
-        )
-        if _held(sample):
+        stream = Stream(rate=rate, connections=SUBSCRIBERS, seconds=30.0 if bench.full else 4.0)
+        sample = bench.deliveries(server, stream)
+        if not (reason := _refusal(sample)):
             break
-        rate *= 0.93
-    return Sample({**sample.figures, "rate": rate}, sample.void)
+        refused[rate] = reason
+        rate *= 0.95
+    beyond = [above for above in refused if above > rate]
+    return _Found(rate, sample, f"{min(beyond):.0f}/s: {refused[min(beyond)]}" if beyond else "not searched further")
+
+
+def _refusal(sample: Sample) -> str:
+    """Why a rate is not held; "" when it is."""
+    if sample["left"]:
+        return f"{sample['left']:.0f} left the live set"
+    if sample["load_core"] > LOAD_CORE_LIMIT:
+        return f"the load's core was {sample['load_core']:.0%} busy"
+    if sample["p99"] > _P99_MS or sample["complete"] < _COMPLETE:
+        return f"p99 {sample['p99']:.0f} ms, the worst client got {sample['complete']:.0%}"
+    return ""
 
 
 def _stream(bench: Bench, rate: float) -> Stream:
     return Stream(rate=rate, connections=SUBSCRIBERS, seconds=bench.seconds)
-
-
-def _held(sample: Sample) -> bool:
-    return sample["left"] == 0 and sample["complete"] >= _COMPLETE and sample["p99"] < _P99_MS

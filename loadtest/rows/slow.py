@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from loadtest.generators import connect
+from loadtest.hub_server import HubServer
 from loadtest.machine import resident_bytes
-from loadtest.measure import Result, Sample, Target, summary_of
+from loadtest.measure import Result, Sample, Target, attempted, summary_of
 from loadtest.session import Bench, Stream, slow_consumers
 
 SLOW = 1000
@@ -22,7 +23,7 @@ def run(bench: Bench) -> list[Result]:
     with bench.hub() as hub:
         publication = hub.publication_of("00000", size=_EVENT_BYTES)
         stream = Stream(rate=_RATE, connections=FAST, seconds=seconds, publication=publication)
-        alone = bench.deliveries(hub, stream)
+        alone = attempted(lambda: bench.deliveries(hub, stream))
         hub.wait_until_empty()
         slow = hub.clients(SLOW)
         paused = slow_consumers(hub)
@@ -31,7 +32,7 @@ def run(bench: Bench) -> list[Result]:
             before = resident_bytes(hub.pids)
             _fall_behind(bench, hub, stream, paused)
             behind = resident_bytes(hub.pids)
-            beside = bench.deliveries(hub, stream)
+            beside = attempted(lambda: bench.deliveries(hub, stream))
             after = resident_bytes(hub.pids)
             left = slow_consumers(hub) - paused
     fast = Sample({**beside.figures, "growth": (after - behind) / 2**20}, beside.void)
@@ -59,7 +60,7 @@ def run(bench: Bench) -> list[Result]:
     ]
 
 
-def _fall_behind(bench: Bench, hub, stream: Stream, paused: float) -> None:  # type: ignore[no-untyped-def]
+def _fall_behind(bench: Bench, hub: HubServer, stream: Stream, paused: float) -> None:
     """Publishes until all slow clients have left the live set; the kernel's buffers come first."""
     limit_s = 60.0
     with bench.publishing(hub, Stream(rate=200.0, connections=1, publication=stream.publication), limit_s):
