@@ -15,6 +15,8 @@ class Style:
     window: bool = False
     """Subscribes with ``ack:true``."""
     token_in_hello: bool = False
+    deflates: bool = False
+    """Offers permessage-deflate."""
     flaps: bool = False
     """Leaves after a moment, again and again."""
     toggles: bool = False

@@ -53,8 +53,15 @@ class HubProcess:
         own = {"PORT": str(self.port), "HUB_NODE": self.name, "HUB_JWT_SECRET": SECRET, **self._settings}
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "hub.cli", "serve", env={**inherited, **own}, stdout=log, stderr=log
+                sys.executable, "-m", *self._command(), env={**inherited, **own}, stdout=log, stderr=log
             )
+
+    def _command(self) -> tuple[str, ...]:
+        if os.environ.get("ORACLE_SOCKET") != "asgi":
+            return "hub.cli", "serve"
+        # The same node on a stock server, whose sockets the hub does not own.
+        port = ("--port", str(self.port))
+        return "uvicorn", "--factory", "hub.app:application", "--ws", "websockets-sansio", "--no-access-log", *port
 
     async def ready(self) -> None:
         """Waits until it answers that it is ready."""

@@ -174,7 +174,7 @@ class OracleClient:
             sock=await self._socket(address),
             subprotocols=["hub.v1.msgpack" if self.style.msgpack else "hub.v1.json"],  # type: ignore[list-item]
             additional_headers=headers,
-            compression=None,
+            compression="deflate" if self.style.deflates else None,
             ping_interval=None,
             close_timeout=1,
             max_queue=16,

@@ -190,6 +190,7 @@ class Ordeal:
             by_session=number % 2 == 0 and not toggles,
             window=number % 5 == 0,
             token_in_hello=number % 4 == 0,
+            deflates=number % 2 == 1,
             flaps=flaps,
             toggles=toggles,
             receive_buffer=4096 if lazy else None,
