@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from hub.embedded import RedisServer
 from loadtest.generators import NoCompiler, compile_programs
-from loadtest.machine import LOAD_CORE, description, pin, wait_until_quiet
+from loadtest.machine import LOAD_CORE, description, pin, prefer, wait_until_quiet
 from loadtest.measure import Result
 from loadtest.references import references
 from loadtest.report import Run, table, write_page
@@ -67,6 +68,7 @@ def bench_session(full: bool) -> Iterator[tuple[Bench, list[str]]]:
         programs = compile_programs(folder)
         redis = RedisServer(folder / "redis", append_only=False)
         redis.start()
+        prefer(redis.pid)
         stack.callback(redis.stop)
         found, missing = references(folder, str(redis.socket_path))
         for server in found:
@@ -97,6 +99,7 @@ def main(words: Sequence[str]) -> int:
         write_page(Run.read(wanted.json))
         return 0
     pin(LOAD_CORE)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no server is left behind
     others = wait_until_quiet(_QUIET_LIMIT_S)
     try:
         with bench_session(wanted.full) as (bench, missing):

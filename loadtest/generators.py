@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from loadtest.machine import prefer
+
 FOLDER = Path(__file__).parent
 _MARGIN_S = 30.0
 
@@ -125,7 +127,7 @@ def publish(programs: Programs, publication: Publication, **options: Any) -> Gen
             command += [f"--{option}", str(path)]
     if publication.answer:
         command += ["--answer", publication.answer]
-    return _start([*command, *flags(options)], folder)
+    return _start([*command, *flags(options)], folder, prompt=True)
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -140,5 +142,8 @@ def flags(options: dict[str, Any]) -> list[str]:
     return words
 
 
-def _start(command: list[str], folder: tempfile.TemporaryDirectory[str]) -> Generator:
-    return Generator(subprocess.Popen(command, stdout=subprocess.PIPE, text=True), folder)
+def _start(command: list[str], folder: tempfile.TemporaryDirectory[str], *, prompt: bool = False) -> Generator:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    if prompt:
+        prefer(process.pid)
+    return Generator(process, folder)

@@ -12,6 +12,8 @@ LOAD_CORE_LIMIT = 0.85
 """Above this the generators, not the server, may have set the figure: the run is void."""
 STRANGERS_LIMIT = 0.12
 """More of the server's core than this taken by somebody else: void too."""
+LATE_LIMIT_MS = 5.0
+"""A publisher whose p99 is later than this against its own clock sends in bursts: void as well."""
 ATTEMPTS = 3
 
 
@@ -81,12 +83,14 @@ def thousands(value: float) -> str:
     return f"{value:,.0f}".replace(",", " ")
 
 
-def why_void(load: Load) -> str:
+def why_void(load: Load, late_ms: float = 0.0) -> str:
     """Why a run with this load does not count; "" when it does."""
     if load.load_core > LOAD_CORE_LIMIT:
         return f"the load's core was {load.load_core:.0%} busy"
     if load.strangers > STRANGERS_LIMIT:
         return f"others took {load.strangers:.0%} of the server's core"
+    if late_ms > LATE_LIMIT_MS:
+        return f"the publisher was {late_ms:.0f} ms late"
     return ""
 
 

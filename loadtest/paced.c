@@ -40,6 +40,7 @@ static char *message;
 static size_t message_bytes, topic_at[HOLES * 64], time_at[HOLES * 64];
 static int topic_holes, time_holes;
 static uint64_t sent;
+static struct histogram lateness;
 static volatile sig_atomic_t stopped;
 
 static char *file(const char *path, size_t *bytes) {
@@ -104,7 +105,7 @@ static void flush(struct link *link) {
 }
 
 /* Appends one message; the time in it is now. */
-static void put(struct link *link, const char *time_digits) {
+static void put(struct link *link, const char *time_digits, int64_t elapsed_ns) {
     char digits[16];
     if (link->end + message_bytes > PENDING) {
         memmove(link->pending, link->pending + link->begin, link->end - link->begin);
@@ -114,6 +115,7 @@ static void put(struct link *link, const char *time_digits) {
     }
     char *out = link->pending + link->end;
     memcpy(out, message, message_bytes);
+    if (options.rate > 0) add(&lateness, (elapsed_ns - (int64_t)((double)sent * 1e9 / options.rate)) / 1000);
     sprintf(digits, "%05d", options.first_topic + (int)(sent % (uint64_t)options.topics));
     for (int i = 0; i < topic_holes; i++) memcpy(out + topic_at[i], digits, TOPIC_DIGITS);
     for (int i = 0; i < time_holes; i++) memcpy(out + time_at[i], time_digits, TIME_DIGITS);
@@ -203,16 +205,12 @@ int main(int argc, char **argv) {
     find_holes();
     for (int i = 0; i < options.connections; i++) greet(&links[i]);
 
-    int64_t began = now_ns(CLOCK_MONOTONIC), elapsed = 0, latest_ns = 0;
+    int64_t began = now_ns(CLOCK_MONOTONIC), elapsed = 0;
     double cpu = cpu_s();
     while (!stopped && (elapsed = now_ns(CLOCK_MONOTONIC) - began) < (int64_t)(options.duration_s * 1e9)) {
-        if (options.rate > 0 && sent) {
-            int64_t late = elapsed - (int64_t)((double)sent * 1e9 / options.rate);
-            if (late > latest_ns) latest_ns = late;
-        }
         sprintf(time_digits, "%019ld", now_ns(CLOCK_REALTIME));
         for (int i = 0; i < options.connections; i++) {
-            for (uint64_t left = due(&links[i], elapsed); left; left--) put(&links[i], time_digits);
+            for (uint64_t left = due(&links[i], elapsed); left; left--) put(&links[i], time_digits, elapsed);
             flush(&links[i]);
             take_answers(&links[i]);
         }
@@ -221,8 +219,9 @@ int main(int argc, char **argv) {
     double seconds = (double)elapsed / 1e9;
     uint64_t answered = 0;
     for (int i = 0; i < options.connections; i++) answered += links[i].answered;
-    printf("{\"sent\": %lu, \"answered\": %lu, \"seconds\": %.4f, \"per_s\": %.1f, \"answered_per_s\": %.1f, "
-           "\"latest_ms\": %.3f, \"cpu\": %.4f}\n", sent, answered, seconds, (double)sent / seconds,
-           (double)answered / seconds, (double)latest_ns / 1e6, (cpu_s() - cpu) / seconds);
+    printf("{\"sent\": %lu, \"answered\": %lu, \"seconds\": %.4f, \"per_s\": %.1f, \"answered_per_s\": %.1f, \"cpu\": %.4f",
+           sent, answered, seconds, (double)sent / seconds, (double)answered / seconds, (cpu_s() - cpu) / seconds);
+    print_histogram("late_ms", &lateness);
+    puts("}");
     return 0;
 }

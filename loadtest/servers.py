@@ -6,6 +6,7 @@ generators do not know whom they measure.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -106,7 +107,8 @@ class Server(ABC):
     def stop(self) -> None:
         """Kills it and its workers: a bench has nobody who would have to be told."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def log_tail(self) -> str:

@@ -106,7 +106,7 @@ class Bench:
                 watch = Watch(server.pids)
                 figures = load.phase()
                 used = watch.end()
-                late_ms = source.phase()["latest_ms"]
+                late_ms = source.phase()["late_ms"]["p99"]
         due = stream.rate * figures["seconds"] / stream.topics
         return Sample(
             {
@@ -120,7 +120,7 @@ class Bench:
                 "late_ms": late_ms,
                 **latencies(figures),
             },
-            why_void(used),
+            why_void(used, late_ms),
         )
 
     def publishing(self, server: Server, stream: Stream, seconds: float) -> Generator:

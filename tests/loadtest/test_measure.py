@@ -49,6 +49,12 @@ def test_a_busy_load_core_or_a_stranger_make_a_run_void(load: Load, reason: str)
     assert why_void(load) == reason
 
 
+def test_a_late_publisher_makes_a_run_void() -> None:
+    load = Load(1.0, server=0.5, server_core=0.5, load_core=0.5)
+    assert why_void(load, 4.9) == ""
+    assert why_void(load, 17.0) == "the publisher was 17 ms late"
+
+
 def test_a_void_run_is_repeated_until_one_counts() -> None:
     runs = iter([Sample({}, "noise"), Sample({"x": 1.0}), Sample({"x": 2.0})])
     assert attempted(lambda: next(runs)).figures == {"x": 1.0}
