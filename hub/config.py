@@ -122,9 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     )
     send_buffer_bytes: Annotated[
         int,
-        _doc(
-            "SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0
-        ),
+        _doc("SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0),
     ] = 262_144
     no_progress_s: Annotated[float, _doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = (
         60.0
@@ -145,6 +143,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         100
     )
     messages_burst: Annotated[int, _doc("Frames one user may send at once (size of the bucket).", ge=1)] = 500
+    revocation_cache_s: Annotated[
+        float, _doc("HTTP requests of one user ask this often at most whether a kick refuses his tokens.", ge=0)
+    ] = 1.0
     http_events_per_second: Annotated[
         int, _doc("Events per second one user may publish by HTTP, over all nodes (token bucket).", ge=1)
     ] = 20_000

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
@@ -75,6 +76,9 @@ class Admission:
         # Bounded by max_connections, which the handshake keeps.
         self._held: dict[str, Principal] = {}
         self._given_back: dict[str, Principal] = {}
+        self._clock = clock
+        # (asked at, cutoff or -1) by user. Bounded by max_connections; the one asked longest ago goes first.
+        self._cutoffs: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
         self._wake = asyncio.Event()
         self._closing = False
         self._keeper: asyncio.Task[None] | None = None
@@ -136,18 +140,38 @@ class Admission:
             self._give_back(principal, connection)
 
     async def check_revoked(self, principal: Principal) -> None:
-        """For requests without a connection. Raises ``unauthenticated`` when the user was thrown out; fails open."""
+        """For requests without a connection. Raises ``unauthenticated`` when the user was thrown out; fails open.
+
+        The answer is remembered for ``revocation_cache_s``; a kick that this node hears of takes effect at once.
+        """
         if self.fail_open.pausing:
             self.fail_open.let_through("revocation")
             return
-        key = _cutoff_key(principal.org, principal.user)
-        try:
-            cutoff = await self._redis.command(key, "GET", key)
-        except HubError as error:
-            self.fail_open.let_through("revocation", error)
-            return
-        if cutoff is not None and principal.issued_at <= float(cutoff):
+        user = (str(principal.org), principal.user)
+        known = self._cutoffs.get(user)
+        if known is None or self._clock() - known[0] >= self._settings.revocation_cache_s:
+            try:
+                known = await self._ask_cutoff(principal, user)
+            except HubError as error:
+                self.fail_open.let_through("revocation", error)
+                return
+        if principal.issued_at <= known[1]:
             raise _revoked()
+
+    async def _ask_cutoff(self, principal: Principal, user: tuple[str, str]) -> tuple[float, float]:
+        key = _cutoff_key(principal.org, principal.user)
+        asked_at = self._clock()
+        cutoff = await self._redis.command(key, "GET", key)
+        known = (asked_at, -1.0 if cutoff is None else float(cutoff))
+        self._cutoffs[user] = known
+        self._cutoffs.move_to_end(user)
+        if len(self._cutoffs) > self._settings.max_connections:
+            self._cutoffs.popitem(last=False)
+        return known
+
+    def forget_cutoff(self, org: str, user: str) -> None:
+        """The user was thrown out: what is remembered of him is asked anew."""
+        self._cutoffs.pop((org, user), None)
 
     async def revoke(self, org: OrgId, user: str, ttl_s: float) -> float:
         """Refuses all tokens of a user that were issued until now, for ``ttl_s``; returns that cutoff.

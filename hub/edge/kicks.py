@@ -10,6 +10,7 @@ from hub.protocol.codes import CloseCode
 
 def close_kicked(gateway: Gateway, message: Kick) -> None:
     """Closes a user's connections whose token was issued before the kick, or does not say when it was."""
+    gateway.admission.forget_cutoff(message.org, message.user)
     for connection in gateway.connections.of_user(message.org, message.user):
         if connection.applicant is not None and connection.applicant.issued_at <= message.issued_before:
             error = HubError(ErrorCode.UNAUTHENTICATED, "this token is not accepted any more; log in again")
