@@ -147,7 +147,7 @@ def _offered(headers: Headers) -> list[str]:
 def _only(found: list[str], place: Place, how: str) -> str:
     if len(found) != 1:
         raise CredentialsError(place, f"the token stands there {len(found)} times; {how}")
-    if not found[0] or not found[0].isascii() or any(character.isspace() for character in found[0]):
+    if not found[0].isascii() or found[0].split() != [found[0]]:
         raise CredentialsError(place, f"the token is malformed; {how}")
     return found[0]
 
