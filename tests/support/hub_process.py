@@ -18,6 +18,12 @@ from tests.support.waiting import until
 SECRET = "a-secret-for-tests-of-forty-characters-!"
 """Signs the tokens of all nodes."""
 
+STOCK_SERVER = os.environ.get("ORACLE_SOCKET") == "asgi"
+"""Whether the nodes run on a stock server, whose sockets the hub does not own."""
+
+POLITE_EXIT = -signal.SIGTERM if STOCK_SERVER else 0
+"""How a node ends that was told to leave: a stock server raises its signal again."""
+
 _START_S = 40.0  # two cores that others use as well
 _STOP_S = 30.0
 
@@ -57,9 +63,8 @@ class HubProcess:
             )
 
     def _command(self) -> tuple[str, ...]:
-        if os.environ.get("ORACLE_SOCKET") != "asgi":
+        if not STOCK_SERVER:
             return "hub.cli", "serve"
-        # The same node on a stock server, whose sockets the hub does not own.
         port = ("--port", str(self.port))
         return "uvicorn", "--factory", "hub.app:application", "--ws", "websockets-sansio", "--no-access-log", *port
 

@@ -10,6 +10,7 @@ import pytest
 from hub.client import ClientOptions, HubClient
 from hub.embedded import RedisServer
 from tests.support.cut_proxy import CutProxy
+from tests.support.hub_process import POLITE_EXIT
 from tests.support.servers import client
 from tests.support.waiting import until
 from tests.system.conftest import Arena, linked
@@ -55,7 +56,7 @@ async def test_it_misses_nothing(arena: Arena, own_redis: RedisServer) -> None:
                 await it.flows(100)
                 await first.start()
                 door.target = ("127.0.0.1", first.port)
-                assert await second.terminate() == 0
+                assert await second.terminate() == POLITE_EXIT
                 await it.flows(100)
                 with client(own_redis) as link:
                     link.client_kill_filter(_type="pubsub")
