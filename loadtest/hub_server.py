@@ -60,6 +60,7 @@ class HubServer(Server):
             "HUB_JWT_SECRET": _SECRET,
             "HUB_SERVICES": "loadtest.service:SERVICES",
             "HUB_MAX_CONNECTIONS_PER_ORG": 100_000,
+            "HUB_MAX_CONNECTIONS_PER_USER": 100_000,
             **{f"HUB_{name.upper()}": value for name, value in self._changes.items()},
         }
         return {name: str(value) for name, value in own.items()}

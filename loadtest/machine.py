@@ -117,8 +117,8 @@ def pin(core: int) -> None:
 def prefer(pid: int) -> bool:
     """Lets a process run as soon as it has something to do (0: this one). False: that takes more rights than we have.
 
-    For what sets the pace: a publisher that waits for its turn behind busy clients sends in bursts, and bursts flatter a
-    server that joins what comes together.
+    For what sets the pace: a publisher that waits for its turn behind busy clients sends in bursts, and bursts flatter
+    a server that joins what comes together.
     """
     try:
         os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))

@@ -210,9 +210,9 @@ int main(int argc, char **argv) {
     while (!stopped && (elapsed = now_ns(CLOCK_MONOTONIC) - began) < (int64_t)(options.duration_s * 1e9)) {
         sprintf(time_digits, "%019ld", now_ns(CLOCK_REALTIME));
         for (int i = 0; i < options.connections; i++) {
+            take_answers(&links[i]); /* first: an answer taken after it would leave the loop asleep with nothing to wait for */
             for (uint64_t left = due(&links[i], elapsed); left; left--) put(&links[i], time_digits, elapsed);
             flush(&links[i]);
-            take_answers(&links[i]);
         }
         wait_for(polls, now_ns(CLOCK_MONOTONIC) - began);
     }
