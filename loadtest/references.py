@@ -61,7 +61,7 @@ class LitestarServer(OverRedis):
         return Clients(port=self.port, path=f"/ws/{LITESTAR_TOPIC}")
 
     def publication(self) -> Publication:
-        return self._publication(f"LITESTAR_CHANNELS_{LITESTAR_TOPIC.upper()}")
+        return self._publication(LITESTAR_TOPIC)
 
     def http_publication(self) -> Publication:
         """The route that answers and publishes nothing."""

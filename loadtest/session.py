@@ -107,6 +107,8 @@ class Bench:
                 figures = load.phase()
                 used = watch.end()
                 late_ms = source.phase()["late_ms"]["p99"]
+        if not figures["events"]:
+            raise RuntimeError(f"{server.name} delivered nothing")
         due = stream.rate * figures["seconds"] / stream.topics
         return Sample(
             {

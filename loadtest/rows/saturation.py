@@ -10,7 +10,7 @@ from loadtest.servers import Server
 from loadtest.session import Bench, Stream
 
 _LOW, _HIGH = 200.0, 4000.0
-_LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "NATS": 100.0}
+_LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "nchan": 100.0, "NATS": 100.0}
 _STEPS_BACK = 5
 _SLOW_SEARCHES = ("litestar channels", "mosquitto")  # left to full runs
 _COMPLETE = 0.95  # the worst client has this share of what was sent when the measurement ends
