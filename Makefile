@@ -22,7 +22,7 @@ check: $(VENV)/.check  ## lint, types, import contracts
 docs: $(VENV)/.test  ## write what the documentation shares with the code
 	@$(BIN)/python docs/generate.py
 
-oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures
+oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures; ORACLE_SOCKET=asgi: on a stock server
 	@$(BIN)/python -m pytest -m faults -s -q $(ARGS)
 
 load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it

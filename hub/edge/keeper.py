@@ -130,7 +130,7 @@ class Keeper:
         return now + (notice if notice > 0 else max(left, 0))
 
     def _look_at_silence(self, connection: Connection, now: float) -> float:
-        """A heartbeat when nothing was sent; a ping with it, to learn whether the client lives."""
+        """A heartbeat when nothing was sent for a while."""
         due = connection.sent_at + self._settings.heartbeat_s
         if now < due or connection.congested:
             return due if now < due else now + self._settings.heartbeat_s

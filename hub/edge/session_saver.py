@@ -75,12 +75,21 @@ class SessionSaver:
             saves.append(SessionSave(connection.session_id, connection.owner, positions))
         for connection, save, outcome in zip(connections, saves, await self._sessions.save_many(saves), strict=True):
             if isinstance(outcome, HubError):
-                connection.acked = {**save.positions, **connection.acked}
-                if not connection.gone:
-                    self._changed.add(connection)
+                self._try_again(connection, save)
             elif not outcome:
                 # Another connection has the session, and its message to this one was lost.
                 connection.close(CloseCode.TAKEN_OVER)
+
+    def _try_again(self, connection: Connection, save: SessionSave) -> None:
+        """Redis did not take these positions; what was acknowledged since stands above them."""
+        left = self._left.get(connection.id)
+        if left is not None:
+            # The connection ended while they were under way: its last save must bear them too.
+            both = {**save.positions, **left.positions}
+            self._left[connection.id] = SessionSave(left.session, left.owner, both, release=True)
+        elif not connection.gone:
+            connection.acked = {**save.positions, **connection.acked}
+            self._changed.add(connection)
 
     async def _run(self) -> None:
         while True:

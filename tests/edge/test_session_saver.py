@@ -1,0 +1,79 @@
+"""Acknowledged positions reach Redis, also when it fails at the moment in which the connection ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from hub.config import Settings
+from hub.edge.connection import Connection
+from hub.edge.session_saver import SessionSaver
+from hub.errors import HubError, unavailable
+from hub.fanout.sessions import SessionOwner, Sessions, SessionSave
+from hub.orgs import OrgId
+from hub.protocol.frames import Position
+
+OWNER = SessionOwner(OrgId.from_row("acme"), "u1", "node", "c1")
+
+
+class Client:
+    """What the saver sees of a connection."""
+
+    def __init__(self) -> None:
+        self.id = "c1"
+        self.principal = self
+        self.session_id = "s_1"
+        self.owner = OWNER
+        self.acked: dict[str, Position] = {}
+        self.gone = False
+
+
+class Store:
+    """Takes saves, or refuses them after ``meanwhile`` has happened."""
+
+    def __init__(self) -> None:
+        self.taken: list[SessionSave] = []
+        self.meanwhile: Any = None
+
+    async def save_many(self, saves: Sequence[SessionSave]) -> list[bool | HubError]:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+            return [unavailable("Redis")] * len(saves)
+        self.taken += saves
+        return [True] * len(saves)
+
+
+def saver_of(store: Store) -> SessionSaver:
+    return SessionSaver(Settings(redis_url="x", database_url="x"), cast(Sessions, store))
+
+
+async def test_what_redis_refused_is_saved_the_next_time() -> None:
+    store, client = Store(), Client()
+    saver = saver_of(store)
+    client.acked = {"a:1": Position("e", 3), "a:2": Position("e", 5)}
+    saver.changed(cast(Connection, client))
+    store.meanwhile = lambda: client.acked.update({"a:1": Position("e", 4)})
+    await saver.save()
+    assert store.taken == []
+    await saver.save()
+    assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 4), "a:2": Position("e", 5)}]
+
+
+async def test_a_connection_that_ends_while_redis_fails_loses_no_position() -> None:
+    store, client = Store(), Client()
+    saver = saver_of(store)
+    client.acked = {"a:1": Position("e", 3)}
+    saver.changed(cast(Connection, client))
+
+    def ends() -> None:
+        client.acked["a:2"] = Position("e", 9)
+        client.gone = True
+        saver.leave(cast(Connection, client))
+
+    store.meanwhile = ends
+    await saver.save()
+    await saver.save()
+    (last,) = store.taken
+    assert last.release
+    assert dict(last.positions) == {"a:1": Position("e", 3), "a:2": Position("e", 9)}
