@@ -344,12 +344,12 @@ class OracleClient:
     async def _subscribe(self, link: _Link) -> None:
         def take(result: Any) -> None:
             for verdict in result["topics"]:
-                if not verdict["ok"]:
+                if verdict["ok"]:
+                    witness = self.witnesses[verdict["topic"]]
+                    witness.joined(verdict["epoch"], verdict["seq"], verdict["recovered"], by_session=False)
+                else:
+                    # It comes again. Until then events of the topics that were not refused may be in the buffer.
                     link.socket.transport.abort()
-                    return
-            for verdict in result["topics"]:
-                witness = self.witnesses[verdict["topic"]]
-                witness.joined(verdict["epoch"], verdict["seq"], verdict["recovered"], by_session=False)
 
         topics = list(self.witnesses)
         self._random.shuffle(topics)
