@@ -173,8 +173,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # --- Redis
     join_ms: Annotated[
-        float, _doc("A busy node gathers what arrives for this long into one write per subscriber.", ge=0, le=1000)
-    ] = 5.0
+        float,
+        _doc(
+            "Longest rest after a turn of delivery. A node rests for as long as the turn took and joins what arrives "
+            "meanwhile into one write per subscriber.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 10.0
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32

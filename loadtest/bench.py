@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -99,6 +100,16 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
 
 
+def commit() -> dict[str, str]:
+    """What was measured, where this is a clone and git is installed."""
+    try:
+        words = ("git", "describe", "--always", "--dirty", "--exclude=*")
+        said = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": said.stdout.strip()}
+
+
 def main(words: Sequence[str]) -> int:
     """Measures, keeps the results, writes the page."""
     wanted = arguments(words)
@@ -116,7 +127,9 @@ def main(words: Sequence[str]) -> int:
     except NoCompiler as error:
         print(f"every row needs a load generator: {error}", file=sys.stderr)
         return 1
-    machine = description() | {"versions": versions(), "others": f"{others:.2f} of a core busy before the start"}
+    machine = (
+        description() | commit() | {"versions": versions(), "others": f"{others:.2f} of a core busy before the start"}
+    )
     run = Run(machine=machine, full=wanted.full, missing=missing, results=results)
     wanted.json.parent.mkdir(exist_ok=True)
     wanted.json.write_text(json.dumps(asdict(run), indent=1))

@@ -1,8 +1,10 @@
 """How much becomes one turn: on an idle node what one read from Redis brought, on a busy one what several brought.
 
-Writing is what delivery costs, and a subscriber costs one write per topic and turn. So a node that spends much of its
-time on delivery gathers what arrives for a few milliseconds; an idle one never waits. Nothing is accepted or numbered
-before its turn, so everybody else sees the node as if the events had arrived a little later.
+Writing is what delivery costs, and a subscriber costs one write per topic and turn. So a node rests from delivery for
+as long as the turn before took, at most ``join_ms``; what arrives meanwhile is the next turn. A turn of one client is
+over in microseconds, and nobody waits for it. One of a thousand clients takes milliseconds; then half of the time
+belongs to everybody else, and what came during both goes out in one write each. Nothing is accepted or numbered before
+its turn, so the rest of the node sees events as if they had arrived a little later.
 """
 
 from __future__ import annotations
@@ -15,11 +17,6 @@ from hub.config import Settings
 from hub.fanout.broker import BrokerEvents
 from hub.topics.publication import TopicState
 
-# Share of the time spent on delivery above which turns are gathered, and below which they are not any more. The gap
-# keeps it from swinging: gathering itself makes delivery cheaper.
-BUSY_ABOVE = 0.4
-BUSY_BELOW = 0.15
-SMOOTHING = 0.1
 MOST_MESSAGES = 20_000  # of one turn; beyond that it is taken at once
 
 
@@ -33,23 +30,19 @@ class Turns:
         self._events = events
         self._clock = clock
         self._waiting: list[tuple[bytes, bytes]] = []
+        self._writing: asyncio.Handle | None = None
+        """Set from the beginning of a turn until its writes are out."""
         self._timer: asyncio.TimerHandle | None = None
-        self._load = 0.0
-        self._started = clock()
-        self.busy = False
-        """Whether turns are being gathered."""
+        self._rested_at = 0.0
+        """Before this, by the clock, no turn begins by itself."""
 
     def on_messages(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         """Takes the turn now, or with what comes in the next milliseconds."""
         self._waiting.extend(batch)
-        if not self.busy or len(self._waiting) >= MOST_MESSAGES:
+        if len(self._waiting) >= MOST_MESSAGES:
             self._take()
-        elif self._timer is None:
-            pause = self._join_s - (self._clock() - self._started)
-            if pause <= 0:
-                self._take()
-            else:
-                self._timer = asyncio.get_running_loop().call_later(pause, self._take)
+        elif self._writing is None and self._timer is None:
+            self._take_when_rested()
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
         """What arrived before this state is seen before it."""
@@ -64,6 +57,13 @@ class Turns:
         """Takes what waits."""
         self._take()
 
+    def _take_when_rested(self) -> None:
+        pause = self._rested_at - self._clock()
+        if pause <= 0:
+            self._take()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(pause, self._take)
+
     def _take(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -73,13 +73,13 @@ class Turns:
         batch, self._waiting = self._waiting, []
         started = self._clock()
         self._events.on_messages(batch)
-        self._weigh(started, self._clock())
+        if self._writing is None:
+            # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
+            self._writing = asyncio.get_running_loop().call_soon(self._rest, started)
 
-    def _weigh(self, started: float, ended: float) -> None:
-        """Delivery's share of the time since the turn before, smoothed."""
-        passed = max(ended - self._started, 1e-9)
-        # After a pause one turn says all there is to say of it.
-        weight = max(SMOOTHING, min(1.0, passed))
-        self._load += (min(1.0, (ended - started) / passed) - self._load) * weight
-        self._started = started
-        self.busy = self._load > (BUSY_BELOW if self.busy else BUSY_ABOVE)
+    def _rest(self, started: float) -> None:
+        self._writing = None
+        ended = self._clock()
+        self._rested_at = ended + min(ended - started, self._join_s)
+        if self._waiting:
+            self._take_when_rested()

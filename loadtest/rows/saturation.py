@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loadtest.measure import LOAD_CORE_LIMIT, Result, Sample, Target, attempted, highest, summary, summary_of, void_of
+from loadtest.measure import (
+    LOAD_CORE_LIMIT,
+    Result,
+    Sample,
+    Target,
+    attempted,
+    highest,
+    summary,
+    summary_of,
+    thousands,
+    void_of,
+)
 from loadtest.rows.fan_out import SUBSCRIBERS
 from loadtest.servers import Server
 from loadtest.session import Bench, Stream
 
-_LOW, _HIGH = 200.0, 4000.0
+_LOW, _HIGH = 200.0, 8000.0
 _LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "nchan": 100.0, "NATS": 100.0}
 _STEPS_BACK = 5
+_PEERS = ("nchan", "NATS")
 _SLOW_SEARCHES = ("litestar channels", "mosquitto")  # left to full runs
 _COMPLETE = 0.95  # the worst client has this share of what was sent when the measurement ends
 _P99_MS = 1000.0  # a queue that grows is no rate that is held
@@ -39,9 +51,9 @@ def run(bench: Bench) -> list[Result]:
             references={name: summary([other.sample["per_core_s"]]) for name, other in found.items()},
             against="bare uvloop",
             void=own.sample.void,
-            note=f"p99 {own.sample['p99']:.0f} ms; beyond: {own.end}; held by others: "
-            + ", ".join(f"{name} {other.rate:.0f}" for name, other in found.items()),
+            note=f"{own.sample['server']:.0%} of its core, p99 {own.sample['p99']:.0f} ms; beyond: {own.end}",
         ),
+        *(_against(name, own, found[name]) for name in _PEERS if name in found),
         Result(
             row="latency-busy",
             what=f"p99 at {_BUSY * SUBSCRIBERS / 1000:.0f} k deliveries/s",
@@ -54,6 +66,19 @@ def run(bench: Bench) -> list[Result]:
             note=f"server {summary_of(busy, 'server').median:.0%} of its core",
         ),
     ]
+
+
+def _against(name: str, own: _Found, other: _Found) -> Result:
+    """Each at the highest rate that it holds."""
+    return Result(
+        row="saturation-ratio",
+        what=f"the same, against {name} at the {thousands(other.rate)} events/s that it holds",
+        unit="×",
+        figure=summary([own.sample["per_core_s"] / other.sample["per_core_s"]]),
+        target=Target(text="≥ 1 ×", at_least=1.0),
+        void=own.sample.void or other.sample.void,
+        note=f"{other.sample['server']:.0%} of its core, p99 {other.sample['p99']:.0f} ms; beyond: {other.end}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
