@@ -139,6 +139,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections: Annotated[int, _doc("Connections this process accepts (4503).", ge=1)] = 50_000
     max_connections_per_user: Annotated[int, _doc("Connections of one user over all nodes.", ge=1)] = 100
     max_connections_per_org: Annotated[int, _doc("Connections of one organisation over all nodes.", ge=1)] = 20_000
+    newcomer_steps_per_turn: Annotated[
+        int,
+        _doc(
+            "Steps of clients that come in (handshake, hello, what was missed) taken in one turn of the event loop; "
+            "further ones wait, and events go out in between.",
+            ge=1,
+        ),
+    ] = 32
+    accepts_per_turn: Annotated[int, _doc("Connections accepted in one turn of the event loop.", ge=1, le=64)] = 8
     messages_per_second: Annotated[int, _doc("Frames per second of one user over all nodes (token bucket).", ge=1)] = (
         100
     )

@@ -52,6 +52,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.newcomers = Gauge(
+            "hub_newcomers_waiting",
+            "Steps of clients that come in (handshake, hello, catching up) that wait for their turn.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._published = Counter(
             "hub_events_published", "Events published by way.", ["kind", "way"], registry=registry
         )

@@ -16,6 +16,7 @@ import structlog
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
 from hub.edge.handshake import UPGRADE_REQUIRED, Refused, shake_hands
+from hub.fanout.turnstile import Step
 from hub.protocol.codec import Encoding, Packet
 from hub.protocol.codes import CloseCode
 
@@ -158,6 +159,7 @@ class AsgiSocket:
 async def serve_websocket(gateway: Gateway, scope: Any, receive: Receive, send: Send) -> None:
     """One WebSocket of any ASGI server, from upgrade request to end."""
     await receive()  # websocket.connect
+    await gateway.turnstile.turn(Step.HANDSHAKE)
     outcome = await shake_hands(gateway, scope["headers"], scope.get("query_string", b""))
     if isinstance(outcome, Refused):
         await _deny(scope, send, outcome)

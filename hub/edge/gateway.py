@@ -23,6 +23,7 @@ from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.membership import Membership
 from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
+from hub.fanout.turnstile import Turnstile
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
 
@@ -50,6 +51,7 @@ class Gateway:
     catch_up: CatchUp
     dispatcher: Dispatcher
     publisher: Publisher
+    turnstile: Turnstile
     control: Control
     database: Database
     connections: Connections

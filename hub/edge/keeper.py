@@ -19,6 +19,7 @@ from hub.errors import ErrorCode, HubError
 from hub.fanout.delivery import Delivery
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Expiring, Heartbeat
+from hub.protocol.session import State
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
@@ -111,6 +112,8 @@ class Keeper:
         return now + LOOK_AT_CONGESTED_S
 
     def _look_at_hello(self, connection: Connection, now: float) -> float:
+        if connection.session.state is State.OPENING:
+            return now + self._settings.hello_timeout_s  # it has come; what it waits for has its own deadlines
         due = connection.opened_at + self._settings.hello_timeout_s
         if now >= due:
             connection.close(CloseCode.TIMEOUT, HubError(ErrorCode.TIMEOUT, "no 'hello' came in time"))

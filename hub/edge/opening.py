@@ -15,6 +15,7 @@ from hub.edge.joining import activate, join
 from hub.errors import ErrorCode, HubError
 from hub.fanout.control import TakeOver
 from hub.fanout.sessions import PreviousOwner
+from hub.fanout.turnstile import Step
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Hello, Position, Welcome
 from hub.protocol.session import Open
@@ -38,6 +39,7 @@ _CLOSES = {
 async def open_connection(gateway: Gateway, connection: Connection, action: Open) -> None:
     """Performs a hello. A refusal is an ``error`` with the hello's id, then the close code that goes with it."""
     hello = action.hello
+    await gateway.turnstile.turn(Step.HELLO)
     try:
         principal = await _authenticate(gateway, connection, hello)
         connection.applicant = principal

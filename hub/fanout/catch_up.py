@@ -18,6 +18,7 @@ from hub.fanout.conflate import Newest, conflated
 from hub.fanout.delivery import Delivery, enter
 from hub.fanout.history import History, SharedPage
 from hub.fanout.run import Run
+from hub.fanout.turnstile import Step, Turnstile
 from hub.protocol.frames import Position
 from hub.topics.kinds import SlowPolicy
 from hub.topics.publication import Publication
@@ -32,10 +33,11 @@ TOPICS_PER_TURN = 4  # pages written to one connection at a time: 4 × replay_pa
 class CatchUp:
     """Owns the catch-up tasks."""
 
-    def __init__(self, settings: Settings, history: History, delivery: Delivery) -> None:
+    def __init__(self, settings: Settings, history: History, delivery: Delivery, turnstile: Turnstile) -> None:
         self._settings = settings
         self._history = history
         self._delivery = delivery
+        self._turnstile = turnstile
         self._lagging: dict[Subscriber, set[Subscription]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._conflating: dict[Subscription, Newest] = {}
@@ -93,6 +95,8 @@ class CatchUp:
             sub.topic.keep_tail()
         try:
             pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
+            # Many may have waited for the same page.
+            await self._turnstile.turn(Step.CATCH_UP)
             return [sub for sub, page in zip(turn, pages, strict=True) if not self._take(sub, page)]
         finally:
             for sub in turn:

@@ -20,6 +20,7 @@ from hub.fanout.broker import Broker
 from hub.fanout.delivery import Delivery
 from hub.fanout.healer import Healer
 from hub.fanout.history import History, SharedPage
+from hub.fanout.turnstile import Step, Turnstile
 from hub.topics.filters import TagFilter
 from hub.topics.kinds import TopicKind
 from hub.topics.publication import TopicState
@@ -54,7 +55,7 @@ class Joined(Struct, frozen=True):
 class Membership:
     """Owns the registry of local topics and its agreement with Redis."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything about joining meets here
         self,
         settings: Settings,
         topics: LocalTopics,
@@ -62,6 +63,7 @@ class Membership:
         history: History,
         healer: Healer,
         delivery: Delivery,
+        turnstile: Turnstile,
     ) -> None:
         self._settings = settings
         self._topics = topics
@@ -69,6 +71,7 @@ class Membership:
         self._history = history
         self._healer = healer
         self._delivery = delivery
+        self._turnstile = turnstile
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def join(self, subscriber: Subscriber, requests: Sequence[JoinRequest]) -> list[Joined | HubError]:
@@ -82,6 +85,8 @@ class Membership:
                 self._history.read([(sub.topic.topic, sub.asked) for sub in reading]),
                 self._opened(openings),
             )
+            # Many may have waited for the same answer.
+            await self._turnstile.turn(Step.CATCH_UP)
         except BaseException:
             for sub in subs:
                 self.leave(sub)

@@ -20,6 +20,7 @@ from hub.fanout.errands import Errands
 from hub.fanout.healer import Healer
 from hub.fanout.history import History
 from hub.fanout.membership import Joined, JoinRequest, Membership
+from hub.fanout.turnstile import Turnstile
 from hub.orgs import OrgId
 from hub.protocol.codec import Encoding, Packet, packet
 from hub.protocol.frames import Event, Gap, Position, PositionFrame, ServerFrame, TagValue, Verdict
@@ -81,9 +82,12 @@ class FanOut:
         self.dispatcher = Dispatcher(self.settings, self.metrics, self.topics, self.delivery, errands)
         self.history = History(self.settings, self.broker)
         self.healer = Healer(self.settings, self.metrics, self.topics, self.history, self.dispatcher, self.delivery)
-        self.catch_up = CatchUp(self.settings, self.history, self.delivery)
+        turnstile = Turnstile(self.settings)
+        self.catch_up = CatchUp(self.settings, self.history, self.delivery, turnstile)
         errands.performed_by(heal=self.healer.heal, catch_up=self.catch_up.start)
-        self.membership = Membership(self.settings, self.topics, self.broker, self.history, self.healer, self.delivery)
+        self.membership = Membership(
+            self.settings, self.topics, self.broker, self.history, self.healer, self.delivery, turnstile
+        )
         self.broker.events = self.dispatcher
 
     def publish(self, kind: TopicKind, count: int = 1, key: str = "1", **tags: Any) -> Published:

@@ -24,6 +24,7 @@ __all__ = (
     "RawSocket",
     "masked",
     "raw_socket",
+    "upgrade_request",
 )
 
 
@@ -96,6 +97,17 @@ class RawSocket:
                     pass
 
 
+def upgrade_request(port: int, token: str = "", *, extensions: str = "", subprotocol: str = "hub.v1.json") -> bytes:
+    """The first thing a client says."""
+    more = f"Authorization: Bearer {token}\r\n" if token else ""
+    more += f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
+    return (
+        f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: {subprotocol}\r\n{more}\r\n"
+    ).encode()
+
+
 @contextlib.asynccontextmanager
 async def raw_socket(
     port: int, token: str = "", *, subprotocol: str = "hub.v1.json", receive_buffer: int = 0, extensions: str = ""
@@ -109,13 +121,7 @@ async def raw_socket(
     await asyncio.get_running_loop().sock_connect(link, ("127.0.0.1", port))
     reader, writer = await asyncio.open_connection(sock=link, limit=4096)
     try:
-        more = f"Authorization: Bearer {token}\r\n" if token else ""
-        more += f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
-        writer.write(
-            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: {subprotocol}\r\n{more}\r\n".encode()
-        )
+        writer.write(upgrade_request(port, token, extensions=extensions, subprotocol=subprotocol))
         async with asyncio.timeout(_WAIT_S):
             answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101 "), answer

@@ -1,0 +1,56 @@
+"""uvicorn's HTTP protocol, in which a request for the hub's socket waits for its turn before anybody parses it.
+
+When thousands of clients return at once, their requests lie ready together and the event loop reads them in one turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from hub.edge.handshake import WEBSOCKET_PATH
+from hub.fanout.turnstile import Step, Turnstile
+
+_BEGINNING = f"GET {WEBSOCKET_PATH}".encode()
+
+
+class FrontDoor(HttpToolsProtocol):
+    """``turnstile`` is set on the subclass that ``front_door`` makes."""
+
+    turnstile: Turnstile
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._waiter: asyncio.Future[None] | None = None
+        self._kept = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Other requests are none of its business and pass at once."""
+        if self._waiter is not None:
+            self._kept += data
+            self.transport.pause_reading()
+        elif data.startswith(_BEGINNING) and (waiter := self.turnstile.wait(Step.HANDSHAKE)) is not None:
+            self._waiter, self._kept = waiter, data
+            waiter.add_done_callback(self._go_on)
+        else:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left; the next one in line moves up."""
+        if self._waiter is not None:
+            self._waiter.cancel()
+        super().connection_lost(exc)
+
+    def _go_on(self, waiter: asyncio.Future[None]) -> None:
+        self._waiter = None
+        if not waiter.cancelled():
+            self.transport.resume_reading()
+            super().data_received(self._kept)
+        self._kept = b""
+
+
+def front_door(turnstile: Turnstile) -> type[FrontDoor]:
+    """The class to give to uvicorn as ``http=``."""
+    return type("HubHttpProtocol", (FrontDoor,), {"turnstile": turnstile})
