@@ -75,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwks_max_bytes: Annotated[int, _doc("Largest JWKS that is read.", ge=1024)] = 262_144
     jwks_max_keys: Annotated[int, _doc("Keys of a JWKS that are looked at.", ge=1)] = 100
     max_token_bytes: Annotated[int, _doc("Longest token that is looked at.", ge=512, le=65_536)] = 8192
+    max_verified_tokens: Annotated[
+        int, _doc("Valid tokens whose signature is not computed again when they come again; 0: none.", ge=0)
+    ] = 10_000
     default_scope: Annotated[str, _doc("Scope of a token that has no scope claim.")] = "subscribe:* call:*"
     allowed_origins: Annotated[
         tuple[str, ...],

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Final
@@ -35,7 +37,7 @@ _Instant = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 _Subject = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
-class _Header(Struct):
+class _Header(Struct, gc=False):
     alg: str
     kid: str | None = None
 
@@ -52,6 +54,15 @@ class _Claims(Struct):
     name: str | None = None
 
 
+class _Verified(Struct, frozen=True, gc=False):
+    """What a token's signature and claims came to, as long as its header leads to ``key``; its times are checked anew."""
+
+    header: _Header
+    key: bytes | PyJWK
+    not_before: float
+    principal: Principal
+
+
 _decode_header: Final = msgspec.json.Decoder(_Header).decode
 _decode_claims: Final = msgspec.json.Decoder(_Claims).decode
 # "Object missing required field `exp`", "Expected `str`, got `int` - at `$.sub`"
@@ -66,6 +77,9 @@ class TokenVerifier:
     The algorithm is the key's: the secret verifies HS256 and nothing else, a public key the one algorithm of its type.
     The token's header only chooses which of them is tried, so neither ``none`` nor HS256 with a public key as the
     secret can succeed. An HS256 token is verified without waiting for anything. ``clock`` is seconds since 1970.
+
+    What was found valid is remembered, so that whoever sends the same token with every request, or reconnects, costs
+    no signature. Kept is a digest and never the token: a dump of the memory gives none away.
     """
 
     def __init__(
@@ -84,6 +98,8 @@ class TokenVerifier:
         # Instances of our own: what is registered on pyjwt's global one does not matter here.
         self._hmac = PyJWS(algorithms=[HMAC])
         self._public_key = PyJWS(algorithms=sorted(_PUBLIC_KEY))
+        # By the token's SHA-256. Bounded by max_verified_tokens; the one unused for longest goes first.
+        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
         """The principal of a valid token.
@@ -96,26 +112,40 @@ class TokenVerifier:
         if len(token) > self._settings.max_token_bytes:
             limit = self._settings.max_token_bytes
             raise _refused(f"the token is longer than {limit} bytes; ask for one with fewer claims")
-        header = _header_of(token)
+        digest = hashlib.sha256(token.encode()).digest()
+        known = self._verified.get(digest)
+        header = _header_of(token) if known is None else known.header
+        key = await self._key_for(header)
+        # Keys fetched anew are other objects: a key that its issuer has withdrawn or replaced vouches for nothing.
+        if known is None or known.key is not key:
+            known = self._read(token, header, key)
+        self._check_times(known)
+        self._remember(digest, known)
+        return known.principal
+
+    async def _key_for(self, header: _Header) -> bytes | PyJWK:
         if header.alg == HMAC and self._secret is not None:
-            return self._principal(_payload(self._hmac, token, self._secret, HMAC))
+            return self._secret
         if header.alg in _PUBLIC_KEY and self._jwks is not None:
             key = await self._jwks.key_for(header.alg, header.kid)
             if key is None:
                 raise _refused("the token is signed with a key that its issuer does not publish; get a fresh token")
-            return self._principal(_payload(self._public_key, token, key, key.algorithm_name))
+            return key
         raise _refused(f"the token's algorithm is not accepted here; use {' or '.join(self._accepted())}")
 
     def _accepted(self) -> list[str]:
         return [HMAC] * (self._secret is not None) + sorted(_PUBLIC_KEY) * (self._jwks is not None)
 
-    def _principal(self, payload: bytes) -> Principal:
+    def _read(self, token: str, header: _Header, key: bytes | PyJWK) -> _Verified:
+        if isinstance(key, PyJWK):
+            payload = _payload(self._public_key, token, key, key.algorithm_name)
+        else:
+            payload = _payload(self._hmac, token, key, HMAC)
         claims = _parse_claims(payload)
         self._check_audience(claims)
-        self._check_times(claims)
         if claims.sub == "me":
             raise _refused("the token's claim 'sub' may not be \"me\", which stands for the user themselves")
-        return Principal(
+        principal = Principal(
             user=claims.sub,
             org=OrgId.from_claim(claims.org),
             scope=_scope_of(self._settings.default_scope if claims.scope is UNSET else claims.scope),
@@ -123,6 +153,13 @@ class TokenVerifier:
             issued_at=claims.iat,
             name=(claims.name or "")[:MAX_NAME_CHARS],
         )
+        return _Verified(header, key, claims.nbf, principal)
+
+    def _remember(self, digest: bytes, verified: _Verified) -> None:
+        self._verified[digest] = verified
+        self._verified.move_to_end(digest)
+        if len(self._verified) > self._settings.max_verified_tokens:
+            self._verified.popitem(last=False)
 
     def _check_audience(self, claims: _Claims) -> None:
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
@@ -131,14 +168,14 @@ class TokenVerifier:
         if self._settings.jwt_issuer and claims.iss != self._settings.jwt_issuer:
             raise _refused("the token's claim 'iss' names another issuer; use a token of the issuer this hub trusts")
 
-    def _check_times(self, claims: _Claims) -> None:
+    def _check_times(self, verified: _Verified) -> None:
         now, leeway = self._clock(), self._settings.jwt_leeway_s
-        if claims.exp <= now - leeway:
+        if verified.principal.expires_at <= now - leeway:
             raise HubError(ErrorCode.TOKEN_EXPIRED, "the token has expired (claim 'exp'); get a fresh one")
-        if claims.nbf > now + leeway:
+        if verified.not_before > now + leeway:
             raise _refused("the token is not valid yet (claim 'nbf'); wait, or check the issuer's clock")
         # A token from the future would outlive every revocation.
-        if claims.iat > now + leeway:
+        if verified.principal.issued_at > now + leeway:
             raise _refused("the token's claim 'iat' lies in the future; check the issuer's clock")
 
 
