@@ -95,7 +95,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 604_800
 
     # --- one connection
-    max_message_bytes: Annotated[int, _doc("Largest message a client may send.", ge=1024)] = 1_048_576
+    max_message_bytes: Annotated[
+        int, _doc("Largest message a client may send; also the longest event by HTTP.", ge=1024)
+    ] = 1_048_576
     compression: Annotated[bool, _doc("permessage-deflate for clients that offer it, without context takeover.")] = True
     max_event_bytes: Annotated[int, _doc("Largest `data` of an event.", ge=64)] = 65_536
     max_topics_per_connection: Annotated[int, _doc("Subscriptions one connection may hold.", ge=1)] = 1000
@@ -181,6 +183,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session_ttl_s: Annotated[int, _doc("How long the acknowledged positions of a session are kept.", ge=60)] = 86_400
     session_save_s: Annotated[float, _doc("Acknowledged positions are stored this often.", gt=0)] = 1.0
     max_publish_batch: Annotated[int, _doc("Events in one POST /v1/publish.", ge=1)] = 1000
+    publish_turn_events: Annotated[
+        int, _doc("Events of one list that are published before others have their turn.", ge=1)
+    ] = 25
+    publish_turn_ms: Annotated[float, _doc("… or as many as are prepared in this time.", ge=0)] = 0.5
     max_publish_bytes: Annotated[int, _doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
 
     # --- Redis
@@ -195,6 +201,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 10.0
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
+    redis_departure_calls: Annotated[
+        int, _doc("Calls that share one write to a Redis server; a larger batch travels alone.", ge=1)
+    ] = 50
+    redis_departures: Annotated[
+        int, _doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=1)
+    ] = 2
     redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32
     probe_interval_s: Annotated[
         float, _doc("When the pub/sub link is quiet this long, the hub sends itself a probe.", gt=0)
@@ -299,6 +311,8 @@ def _cross_check(settings: Settings) -> list[str]:
         )
     if settings.http_events_burst < settings.max_publish_batch:
         problems.append("HUB_HTTP_EVENTS_BURST must not be less than HUB_MAX_PUBLISH_BATCH")
+    if settings.publish_turn_events > settings.redis_departure_calls:
+        problems.append("HUB_PUBLISH_TURN_EVENTS must not be more than HUB_REDIS_DEPARTURE_CALLS")
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
     return problems

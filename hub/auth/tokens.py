@@ -55,7 +55,7 @@ class _Claims(Struct):
 
 
 class _Verified(Struct, frozen=True, gc=False):
-    """What a token's signature and claims came to, as long as its header leads to ``key``; its times are checked anew."""
+    """What signature and claims came to. Good while the header leads to ``key``; the times are checked each time."""
 
     header: _Header
     key: bytes | PyJWK

@@ -6,8 +6,8 @@ is refused does not stop the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import post
@@ -47,6 +47,10 @@ class Refused(Struct):
 
 Outcome = Accepted | Refused
 
+_Text = TypeVar("_Text", bytes, msgspec.Raw)
+_Read = Callable[[msgspec.Raw, str | None], NewEvent]
+"""(JSON text, the path's topic) -> the event. Raises ``HubError``."""
+
 
 class PlainEvent(Struct):
     """An event in the hub's own form. ``topic`` may be left out when the path names it."""
@@ -82,18 +86,19 @@ async def publish(
     content_type = media_type(request)
     headers = request.scope["headers"]
     if content_type == cloud_events.BATCH:
-        return await _many(gateway, request.user, [_read_cloud_event(item, topic) for item in _cut(gateway, body)])
+        return await _many(gateway, request.user, _cut(gateway, body), cloud_events.from_json, topic)
     if content_type == cloud_events.STRUCTURED:
-        return await _one(gateway, request.user, cloud_events.from_json(body, topic))
+        return await _one(gateway, request.user, cloud_events.from_json(_bounded(gateway, body), topic))
     if content_type.startswith(cloud_events.FAMILY):
         raise refused_type(content_type, _WHAT_TO_SEND)
     if cloud_events.is_binary(headers):
-        return await _one(gateway, request.user, cloud_events.from_headers(headers, content_type, body, topic))
+        data = _bounded(gateway, body)
+        return await _one(gateway, request.user, cloud_events.from_headers(headers, content_type, data, topic))
     if content_type and not is_json(content_type):
         raise refused_type(content_type, _WHAT_TO_SEND)
     if body.lstrip()[:1] == b"[":
-        return await _many(gateway, request.user, [_read_plain(item, topic) for item in _cut(gateway, body)])
-    return await _one(gateway, request.user, _plain_event(body, topic))
+        return await _many(gateway, request.user, _cut(gateway, body), _plain_event, topic)
+    return await _one(gateway, request.user, _plain_event(_bounded(gateway, body), topic))
 
 
 async def _one(gateway: Gateway, principal: Principal, event: NewEvent) -> Accepted:
@@ -101,13 +106,18 @@ async def _one(gateway: Gateway, principal: Principal, event: NewEvent) -> Accep
     return _accepted(await gateway.publisher.publish_as(principal, event, _WAY))
 
 
-async def _many(gateway: Gateway, principal: Principal, read: Sequence[NewEvent | HubError]) -> list[Outcome]:
-    events = [item for item in read if isinstance(item, NewEvent)]
-    if events:
-        await gateway.admission.publications.spend(principal, len(events))
-    outcomes = iter(await gateway.publisher.publish_all_as(principal, events, _WAY))
-    settled = [next(outcomes) if isinstance(item, NewEvent) else item for item in read]
-    return [_accepted(item) if isinstance(item, Published) else _refused(gateway, item) for item in settled]
+async def _many(
+    gateway: Gateway, principal: Principal, items: Sequence[msgspec.Raw], read: _Read, topic: str | None
+) -> list[Outcome]:
+    if items:
+        await gateway.admission.publications.spend(principal, len(items))
+
+    def read_one(item: msgspec.Raw) -> NewEvent:
+        return read(_bounded(gateway, item), topic)
+
+    # Read while they are published: nobody waits for the decoding of a whole list.
+    outcomes = await gateway.publisher.publish_all_as(principal, items, read_one, _WAY)
+    return [_accepted(item) if isinstance(item, Published) else _refused(gateway, item) for item in outcomes]
 
 
 def _cut(gateway: Gateway, body: bytes) -> list[msgspec.Raw]:
@@ -118,18 +128,12 @@ def _cut(gateway: Gateway, body: bytes) -> list[msgspec.Raw]:
     return items
 
 
-def _read_plain(item: msgspec.Raw, topic: str | None) -> NewEvent | HubError:
-    try:
-        return _plain_event(item, topic)
-    except HubError as error:
-        return error
-
-
-def _read_cloud_event(item: msgspec.Raw, topic: str | None) -> NewEvent | HubError:
-    try:
-        return cloud_events.from_json(item, topic)
-    except HubError as error:
-        return error
+def _bounded(gateway: Gateway, text: _Text) -> _Text:
+    """One event is not longer than a frame may be: everybody waits while it is decoded. Raises ``too_large``."""
+    limit = gateway.settings.max_message_bytes
+    if len(text) > limit:
+        raise HubError(ErrorCode.TOO_LARGE, f"the event has {len(text)} bytes; at most {limit} are looked at")
+    return text
 
 
 def _plain_event(text: bytes | msgspec.Raw, topic: str | None) -> NewEvent:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from hub.auth.principal import Principal
 from hub.config import Settings
-from hub.errors import ErrorCode, HubError, bad_request
+from hub.errors import ErrorCode, HubError, bad_request, unavailable
 from hub.fanout.bodies import encode_body
 from hub.fanout.broker import Broker, Draft, Published, ServerChanged
 from hub.protocol.codec import check_data
 from hub.protocol.frames import EventName, IdempotencyKey, Tags
 from hub.telemetry import Metrics
-from hub.topics.kinds import TopicKind, TopicKinds
+from hub.topics.kinds import TopicKinds
 from hub.topics.topic import Topic
+
+Item = TypeVar("Item")
 
 _MAX_TAGS = 32
 _MAX_TAG_TEXT = 256
@@ -38,7 +42,7 @@ class NewEvent(Struct, frozen=True):
 
 def event_id() -> str:
     """A new event id: time-ordered to the millisecond, 80 random bits."""
-    return f"{int(time.time() * 1000):011x}{secrets.token_hex(10)}"
+    return f"{int(time.time() * 1000):011x}{os.urandom(10).hex()}"
 
 
 class Publisher:
@@ -52,27 +56,63 @@ class Publisher:
 
     async def publish_as(self, principal: Principal, event: NewEvent, way: str) -> Published:
         """Publishes one event of a client. Raises ``HubError``."""
-        (outcome,) = await self.publish_all_as(principal, [event], way)
-        if isinstance(outcome, HubError):
-            raise outcome
-        return outcome
-
-    async def publish_all_as(
-        self, principal: Principal, events: Sequence[NewEvent], way: str
-    ) -> list[Published | HubError]:
-        """Publishes a list, in order per topic; one outcome each. A refused event does not stop the others."""
-        prepared: list[Draft | HubError] = []
-        for event in events:
-            try:
-                topic = await self._kinds.for_publisher(principal, event.topic)
-                prepared.append(self._draft(topic, event, principal.user))
-            except HubError as error:
-                prepared.append(error)
-        return await self._send(prepared, way)
+        topic = await self._kinds.for_publisher(principal, event.topic)
+        return await self._publish(self._draft(topic, event, principal.user), way)
 
     async def publish(self, topic: Topic, event: NewEvent, by: str | None = None) -> Published:
         """Publishes one event of a service. Raises ``HubError``."""
-        (outcome,) = await self._send([self._draft(topic, event, by)], "service")
+        self._kinds.resolve_internal(topic)
+        return await self._publish(self._draft(topic, event, by), "service")
+
+    async def publish_all_as(
+        self, principal: Principal, items: Sequence[Item], read: Callable[[Item], NewEvent], way: str
+    ) -> list[Published | HubError]:
+        """Publishes a list, in order per topic; one outcome each. A refused event does not stop the others.
+
+        Reads and publishes a turn's worth (``publish_turn_events``, ``publish_turn_ms``) and lets others have their
+        turn before it goes on: neither the event loop nor Redis works on a whole list at once. ``read`` raises
+        ``HubError``, which is then the outcome. Once Redis has not answered, the rest is not tried.
+        """
+        outcomes: list[Published | HubError] = []
+        while len(outcomes) < len(items):
+            turn = items[len(outcomes) : len(outcomes) + self._settings.publish_turn_events]
+            sent = await self._send(await self._prepare(principal, turn, read), way)
+            outcomes += sent
+            if any(isinstance(item, HubError) and item.code is ErrorCode.UNAVAILABLE for item in sent):
+                outcomes += [unavailable("Redis")] * (len(items) - len(outcomes))
+            # Redis was not asked when all of them were refused.
+            await asyncio.sleep(0)
+        return outcomes
+
+    async def _prepare(
+        self, principal: Principal, items: Sequence[Item], read: Callable[[Item], NewEvent]
+    ) -> list[Draft | HubError]:
+        """The first of ``items``, as many as there is time for."""
+        prepared: list[Draft | HubError] = []
+        # Asked once in a turn: a kind's rule may have to look into the database.
+        topics: dict[str, Topic | HubError] = {}
+        until = time.perf_counter() + self._settings.publish_turn_ms / 1000
+        for item in items:
+            try:
+                event = read(item)
+                if event.topic not in topics:
+                    topics[event.topic] = await self._topic(principal, event.topic)
+                topic = topics[event.topic]
+                prepared.append(topic if isinstance(topic, HubError) else self._draft(topic, event, principal.user))
+            except HubError as error:
+                prepared.append(error)
+            if time.perf_counter() >= until:
+                break
+        return prepared
+
+    async def _topic(self, principal: Principal, text: str) -> Topic | HubError:
+        try:
+            return await self._kinds.for_publisher(principal, text)
+        except HubError as error:
+            return error
+
+    async def _publish(self, draft: Draft, way: str) -> Published:
+        (outcome,) = await self._send([draft], way)
         if isinstance(outcome, HubError):
             raise outcome
         return outcome
@@ -81,25 +121,37 @@ class Publisher:
         drafts = [item for item in prepared if isinstance(item, Draft)]
         outcomes = iter(await self._broker.publish_many(drafts) if drafts else [])
         results: list[Published | HubError] = []
+        published: Counter[str] = Counter()
         for item in prepared:
             outcome = next(outcomes) if isinstance(item, Draft) else item
             assert not isinstance(outcome, ServerChanged)  # noqa: S101 - only drafts with if_server get it
             if isinstance(item, Draft) and isinstance(outcome, Published):
-                self._metrics.published(item.topic.kind, way)
+                published[item.topic.kind] += 1
             results.append(outcome)
+        for kind, count in published.items():
+            self._metrics.published(kind, way, count)
         return results
 
     def _draft(self, topic: Topic, event: NewEvent, by: str | None) -> Draft:
-        kind: TopicKind = self._kinds.resolve_internal(topic)
-        check_data(event.data)
+        kind = self._kinds.kind_of(topic)
+        encoded = self._encoded(event.data)
         _check_tags(event.tags)
-        encoded = msgspec.json.encode(event.data)
-        if len(encoded) > self._settings.max_event_bytes:
-            text = f"'data' has {len(encoded)} bytes; at most {self._settings.max_event_bytes} are allowed"
-            raise HubError(ErrorCode.TOO_LARGE, text)
         body = encode_body(event_id(), event.name, msgspec.Raw(encoded), event.tags, by)
         ephemeral = event.ephemeral or kind.history is None
         return Draft(topic, kind.history, body, event.key, ephemeral)
+
+    def _encoded(self, data: Any) -> bytes:
+        try:
+            encoded = msgspec.json.encode(data)
+        except Exception:
+            check_data(data)  # says what is wrong with it
+            raise
+        # Its size first: to look at millions of numbers one by one would keep everybody waiting for seconds.
+        if len(encoded) > self._settings.max_event_bytes:
+            text = f"'data' has {len(encoded)} bytes; at most {self._settings.max_event_bytes} are allowed"
+            raise HubError(ErrorCode.TOO_LARGE, text)
+        check_data(data)
+        return encoded
 
 
 def _check_tags(tags: Tags | None) -> None:

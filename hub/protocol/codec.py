@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, cast, get_args
 
@@ -37,6 +37,7 @@ OPCODE_PONG = 0xA
 
 _OPCODES = {Encoding.JSON: OPCODE_TEXT, Encoding.MSGPACK: OPCODE_BINARY}
 _MAX_NESTING = 64
+_LEAST_INTEGER, _MOST_INTEGER = -(2**63), 2**64 - 1
 
 
 def websocket_frame(payload: bytes, opcode: int, *, deflated: bool = False) -> bytes:
@@ -212,26 +213,35 @@ def check_data(data: Any, what: str = "data") -> None:
     Needed because JSON knows larger integers and msgpack knows binary, extensions, NaN and other keys; an event that
     one encoding can carry and another cannot would be lost for some of its subscribers.
     """
-    stack: list[tuple[Any, int]] = [(data, 0)]
+    if not isinstance(data, dict | list):
+        _check_scalar(data, what)
+        return
+    stack: list[tuple[dict[Any, Any] | list[Any], int]] = [(data, 0)]
     while stack:
         value, depth = stack.pop()
-        if depth > _MAX_NESTING:
+        if depth == _MAX_NESTING and value:
             raise bad_request(f"'{what}' is nested more than {_MAX_NESTING} deep")
+        children: Iterable[Any] = value
         if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise bad_request(f"'{what}' has a key that is not a string")
-            stack.extend((child, depth + 1) for child in value.values())
-        elif isinstance(value, list):
-            stack.extend((child, depth + 1) for child in value)
-        else:
-            _check_scalar(value, what)
+            for key in value:
+                if not isinstance(key, str):
+                    raise bad_request(f"'{what}' has a key that is not a string")
+            children = value.values()
+        for child in children:
+            # Most are one of these, and every event goes through here.
+            if type(child) is str or (type(child) is int and _LEAST_INTEGER <= child <= _MOST_INTEGER):
+                continue
+            if isinstance(child, dict | list):
+                stack.append((child, depth + 1))
+            else:
+                _check_scalar(child, what)
 
 
 def _check_scalar(value: Any, what: str) -> None:
     if value is None or isinstance(value, str | bool):
         return
     if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
+        if not _LEAST_INTEGER <= value <= _MOST_INTEGER:
             raise bad_request(f"'{what}' has an integer of more than 64 bits; send it as a string")
     elif isinstance(value, float):
         if not math.isfinite(value):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import socket
 from collections.abc import Sequence
@@ -32,7 +31,9 @@ from redis.exceptions import (
 
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError, unavailable
-from hub.redis.calls import Arg, Command, Script, ScriptCall, pack
+from hub.redis.calls import Arg, Command, Script, ScriptCall
+from hub.redis.departures import Departures
+from hub.redis.exchange import NotSent, Try, exchange, not_sent
 from hub.redis.masters import Layout, Login, Masters, changed_masters
 
 OLDEST_VERSION = (7, 2)
@@ -47,36 +48,7 @@ log = structlog.get_logger(__name__)
 _NOT_NOW = (TryAgainError, ClusterDownError, ReadOnlyError, MasterDownError)
 
 
-class _NotSent(Exception):
-    """The server could not be reached, so nothing happened."""
-
-
-_NOT_DONE = (_NotSent, NoScriptError, MovedError, AskError, OutOfMemoryError, *_NOT_NOW)
-
-
-class _Try:
-    """A call on its way: where it goes next and what came of it."""
-
-    __slots__ = ("address", "asking", "call", "hops", "load", "outcome", "sent_to")
-
-    def __init__(self, call: ScriptCall | Command) -> None:
-        self.call = call
-        self.address = ""
-        """Where a redirection sent it, for one attempt; "": where the layout says."""
-        self.asking = False
-        self.load = False
-        self.hops = 0
-        self.sent_to = ""
-        self.outcome: Any = None
-
-    def packed(self) -> tuple[bytes, int]:
-        """The bytes of this attempt and how many replies precede the one that counts."""
-        before = b""
-        if self.load and isinstance(self.call, ScriptCall):
-            before += pack("SCRIPT", "LOAD", self.call.script.text)
-        if self.asking:
-            before += pack("ASKING")
-        return before + self.call.packed(), self.load + self.asking
+_NOT_DONE = (NotSent, NoScriptError, MovedError, AskError, OutOfMemoryError, *_NOT_NOW)
 
 
 class Redis:
@@ -91,6 +63,7 @@ class Redis:
         self._masters = Masters(settings)
         self._layout: Layout | None = None
         self._pools: dict[str, BlockingConnectionPool] = {}
+        self._departures = Departures(settings, self._send)
         self._scripts: dict[str, Script] = {}
         self._refresh: asyncio.Task[None] | None = None
         self._stale = False
@@ -127,8 +100,10 @@ class Redis:
         if refresh is not None:
             refresh.cancel()
             await asyncio.gather(refresh, return_exceptions=True)
+        self._departures.stop()
         pools, self._pools = self._pools, {}
         await asyncio.gather(*(pool.aclose() for pool in pools.values()), *self._closing, return_exceptions=True)
+        await self._departures.close()
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """Runs a script on the master that holds ``keys`` (all under one hash tag)."""
@@ -140,14 +115,14 @@ class Redis:
 
     async def batch(self, calls: Sequence[ScriptCall | Command]) -> list[Any]:
         """One pipelined write per master, all masters at once, in order per key; a reply or a ``HubError`` per call."""
-        tries = [_Try(call) for call in calls]
+        tries = [Try(call) for call in calls]
         waiting = tries
         now = asyncio.get_running_loop().time
         deadline = now() + self._settings.redis_timeout_s
         pause = FIRST_PAUSE_S
         while waiting:
             await self._attempt(waiting)
-            if any(isinstance(item.outcome, _NotSent) for item in waiting):
+            if any(isinstance(item.outcome, NotSent) for item in waiting):
                 await self._refreshed()
             waiting = [item for item in waiting if self._wants_another(item)]
             if any(isinstance(item.outcome, _NOT_NOW) for item in waiting):
@@ -196,60 +171,42 @@ class Redis:
             raise outcome
         return outcome
 
-    async def _attempt(self, tries: list[_Try]) -> None:
+    async def _attempt(self, tries: list[Try]) -> None:
         try:
             await self._located()
         except HubError as error:
             for item in tries:
                 item.outcome = error
             return
-        groups: dict[str, list[_Try]] = {}
+        groups: dict[str, list[Try]] = {}
         for item in tries:
             item.sent_to = item.address or self.address_of(item.call.key)
             groups.setdefault(item.sent_to, []).append(item)
         for item in groups.pop("", ()):
             item.outcome = ClusterDownError("no master serves this slot")
+        # Behind a large batch the others would only wait.
+        send = self._departures.join if len(tries) <= self._settings.redis_departure_calls else self._send
         if len(groups) == 1:
-            await self._send(*groups.popitem())
+            await send(*groups.popitem())
         else:
-            await asyncio.gather(*(self._send(address, group) for address, group in groups.items()))
+            await asyncio.gather(*(send(address, group) for address, group in groups.items()))
 
-    async def _send(self, address: str, tries: list[_Try]) -> None:
+    async def _send(self, address: str, tries: list[Try]) -> None:
         pool = self._pool(address)
         try:
             async with asyncio.timeout(self._settings.redis_timeout_s):
                 connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            for item in tries:
-                item.outcome = _not_sent(error)
+            not_sent(tries, error)
             return
         try:
-            await self._exchange(connection, tries)
+            await exchange(connection, tries, self._settings.redis_timeout_s)
         finally:
             await pool.release(connection)
             if self._pools.get(address) is not pool:
                 await pool.disconnect()
 
-    async def _exchange(self, connection: AbstractConnection, tries: list[_Try]) -> None:
-        packed = [item.packed() for item in tries]
-        answered = 0
-        try:
-            async with asyncio.timeout(self._settings.redis_timeout_s):
-                await connection.send_packed_command(b"".join(part for part, _ in packed), check_health=False)
-                for item, (_, skip) in zip(tries, packed, strict=True):
-                    for _ in range(skip):
-                        await _reply(connection)
-                    item.outcome = await _reply(connection)
-                    answered += 1
-        except (RedisError, OSError, TimeoutError) as error:
-            for item in tries[answered:]:
-                item.outcome = error
-        finally:
-            if answered < len(tries):
-                # Replies are still on their way: nobody else may read them.
-                await connection.disconnect(nowait=True)
-
-    def _wants_another(self, item: _Try) -> bool:
+    def _wants_another(self, item: Try) -> bool:
         """Whether Redis has certainly not done it and there is somewhere to try again."""
         error = item.outcome
         item.address, item.asking = "", False
@@ -265,7 +222,7 @@ class Redis:
         if isinstance(error, ReadOnlyError):
             # The name may lead to another server by now.
             self._retire(item.sent_to)
-        if isinstance(error, _NotSent):
+        if isinstance(error, NotSent):
             first, item.hops = item.hops == 0, item.hops + 1
             return first and self.address_of(item.call.key) not in ("", item.sent_to)
         return isinstance(error, _NOT_NOW)
@@ -341,10 +298,9 @@ class Redis:
             await self._located()
 
     async def _info(self, address: str) -> dict[str, str]:
-        item = _Try(Command("", ("INFO",)))
+        item = Try(Command("", ("INFO",)))
         await self._send(address, [item])
-        outcome = _translated(item)
-        if isinstance(outcome, HubError):
+        if isinstance(outcome := _translated(item), HubError):
             raise outcome
         return dict(line.split(":", 1) for line in outcome.decode().splitlines() if ":" in line)
 
@@ -363,21 +319,7 @@ class Redis:
             )
 
 
-async def _reply(connection: AbstractConnection) -> Any:
-    """The next reply; an error reply is a value. The time limit is the caller's."""
-    try:
-        return await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-    except ResponseError as error:
-        return error
-
-
-def _not_sent(cause: BaseException) -> _NotSent:
-    error = _NotSent(str(cause))
-    error.__cause__ = cause
-    return error
-
-
-def _translated(item: _Try) -> Any:
+def _translated(item: Try) -> Any:
     """The outcome as the layers above know it: a reply or a ``HubError``."""
     cause = item.outcome
     if not isinstance(cause, BaseException) or isinstance(cause, HubError):

@@ -310,3 +310,117 @@ async def test_hs256_is_refused_without_a_secret(issuer: IssuerServer) -> None:
         await TokenVerifier(own, jwks).verify(mint_token(settings(), "acme", "u1"))
     await jwks.close()
     assert issuer.fetches == 0
+
+
+class CountedChecks:
+    """How many signatures a verifier computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        decode = jwt.PyJWS.decode
+
+        def counted(*args: Any, **more: Any) -> Any:
+            self.count += 1
+            return decode(*args, **more)
+
+        monkeypatch.setattr(jwt.PyJWS, "decode", counted)
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> CountedChecks:
+    return CountedChecks(monkeypatch)
+
+
+def test_a_token_that_comes_again_costs_no_signature(checks: CountedChecks) -> None:
+    verifier = TokenVerifier(settings())
+    token = mint_token(settings(), "acme", "u1")
+    first = verify_now(verifier, token)
+    assert verify_now(verifier, token) is first
+    assert checks.count == 1
+    assert verify_now(verifier, mint_token(settings(), "acme", "u2")).user == "u2"
+    assert checks.count == 2
+
+
+def test_a_remembered_token_ends_like_any_other() -> None:
+    now = [1e9]
+    verifier = TokenVerifier(settings(), clock=lambda: now[0])
+    token = signed(claims(iat=1e9, nbf=1e9, exp=1e9 + 60))
+    assert verify_now(verifier, token).user == "u1"
+    now[0] += 64.9  # the leeway is 5 s
+    assert verify_now(verifier, token).user == "u1"
+    now[0] += 0.1
+    with pytest.raises(HubError) as caught:
+        verify_now(verifier, token)
+    assert caught.value.code is ErrorCode.TOKEN_EXPIRED
+    now[0] = 1e9 - 6  # the clock was set back: not valid yet
+    with pytest.raises(HubError, match="nbf"):
+        verify_now(verifier, token)
+
+
+def test_what_was_refused_is_looked_at_again(checks: CountedChecks) -> None:
+    now = [1e9]
+    verifier = TokenVerifier(settings(), clock=lambda: now[0])
+    token = signed(claims(iat=1e9, nbf=1e9 + 60, exp=1e9 + 600))
+    for _ in range(2):
+        with pytest.raises(HubError, match="nbf"):
+            verify_now(verifier, token)
+    now[0] += 60
+    assert verify_now(verifier, token).user == "u1"
+    assert checks.count == 3
+
+
+def test_a_remembered_token_vouches_for_no_other() -> None:
+    verifier = TokenVerifier(settings())
+    token = mint_token(settings(), "acme", "u1")
+    verify_now(verifier, token)
+    for at in range(0, len(token), 7):
+        changed = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
+        with pytest.raises(HubError):
+            verify_now(verifier, changed)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_what_is_remembered_is_bounded_and_holds_no_token(checks: CountedChecks, most: int) -> None:
+    verifier = TokenVerifier(settings(max_verified_tokens=most))
+    tokens = [mint_token(settings(), "acme", f"u{number}") for number in range(3)]
+    for token in (*tokens, tokens[2], tokens[1], tokens[0]):
+        verify_now(verifier, token)
+    assert len(verifier._verified) == most
+    # The two used last were still known, the first one had made room for them.
+    assert checks.count == (4 if most else 6)
+    kept = repr(verifier._verified)
+    assert not any(part in kept for token in tokens for part in token.split(".")[1:])
+
+
+async def test_a_key_that_is_withdrawn_ends_its_remembered_tokens() -> None:
+    now = [0.0]
+    old, new = IssuerKey("ES256", "old"), IssuerKey("ES256", "new")
+    async with IssuerServer(old.jwk(), new.jwk()) as issuer:
+        own = settings(jwt_secret="", jwks_url=issuer.url, jwks_max_age_s=600, jwks_refetch_s=30)
+        jwks = JwksCache(own, clock=lambda: now[0])
+        verifier = TokenVerifier(own, jwks)
+        token = old.sign()
+        assert (await verifier.verify(token)).user == "u1"
+        issuer.keys = [new.jwk()]
+        now[0] = 599
+        assert (await verifier.verify(token)).user == "u1", "the key set in hand still has it"
+        now[0] = 600
+        with pytest.raises(HubError, match="does not publish"):
+            await verifier.verify(token)
+        issuer.keys = [IssuerKey("ES256", "old").jwk()]
+        now[0] = 1300
+        with pytest.raises(HubError, match="signature"):
+            await verifier.verify(token)
+        await jwks.close()
+
+
+async def test_a_remembered_token_of_a_key_set_costs_no_signature(checks: CountedChecks) -> None:
+    key = IssuerKey("ES256", "k")
+    async with IssuerServer(key.jwk()) as issuer:
+        own = settings(jwt_secret="", jwks_url=issuer.url)
+        jwks = JwksCache(own)
+        verifier = TokenVerifier(own, jwks)
+        token = key.sign()
+        assert await verifier.verify(token) is await verifier.verify(token)
+        assert (checks.count, issuer.fetches) == (1, 1)
+        await jwks.close()

@@ -34,6 +34,7 @@ async def http_hub(
             database_relay_url="",
             max_publish_batch=50,
             max_publish_bytes=400_000,
+            max_message_bytes=300_000,
             replay_page_events=20,
             allowed_origins=("https://app.example",),
         )

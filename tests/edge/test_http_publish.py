@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hub.errors import ErrorCode, HubError
 from tests.edge.http_hub import HttpHub, assert_problem
 
 JSON = {"Content-Type": "application/json"}
@@ -89,6 +90,33 @@ async def test_bodies_are_bounded(http_hub: HttpHub) -> None:
             yield huge[:20_000]
 
     assert_problem(await http_hub.post("/v1/publish", content=pieces(), headers=JSON), "too_large")
+
+
+async def test_one_event_is_not_longer_than_a_frame(http_hub: HttpHub) -> None:
+    padded = b'{"name":"a","data":1' + b" " * 300_000 + b"}"
+    for body, content_type in ((padded, "application/json"), (padded, "application/cloudevents+json")):
+        answer = await http_hub.post("/v1/publish/events:p12", content=body, headers={"Content-Type": content_type})
+        assert_problem(answer, "too_large", says="at most 300000")
+    answer = await http_hub.post(
+        "/v1/publish/events:p12", content=b"[" + padded + b',{"name":"b","data":2}]', headers=JSON
+    )
+    assert [item["error"]["code"] if "error" in item else item["seq"] for item in answer.json()] == ["too_large", 1]
+
+
+async def test_a_list_is_charged_as_a_whole_before_any_of_it_is_published(http_hub: HttpHub) -> None:
+    spent: list[int] = []
+
+    async def refuse(_: Any, events: int) -> None:
+        spent.append(events)
+        raise HubError(ErrorCode.RATE_LIMITED, "enough")
+
+    budget = http_hub.gateway.admission.publications
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "spend", refuse)
+        events: list[Any] = [{"topic": "events:p13", "name": "a", "data": 1}, "unreadable"]
+        assert_problem(await http_hub.post("/v1/publish", json=events), "rate_limited")
+    assert spent == [2]
+    assert (await http_hub.events("events:p13"))["seq"] == 0
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from hub.auth.principal import Principal
-from hub.errors import ErrorCode, HubError, unavailable
-from hub.fanout.broker import Published
+from hub.errors import ErrorCode, HubError, bad_request, unavailable
+from hub.fanout.broker import Draft, Published
 from hub.fanout.publisher import NewEvent, Publisher, event_id
+from hub.orgs import OrgId
 from hub.telemetry import Metrics
-from hub.topics.kinds import TopicKinds
+from hub.topics.kinds import TopicKind, TopicKinds
 from tests.support.fake_broker import FakeBroker
 from tests.support.fan_out import FLEETING, ORG, REPLAY, settings, topic
 
@@ -22,15 +25,24 @@ WHO = Principal("u1", ORG, ("publish:*", "subscribe:*"), 2e9)
 class Desk:
     """A publisher over a broker in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, **changes: Any) -> None:
         self.broker = FakeBroker()
         self.metrics = Metrics()
-        kinds = TopicKinds([REPLAY, FLEETING])
-        self.publisher = Publisher(settings(max_event_bytes=100), self.metrics, kinds, self.broker)
+        self.asked = 0
+        kinds = TopicKinds([REPLAY, FLEETING, TopicKind(name="ruled", may_publish=self._rule)])
+        self.publisher = Publisher(settings(max_event_bytes=100, **changes), self.metrics, kinds, self.broker)
+
+    async def _rule(self, _: Principal, key: str) -> bool:
+        self.asked += 1
+        return key == "open"
 
     async def publish(self, text: str = "replay:1", **fields: Any) -> Published:
         """As a client."""
         return await self.publisher.publish_as(WHO, NewEvent(text, **{"name": "n", "data": 1, **fields}), "frame")
+
+    async def publish_all(self, events: Sequence[NewEvent]) -> list[Published | HubError]:
+        """A list, as a client."""
+        return await self.publisher.publish_all_as(WHO, events, lambda event: event, "http")
 
     def body(self) -> dict[str, Any]:
         """What the broker got last."""
@@ -112,9 +124,94 @@ async def test_scope_is_asked(desk: Desk) -> None:
 
 async def test_each_event_of_a_list_has_its_own_outcome(desk: Desk) -> None:
     events = [NewEvent(text, "n", 1) for text in ("replay:1", "other:1", "replay:1", "replay:2")]
-    outcomes = await desk.publisher.publish_all_as(WHO, events, "http")
+    outcomes = await desk.publish_all(events)
     assert [item.code if isinstance(item, HubError) else item.seq for item in outcomes] == [1, "not_found", 2, 1]
-    assert await desk.publisher.publish_all_as(WHO, [], "http") == []
+    assert await desk.publish_all([]) == []
+
+
+async def test_others_have_their_turn_while_a_long_list_is_published() -> None:
+    desk = Desk(publish_turn_ms=0)
+    events = [NewEvent(f"replay:{number % 3}", "n", number) for number in range(60)]
+    long_list = asyncio.create_task(desk.publish_all(events))
+    other = Principal("u9", OrgId.from_claim("globex"), ("publish:*",), 2e9)
+    await asyncio.sleep(0)
+    await desk.publisher.publish_as(other, NewEvent("replay:1", "n", "theirs"), "frame")
+    assert not long_list.done()
+    outcomes = await long_list
+    mine = [draft for draft in desk.broker.drafts if draft.topic.org == ORG]
+    where = [draft.topic.org for draft in desk.broker.drafts].index(other.org)
+    assert where < 10, "not behind the list"
+    assert [msgspec.json.decode(draft.body)["data"] for draft in mine] == list(range(60)), "the list's order is kept"
+    assert [item.seq for item in outcomes if isinstance(item, Published)] == [1 + number // 3 for number in range(60)]
+
+
+async def test_lists_take_turns_and_a_list_is_read_as_it_goes() -> None:
+    desk = Desk(publish_turn_ms=0)
+    read: list[str] = []
+
+    def event(item: tuple[str, int]) -> NewEvent:
+        name, number = item
+        read.append(name)
+        if number % 2:
+            raise bad_request("unreadable")
+        return NewEvent("replay:1", name, number)
+
+    lists = [[(name, number) for number in range(20)] for name in "ab"]
+    await asyncio.gather(*(desk.publisher.publish_all_as(WHO, items, event, "http") for items in lists))
+    # Neither is more than a few events ahead of the other, though half of them never reach the broker.
+    for at in range(2, 41, 2):
+        assert abs(read[:at].count("a") - read[:at].count("b")) <= 4
+
+
+async def test_a_turn_is_bounded_in_events() -> None:
+    desk = Desk(publish_turn_ms=60_000, publish_turn_events=12)
+    batches: list[int] = []
+    publish_many = desk.broker.publish_many
+
+    async def counted(drafts: Sequence[Draft]) -> Any:
+        batches.append(len(drafts))
+        return await publish_many(drafts)
+
+    desk.broker.publish_many = counted  # type: ignore[method-assign]
+    await desk.publish_all([NewEvent("replay:1", "n", 1)] * 30)
+    assert batches == [12, 12, 6]
+
+
+async def test_a_rule_is_asked_once_in_a_turn() -> None:
+    desk = Desk(publish_turn_ms=60_000)
+    events = [NewEvent(f"ruled:{key}", "n", 1) for key in ("open", "shut") * 10]
+    outcomes = await desk.publish_all(events)
+    assert desk.asked == 2
+    assert [isinstance(item, Published) for item in outcomes] == [True, False] * 10
+
+
+async def test_once_redis_does_not_answer_the_rest_of_a_list_is_not_tried() -> None:
+    desk = Desk(publish_turn_ms=0)
+    publish_now = desk.broker.publish_now
+    tried = 0
+
+    def fails_at_the_third(draft: Draft) -> Any:
+        nonlocal tried
+        tried += 1
+        return unavailable("redis") if tried == 3 else publish_now(draft)
+
+    desk.broker.publish_now = fails_at_the_third  # type: ignore[method-assign]
+    outcomes = await desk.publish_all([NewEvent("replay:1", "n", 1)] * 10)
+    assert tried == 3
+    codes = [item.code if isinstance(item, HubError) else "published" for item in outcomes]
+    assert codes == ["published"] * 2 + [ErrorCode.UNAVAILABLE] * 8
+
+
+async def test_huge_data_is_refused_by_its_size_before_anybody_looks_into_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Any] = []
+    monkeypatch.setattr("hub.fanout.publisher.check_data", looked_at.append)
+    with pytest.raises(HubError, match="at most 100"):
+        await desk.publish(data=[7] * 1000)
+    assert looked_at == []
+    await desk.publish(data=[7])
+    assert looked_at == [[7]]
 
 
 async def test_a_broker_that_does_not_answer_is_told(desk: Desk) -> None:
