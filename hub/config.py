@@ -186,7 +186,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     publish_turn_events: Annotated[
         int, _doc("Events of one list that are published before others have their turn.", ge=1)
     ] = 25
-    publish_turn_ms: Annotated[float, _doc("… or as many as are prepared in this time.", ge=0)] = 0.5
+    publish_turn_ms: Annotated[float, _doc("… or as many as are prepared in this time.", ge=0)] = 0.3
     max_publish_bytes: Annotated[int, _doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
 
     # --- Redis
@@ -203,7 +203,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[
         int, _doc("Calls that share one write to a Redis server; a larger batch travels alone.", ge=1)
-    ] = 50
+    ] = 25
     redis_departures: Annotated[
         int, _doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=1)
     ] = 2

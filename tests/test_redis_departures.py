@@ -98,6 +98,22 @@ async def test_single_calls_pass_lists_that_wait_and_cannot_hold_them_back() -> 
     assert ["".join(group) for group in station.sent] == ["0", "aaa1", "bbb2", "ccc3", "45"]
 
 
+async def test_there_is_a_way_past_lists_that_are_under_way() -> None:
+    station = Station(redis_departures=2, redis_departure_calls=4)
+    calls = [station.call("aaa")]
+    await station.sent_are("aaa")
+    calls += [station.call("bbb"), station.call("ccc")]
+    await asyncio.sleep(0)
+    calls.append(station.call("1"))
+    await station.sent_are("aaa", "1")
+    calls.append(station.call("2"))
+    station.answer(2)
+    await station.sent_are("aaa", "1", "bbb2")
+    station.answer(2)
+    await asyncio.gather(*calls)
+    assert ["".join(group) for group in station.sent] == ["aaa", "1", "bbb2", "ccc"]
+
+
 async def test_whoever_leaves_takes_nothing_from_the_others() -> None:
     station = Station(redis_departures=1)
     first, together, alone = station.call("x"), station.call("y"), None

@@ -29,7 +29,7 @@ class _Group(NamedTuple):
 class _Line:
     """Who waits for one server."""
 
-    __slots__ = ("boarding", "several", "single", "under_way")
+    __slots__ = ("boarding", "several", "several_under_way", "single", "under_way")
 
     def __init__(self) -> None:
         self.single: deque[_Group] = deque()
@@ -37,14 +37,15 @@ class _Line:
         self.boarding = False
         """A departure is about to take who waits."""
         self.under_way = 0
+        self.several_under_way = False
 
 
 class Departures:
     """Gathers calls by server. ``send`` gives each try its outcome and does not raise.
 
-    At most ``redis_departures`` are under way to a server, with ``redis_departure_calls`` calls each or one group that
-    is larger. A group of several calls goes with each of them, first come, first served; single calls go before
-    further ones. What has not left after ``redis_timeout_s`` is not sent.
+    At most ``redis_departures`` are under way to a server, with ``redis_departure_calls`` calls each. Groups of several
+    calls go with one of them at a time, first come, first served: however many have a list to publish, there is a way
+    past them, and the server is not kept busy for long. What has not left after ``redis_timeout_s`` is not sent.
     """
 
     def __init__(self, settings: Settings, send: Callable[[str, list[Try]], Awaitable[None]]) -> None:
@@ -87,31 +88,41 @@ class Departures:
         line.boarding = False
         line.under_way += 1
         while groups := self._board(line):
-            if line.single or line.several:
+            several = any(len(group.tries) > 1 for group in groups)
+            line.several_under_way |= several
+            if line.single or (line.several and not line.several_under_way):
                 self._announce(address, line)
-            tries = [item for group in groups for item in group.tries]
-            try:
-                await self._send(address, tries)
-            except Exception as error:
-                # A fault of ours; those who wait must hear of it all the same.
-                log.exception("a call to redis failed")
-                for item in tries:
-                    item.outcome = error
-            for group in groups:
-                _settle(group)
+            await self._travel(address, groups)
+            if several:
+                line.several_under_way = False
         line.under_way -= 1
         if not line.under_way and not line.boarding:
             del self._lines[address]
 
+    async def _travel(self, address: str, groups: list[_Group]) -> None:
+        tries = [item for group in groups for item in group.tries]
+        try:
+            await self._send(address, tries)
+        except Exception as error:
+            # A fault of ours; those who wait must hear of it all the same.
+            log.exception("a call to redis failed")
+            for item in tries:
+                item.outcome = error
+        for group in groups:
+            _settle(group)
+
     def _board(self, line: _Line) -> list[_Group]:
-        """Who goes next; nobody, when nobody waits."""
+        """Who goes next; nobody, when nobody can."""
         groups: list[_Group] = []
         room = self._settings.redis_departure_calls
         now = asyncio.get_running_loop().time()
-        # Each time one of several calls first, or single ones could hold them back for ever.
-        for queue, most in ((line.several, 1), (line.single, room), (line.several, room)):
-            while queue and most and (not groups or len(queue[0].tries) <= room):
-                group = queue.popleft()
+        # One of several calls first, or single ones could hold them back for ever.
+        lanes = [(line.single, room)]
+        if not line.several_under_way:
+            lanes = [(line.several, 1), (line.single, room), (line.several, room)]
+        for lane, most in lanes:
+            while lane and most and (not groups or len(lane[0].tries) <= room):
+                group = lane.popleft()
                 if group.done.done():  # its caller has left
                     continue
                 if self._stopped or group.latest < now:
