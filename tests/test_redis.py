@@ -113,7 +113,15 @@ async def test_registered_scripts_are_loaded_on_every_connection(redis_server: R
 
 
 async def test_many_calls_at_once_share_the_connections(redis_server: RedisServer) -> None:
-    it = Redis(redis_settings(redis_server.url, redis_max_connections=3, redis_departures=5, redis_departure_calls=10))
+    it = Redis(
+        redis_settings(
+            redis_server.url,
+            redis_max_connections=3,
+            redis_departures=5,
+            redis_departure_calls=1,
+            publish_turn_events=1,
+        )
+    )
     await it.start()
     assert await asyncio.gather(*(it.run(ECHO, ["k"], [n]) for n in range(50))) == [
         [b"k", b"%d" % n] for n in range(50)

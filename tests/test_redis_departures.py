@@ -142,6 +142,20 @@ async def test_what_has_waited_too_long_is_not_sent() -> None:
     assert station.sent == [["x"]]
 
 
+async def test_nothing_leaves_after_the_stop() -> None:
+    station = Station(redis_departures=1)
+    first = station.call("x")
+    await station.sent_are("x")
+    waiting = station.call("y")
+    await asyncio.sleep(0)
+    station.departures.stop()
+    station.answer()
+    assert await first == ["a:x"]
+    outcomes = [*await waiting, *await station.call("zz")]
+    assert all(isinstance(outcome, NotSent) for outcome in outcomes)
+    assert station.sent == [["x"]]
+
+
 async def test_a_fault_is_heard_by_all_who_wait_for_it() -> None:
     station = Station()
     station.fault = ZeroDivisionError()
