@@ -9,6 +9,7 @@ Redis name.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from hub.errors import ConfigError, ErrorCode, HubError
@@ -16,6 +17,7 @@ from hub.errors import ConfigError, ErrorCode, HubError
 # Starts with a letter or digit, so no token can bear the reserved organisation below; no braces or slash, because
 # Redis hash tags and the names below are cut at them.
 _ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_SHARED = 4096  # names of which there is one object, however many connections; beyond it some have more
 
 
 class OrgId(str):
@@ -29,34 +31,35 @@ class OrgId(str):
         )
 
     @classmethod
-    def _make(cls, value: str) -> OrgId:
-        return str.__new__(cls, value)
-
-    @classmethod
     def from_claim(cls, claim: object) -> OrgId:
         """The ``org`` claim of a token whose signature has been verified. Raises ``unauthenticated`` when malformed."""
         if not isinstance(claim, str) or not _ORG.fullmatch(claim):
             raise HubError(
                 ErrorCode.UNAUTHENTICATED, "the token's claim 'org' must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}"
             )
-        return cls._make(claim)
+        return _shared(claim)
 
     @classmethod
     def from_operator(cls, value: str) -> OrgId:
         """An organisation that whoever runs the hub has named in a setting. Raises ``ConfigError`` when malformed."""
         if not _ORG.fullmatch(value):
             raise ConfigError(f"{value!r} is no organisation; it must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}")
-        return cls._make(value)
+        return _shared(value)
 
     @classmethod
     def from_row(cls, value: str) -> OrgId:
         """The organisation column of a row that background work has in hand. Raises ``ValueError`` when malformed."""
         if not _ORG.fullmatch(value):
             raise ValueError(f"malformed organisation in a row: {value!r}")
-        return cls._make(value)
+        return _shared(value)
 
 
-CONTROL_ORG: Final = OrgId._make("_hub")
+@lru_cache(maxsize=_MOST_SHARED)
+def _shared(name: str) -> OrgId:
+    return str.__new__(OrgId, name)
+
+
+CONTROL_ORG: Final = _shared("_hub")
 """The hub's own organisation, for control channels and tickets. No token can bear it: claims do not start with `_`."""
 
 
@@ -70,10 +73,15 @@ class TopicNames(NamedTuple):
     """Prefix; the idempotency key is appended."""
 
 
+def topic_channel(org: OrgId, text: str) -> str:
+    """The Redis channel of topic ``text`` (``kind:key``) in ``org``."""
+    return f"hub:{{{_checked(org)}/{text}}}"
+
+
 def topic_names(org: OrgId, text: str) -> TopicNames:
-    """Redis names of topic ``text`` (``kind:key``) in ``org``."""
-    tag = f"{{{_checked(org)}/{text}}}"
-    return TopicNames(f"hub:{tag}", f"hub:{tag}:position", f"hub:{tag}:history", f"hub:{tag}:key:")
+    """All Redis names of topic ``text`` (``kind:key``) in ``org``."""
+    channel = topic_channel(org, text)
+    return TopicNames(channel, f"{channel}:position", f"{channel}:history", f"{channel}:key:")
 
 
 def org_key(org: OrgId, *parts: str) -> str:

@@ -59,7 +59,7 @@ class Control:
         self._handlers: dict[type[Any], Handler] = {}
         self._subscribing: asyncio.Task[None] | None = None
         for topic in (self._all, self._own):
-            dispatcher.listen(topic.names.channel.encode(), self._receive)
+            dispatcher.listen(topic.channel, self._receive)
 
     def start(self) -> None:
         """Subscribes, as soon as Redis is there; stays subscribed over lost links. ``close`` must follow."""

@@ -68,8 +68,7 @@ class Delivery:
     def _await_heal(self, sub: Subscription) -> None:
         # History and the live link disagree on the epoch. Either the topic is being healed, or this page is what shows
         # that it must be; afterwards the healer settles everybody who is ahead.
-        sub.state = SubState.AHEAD
-        sub.topic.ahead.add(sub)
+        sub.topic.add_ahead(sub)
         if sub.topic.phase is Phase.LIVE:
             self._errands.heal(sub.topic)
 
@@ -78,13 +77,12 @@ class Delivery:
         if sub.seq == local.top:
             local.add_live(sub)
         else:
-            sub.state = SubState.AHEAD
-            local.ahead.add(sub)
+            local.add_ahead(sub)
 
     def _bridge(self, sub: Subscription) -> None:
         """Live events went on while history was read: the buffered tail closes the gap, or history is read again."""
         local = sub.topic
-        run, complete = splice(Position(sub.epoch, sub.seq), local.tail)
+        run, complete = splice(Position(sub.epoch, sub.seq), local.tail or ())
         if complete and run and run[-1].seq == local.top:
             self.write(sub, Run(local.topic.wire, run))
             self.settle(sub)  # it is at the top now, unless its window is full

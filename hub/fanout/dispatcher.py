@@ -17,9 +17,10 @@ from hub.fanout.delivery import Delivery
 from hub.fanout.envelope import parse_envelope
 from hub.fanout.errands import Errands
 from hub.fanout.run import Run
+from hub.protocol.codec import Encoding, Packet
 from hub.telemetry import Metrics
 from hub.topics.publication import Publication, TopicState
-from hub.topics.subscriptions import LocalTopic, LocalTopics, Phase, Subscription
+from hub.topics.subscriptions import Group, LocalTopic, LocalTopics, Phase, Subscription
 
 log = structlog.get_logger(__name__)
 
@@ -58,9 +59,11 @@ class Dispatcher:
                 log.warning("unreadable envelope dropped", kind=local.topic.kind)
                 continue
             if self._accept(local, publication):
-                if not local.pending:
+                if local.pending is None:
+                    local.pending = [publication]
                     dirty.append(local)
-                local.pending.append(publication)
+                else:
+                    local.pending.append(publication)
         self.flush(dirty)
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
@@ -105,17 +108,15 @@ class Dispatcher:
         local.top = publication.seq
         local.last_ts = publication.ts
         if local.tail_users:
-            local.tail.append(publication)
-            local.tail_bytes += len(publication.body)
-            while local.tail_bytes > self._settings.join_tail_bytes:
-                local.tail_bytes -= len(local.tail.popleft().body)
+            local.add_to_tail(publication, self._settings.join_tail_bytes)
 
     def _keep_back(self, local: LocalTopic, publication: Publication) -> None:
         """Buffers what arrives while the topic is not LIVE. Too much is dropped: history has it."""
-        local.backlog.append(publication)
         local.backlog_bytes += len(publication.body)
-        if local.backlog_bytes > self._settings.join_tail_bytes:
-            # The newest stays, so that the healer sees how far it has to read.
+        if local.backlog is not None and local.backlog_bytes <= self._settings.join_tail_bytes:
+            local.backlog.append(publication)
+        else:
+            # The first, or too much: the newest stays, so that the healer sees how far it has to read.
             local.backlog = [publication]
             local.backlog_bytes = len(publication.body)
 
@@ -123,7 +124,7 @@ class Dispatcher:
         """Delivers a run that directly follows the topic's position (healed or kept back) to everybody live."""
         for publication in publications:
             self._advance(local, publication)
-        local.pending.extend(publications)
+        local.pending = [*(local.pending or ()), *publications]
         self.flush([local])
 
     # --- delivery
@@ -132,10 +133,11 @@ class Dispatcher:
         """Writes what is pending; then connections that became congested leave the live sets."""
         with self.turn():
             for local in dirty:
-                if not local.pending:
+                pending, local.pending = local.pending, None
+                if not pending:
                     continue
                 try:
-                    self._flush_topic(local)
+                    self._flush_topic(local, Run(local.topic.wire, pending))
                 except Exception:
                     # The other topics' events are counted already and must not wait for ever.
                     log.exception("delivery failed", kind=local.topic.kind)
@@ -155,15 +157,12 @@ class Dispatcher:
             for action in postponed:
                 action()
 
-    def _flush_topic(self, local: LocalTopic) -> None:
-        run = Run(local.topic.wire, local.pending)
-        local.pending = []
-        delivered = 0
-        for encoding, group in local.live.items():
-            packet = run.whole(encoding)
-            for sub in group:
-                sub.subscriber.deliver(packet)
-            delivered += len(group)
+    def _flush_topic(self, local: LocalTopic, run: Run) -> None:
+        delivered = len(local.live_json) + len(local.live_msgpack)
+        if local.live_json:
+            _deliver(run.whole(Encoding.JSON), local.live_json)
+        if local.live_msgpack:
+            _deliver(run.whole(Encoding.MSGPACK), local.live_msgpack)
         latency_ms = time.time() * 1000 - run.publications[-1].ts
         self._metrics.received(local.kind.name, local.topic.key, len(run), latency_ms)
         self._metrics.delivered(local.kind.name, delivered * len(run))
@@ -180,7 +179,7 @@ class Dispatcher:
             return
         self._delivery.write(sub, run)
         if sub.seq <= local.top:
-            local.ahead.discard(sub)
+            local.leave_ahead(sub)
             self._delivery.settle(sub)
 
     def when_settled(self, action: Callable[[], None]) -> None:
@@ -200,3 +199,8 @@ class Dispatcher:
             listener(parse_envelope(envelope).body)
         except Exception:
             log.exception("control message not taken")
+
+
+def _deliver(packet: Packet, group: Group) -> None:
+    for sub in group:
+        sub.subscriber.deliver(packet)

@@ -118,8 +118,8 @@ class Healer:
 
     def _release(self, local: LocalTopic) -> bool:
         """Delivers what was kept back, as far as it has no hole. What is left over is in history."""
-        run, complete = splice(local.position, local.backlog)
-        local.backlog = []
+        run, complete = splice(local.position, local.backlog or ())
+        local.backlog = None
         local.backlog_bytes = 0
         if run:
             self._dispatcher.accept_run(local, run)
@@ -127,14 +127,13 @@ class Healer:
 
     def _rebase(self, local: LocalTopic, epoch: str, after: int) -> None:
         local.epoch, local.top = epoch, after
-        local.tail.clear()
-        local.tail_bytes = 0
+        local.drop_tail()
         for sub in local.picky:
             enter(sub, epoch, after)
         for sub in tuple(local.ahead):
             if sub.epoch == epoch and sub.seq < after:
                 # The hole goes further than its history went: it needs a gap of its own.
-                local.ahead.discard(sub)
+                local.leave_ahead(sub)
                 self._delivery.read_again(sub)
 
     def _announce(self, local: LocalTopic, epoch: str, hole: Hole) -> None:
@@ -150,7 +149,7 @@ class Healer:
     def _settle_ahead(self, local: LocalTopic) -> None:
         """Those whose history was of another epoch than the topic read again; the others go live or wait on."""
         for sub in tuple(local.ahead):
-            local.ahead.discard(sub)
+            local.leave_ahead(sub)
             if sub.epoch != local.epoch:
                 self._delivery.read_again(sub)
             else:

@@ -30,7 +30,7 @@ class SharedPage(Struct, frozen=True):
 
 SMALLEST_PAGE_BYTES = 4096
 
-_Key = tuple[str, Position | str | int]
+_Key = tuple[bytes, Position | str | int]
 
 
 class History:
@@ -52,7 +52,7 @@ class History:
         own: dict[_Key, tuple[HistoryRequest, asyncio.Future[SharedPage | HubError]]] = {}
         for topic, asked in wanted:
             after = "top" if asked == "now" else asked
-            key = (topic.names.channel, after)
+            key = (topic.channel, after)
             future = None if fresh and key not in own else self._under_way.get(key)
             if future is None:
                 future = self._under_way[key] = asyncio.get_running_loop().create_future()

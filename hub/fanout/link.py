@@ -182,12 +182,12 @@ class Link(asyncio.Protocol):
         done = self._loop.create_future()
         confirms = self._subscribe.lower().encode()
         if not self._sharded:
-            parts.append(pack(self._subscribe, *(topic.names.channel for topic in watch.topics)))
+            parts.append(pack(self._subscribe, *(topic.channel for topic in watch.topics)))
             self._expected.append(_Confirmation(confirms, len(watch.topics), watch))
         for topic in watch.topics:
             if self._sharded:
                 # One command each: a command may not name channels of two slots.
-                parts.append(pack(self._subscribe, topic.names.channel))
+                parts.append(pack(self._subscribe, topic.channel))
                 self._expected.append(_Confirmation(confirms, 1, watch))
             parts.append(state_call(topic, self._settings).packed())
             last = done if topic is watch.topics[-1] else None

@@ -8,6 +8,7 @@ cannot deafen a topic.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -194,7 +195,9 @@ class Membership:
 
 def _subscription(local: LocalTopic, subscriber: Subscriber, request: JoinRequest, window: int) -> Subscription:
     sub = Subscription(local, subscriber, request.asked)
-    sub.filter = request.filter
+    if request.filter is not None:
+        sub.filter = request.filter
+        sub.position_sent_at = time.monotonic()
     sub.first_permitted = request.first_permitted
     if request.ack and local.kind.history is not None:
         sub.window = window

@@ -104,7 +104,7 @@ class Reader:
         loop = asyncio.get_running_loop()
         waiting: list[tuple[bytes, _Waiter]] = []
         for topic in topics:
-            channel = topic.names.channel.encode()
+            channel = topic.channel
             waiter = _Waiter(loop.create_future(), self._number)
             waiting.append((channel, waiter))
             self._wanted[channel] = topic
@@ -121,7 +121,7 @@ class Reader:
     def unsubscribe(self, topics: Sequence[Topic]) -> None:
         """See ``Broker.unsubscribe``."""
         for topic in topics:
-            channel = topic.names.channel.encode()
+            channel = topic.channel
             if self._wanted.pop(channel, None) is not None:
                 self._established.discard(channel)
                 self._change(channel, topic)
@@ -139,7 +139,7 @@ class Reader:
 
     def on_watched(self, watch: Watch, topic: Topic, outcome: TopicState | Refused) -> None:
         """See ``SupervisorEvents``."""
-        channel = topic.names.channel.encode()
+        channel = topic.channel
         if isinstance(outcome, Refused) and outcome.transient:
             return
         taken = self._answer(channel, watch.number, outcome)

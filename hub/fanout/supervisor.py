@@ -138,7 +138,7 @@ class Supervisor:
     async def _live(self) -> None:
         # A new one each time: the slot of the last may lie elsewhere by now.
         self._probe = _probe_topic(self._redis, self.address)
-        link = Link(self, self._settings, sharded=self._redis.cluster, probe_channel=self._probe.names.channel.encode())
+        link = Link(self, self._settings, sharded=self._redis.cluster, probe_channel=self._probe.channel)
         try:
             await self._redis.open_link(self.address, link)
             await link.greet(self._redis.login)
@@ -201,7 +201,7 @@ class Supervisor:
         return link.watch(Watch(topics, self._events.next_number(), anew))
 
     def _refused(self, topic: Topic, error: Refused) -> None:
-        channel = topic.names.channel.encode()
+        channel = topic.channel
         if channel in self.topics:
             self._again[channel] = topic
         if error.code in ("NOSCRIPT", "READONLY") and self._link is not None:

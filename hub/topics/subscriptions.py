@@ -6,7 +6,6 @@ Data and bookkeeping only. ``hub.fanout`` moves subscriptions between the states
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -107,7 +106,8 @@ class Subscription:
         self.acked_epoch = ""
         self.skipped = 0
         """Events that did not match the filter since the client was last told a position."""
-        self.position_sent_at = time.monotonic()
+        self.position_sent_at = 0.0
+        """Monotonic seconds; kept for filtered subscriptions only."""
 
     @property
     def picky(self) -> bool:
@@ -141,20 +141,40 @@ class Phase(Enum):
     __hash__ = object.__hash__
 
 
+Group = tuple[()] | tuple[Subscription] | set[Subscription]
+"""Subscriptions of one topic. Most topics have one listener on a node, and a set with one takes 216 bytes."""
+
+
+def _grown(group: Group, sub: Subscription) -> Group:
+    """``group`` with ``sub``; use it in place of ``group``."""
+    if isinstance(group, set):
+        group.add(sub)
+        return group
+    return {*group, sub} if group and group[0] is not sub else (sub,)
+
+
+def _shrunk(group: Group, sub: Subscription) -> Group:
+    """``group`` without ``sub``, if it was there; use it in place of ``group``."""
+    if isinstance(group, set):
+        group.discard(sub)
+        return group or ()
+    return () if sub in group else group
+
+
 class LocalTopic:
-    """A topic that somebody on this node listens to."""
+    """A topic that somebody on this node listens to. There may be one per connection: what is empty takes no memory."""
 
     __slots__ = (
         "ahead",
         "backlog",
         "backlog_bytes",
-        "channel",
         "doubted",
         "epoch",
         "holders",
         "kind",
         "last_ts",
-        "live",
+        "live_json",
+        "live_msgpack",
         "pending",
         "phase",
         "picky",
@@ -169,7 +189,6 @@ class LocalTopic:
     def __init__(self, topic: Topic, kind: TopicKind) -> None:
         self.topic = topic
         self.kind = kind
-        self.channel = topic.names.channel.encode()
         self.phase = Phase.SUBSCRIBING
         self.subscribed: asyncio.Future[HubError | None] | None = None
         """Set while the first subscriber waits for Redis; later joiners wait for the same."""
@@ -180,18 +199,25 @@ class LocalTopic:
         self.last_ts = 0
         self.holders = 0
         """Subscriptions in any state but ENDED, and joins under way; at 0 the topic is given up after a delay."""
-        self.live: dict[Encoding, set[Subscription]] = {}
-        self.picky: set[Subscription] = set()
-        self.ahead: set[Subscription] = set()
-        self.pending: list[Publication] = []
+        self.live_json: Group = ()
+        self.live_msgpack: Group = ()
+        self.picky: Group = ()
+        """Also live, but needs a look at every event."""
+        self.ahead: Group = ()
+        self.pending: list[Publication] | None = None
         """Accepted in this turn, not yet delivered."""
-        self.backlog: list[Publication] = []
+        self.backlog: list[Publication] | None = None
         """Arrived while not LIVE; bounded by join_tail_bytes."""
         self.backlog_bytes = 0
-        self.tail: deque[Publication] = deque()
+        self.tail: deque[Publication] | None = None
         """The newest live events, kept only while somebody reads history to join them; bounded by join_tail_bytes."""
         self.tail_bytes = 0
         self.tail_users = 0
+
+    @property
+    def channel(self) -> bytes:
+        """Its Redis channel."""
+        return self.topic.channel
 
     @property
     def position(self) -> Position:
@@ -206,8 +232,21 @@ class LocalTopic:
         """One reader less; without any the tail is dropped."""
         self.tail_users -= 1
         if self.tail_users == 0:
-            self.tail.clear()
-            self.tail_bytes = 0
+            self.drop_tail()
+
+    def add_to_tail(self, publication: Publication, most_bytes: int) -> None:
+        """One more live event; the oldest go when the tail has more than ``most_bytes``."""
+        if self.tail is None:
+            self.tail = deque()
+        self.tail.append(publication)
+        self.tail_bytes += len(publication.body)
+        while self.tail_bytes > most_bytes:
+            self.tail_bytes -= len(self.tail.popleft().body)
+
+    def drop_tail(self) -> None:
+        """Forgets the tail; who reads history meets what comes from now on, or reads again."""
+        self.tail = None
+        self.tail_bytes = 0
 
     def add_live(self, subscription: Subscription) -> None:
         """Into the live set. It must have got everything up to the topic's position."""
@@ -215,28 +254,35 @@ class LocalTopic:
         subscription.asked = "now"
         subscription.epoch, subscription.seq = self.epoch, self.top
         if subscription.picky:
-            self.picky.add(subscription)
+            self.picky = _grown(self.picky, subscription)
+        elif subscription.subscriber.encoding is Encoding.JSON:
+            self.live_json = _grown(self.live_json, subscription)
         else:
-            self.live.setdefault(subscription.subscriber.encoding, set()).add(subscription)
+            self.live_msgpack = _grown(self.live_msgpack, subscription)
+
+    def add_ahead(self, subscription: Subscription) -> None:
+        """It has got more than the topic; ``leave_ahead`` or ``leave_live`` takes it out."""
+        subscription.state = SubState.AHEAD
+        self.ahead = _grown(self.ahead, subscription)
+
+    def leave_ahead(self, subscription: Subscription) -> None:
+        """Out of the ahead set; the caller says which state comes next."""
+        self.ahead = _shrunk(self.ahead, subscription)
 
     def leave_live(self, subscription: Subscription, state: SubState) -> None:
         """Out of the live set (or the ahead set), into ``state``, with the position it had."""
         position = subscription.position
         subscription.epoch, subscription.seq = position.epoch, position.seq
         subscription.state = state
-        self.picky.discard(subscription)
-        self.ahead.discard(subscription)
-        group = self.live.get(subscription.subscriber.encoding)
-        if group is not None:
-            group.discard(subscription)
-            if not group:
-                del self.live[subscription.subscriber.encoding]
+        self.live_json = _shrunk(self.live_json, subscription)
+        self.live_msgpack = _shrunk(self.live_msgpack, subscription)
+        self.picky = _shrunk(self.picky, subscription)
+        self.leave_ahead(subscription)
 
     def live_subscriptions(self) -> Iterator[Subscription]:
         """Everybody in the live set."""
-        for group in self.live.values():
+        for group in (self.live_json, self.live_msgpack, self.picky):
             yield from group
-        yield from self.picky
 
 
 class LocalTopics:
@@ -259,11 +305,10 @@ class LocalTopics:
 
     def hold(self, topic: Topic, kind: TopicKind) -> tuple[LocalTopic, bool]:
         """The local topic with one holder more; True if it is new and must be subscribed in Redis."""
-        channel = topic.names.channel.encode()
-        local = self._by_channel.get(channel)
+        local = self._by_channel.get(topic.channel)
         new = local is None
         if local is None:
-            local = self._by_channel[channel] = LocalTopic(topic, kind)
+            local = self._by_channel[topic.channel] = LocalTopic(topic, kind)
         local.holders += 1
         return local, new
 

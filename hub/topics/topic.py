@@ -7,7 +7,7 @@ import hashlib
 import re
 
 from hub.errors import not_found
-from hub.orgs import OrgId, TopicNames, topic_names
+from hub.orgs import OrgId, TopicNames, topic_channel, topic_names
 
 # PROTOCOL section 1. fullmatch, because `$` would let a trailing newline through.
 _TOPIC = re.compile(r"([a-z][a-z0-9_]{0,31}):([A-Za-z0-9._~-]{1,128})")
@@ -15,30 +15,42 @@ _KEY = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
 
 class Topic:
-    """One topic of one organisation, with its Redis names. Equal by organisation, kind and key."""
+    """One topic of one organisation, with its Redis names. Equal by organisation, kind and key.
 
-    __slots__ = ("_names", "key", "kind", "org", "text", "wire")
+    There is one for every topic with a listener on this node: what is seldom asked for is made when it is.
+    """
+
+    __slots__ = ("channel", "org", "text", "wire")
 
     def __init__(self, org: OrgId, kind: str, key: str) -> None:
         self.org = org
-        self.kind = kind
-        self.key = key
         self.text = f"{kind}:{key}"
         # Towards its user an inbox is always written `user:me`, and nobody else may subscribe to it. So the text on
         # the wire is a property of the topic, and all its subscribers can share the same bytes.
         self.wire = "user:me" if kind == "user" else self.text
-        self._names: TopicNames = topic_names(org, self.text)
+        self.channel = topic_channel(org, self.text).encode()
+        """The Redis channel, as Redis says it; whoever maps topics uses this very object as the key."""
+
+    @property
+    def kind(self) -> str:
+        """What comes before the colon."""
+        return self.text.partition(":")[0]
+
+    @property
+    def key(self) -> str:
+        """What comes after it."""
+        return self.text.partition(":")[2]
 
     @property
     def names(self) -> TopicNames:
         """The Redis names: channel, position, history, idempotency prefix."""
-        return self._names
+        return topic_names(self.org, self.text)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Topic) and other.text == self.text and other.org == self.org
 
     def __hash__(self) -> int:
-        return hash(self._names.channel)
+        return hash(self.channel)
 
     def __repr__(self) -> str:
         return f"Topic({self.org}/{self.text})"

@@ -264,7 +264,7 @@ async def test_more_than_the_tail_holds_is_read_again(hub: FanOut) -> None:
     await until(lambda: second.complete(REPLAY))
     assert second.seqs(REPLAY) == first.seqs(REPLAY) == [1, 2, 3, 4, 5, 6]
     await until(lambda: hub.local(REPLAY).tail_users == 0)
-    assert (len(hub.local(REPLAY).tail), hub.local(REPLAY).tail_bytes) == (0, 0)
+    assert (hub.local(REPLAY).tail, hub.local(REPLAY).tail_bytes) == (None, 0)
 
 
 async def test_what_may_not_be_seen_is_announced(hub: FanOut) -> None:
