@@ -74,6 +74,7 @@ class Connection:
         "session",
         "session_claim",
         "session_id",
+        "slot",
         "socket",
         "spoke_at",
         "subscriptions",
@@ -81,7 +82,6 @@ class Connection:
 
     def __init__(self, gateway: Gateway, socket: Socket, arrival: Arrival) -> None:
         settings = gateway.settings
-        now = time.monotonic()
         self._gateway = gateway
         self.socket = socket
         self.arrival: Arrival | None = arrival
@@ -103,24 +103,25 @@ class Connection:
             max_topics=settings.max_topics_per_connection,
             max_bad_frames=settings.max_bad_frames,
         )
-        self.acked: dict[str, Position] = {}
+        self.acked: dict[str, Position] | None = None
         """Acknowledged and not yet stored."""
-        self.calls: set[asyncio.Task[None]] = set()
-        self.congested = self.gone = False
+        self.calls: set[asyncio.Task[None]] | None = None
+        self.congested = self.gone = self.expiring_told = False
         self.close_code = 0
-        self.opened_at = self.heard_at = self.spoke_at = self.sent_at = now
+        self.opened_at = self.heard_at = self.spoke_at = self.sent_at = time.monotonic()
         self.pinged_at = 0.0
         """When the ping went out that has not been answered; 0: none."""
-        self.progress = (0, now)
+        self.progress = (0, 0.0)
         """While congested: the fewest unsent bytes seen, and when."""
-        self.expiring_told = False
         self.drain_at = 0.0
         """When a draining connection is closed; 0: it is not draining."""
+        self.slot: list[Connection] | None = None
+        """The keeper's: those with whom it is looked at next."""
         self._inbox: list[str | bytes] = []  # a list, because an empty deque takes ten times its memory
         self._worker: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._writable: asyncio.Event | None = None
-        self._limited = Offences(settings.max_bad_frames)
+        self._limited: Offences | None = None
         gateway.connections.add(self)
         gateway.keeper.watch(self)
         if arrival.refused is not None:
@@ -196,7 +197,7 @@ class Connection:
             self._writable.set()
         if self._worker is not None:
             self._worker.cancel()
-        for call in self.calls:
+        for call in self.calls or ():
             call.cancel()
         self._gateway.admission.release(self.id)
         self._gateway.saver.leave(self)
@@ -257,6 +258,8 @@ class Connection:
         rate = self._gateway.settings.messages_per_second
         error = HubError(ErrorCode.RATE_LIMITED, f"at most {rate} frames a second", retry_after_ms=wait_ms)
         self.refuse(error, frame_id)
+        if self._limited is None:
+            self._limited = Offences(self._gateway.settings.max_bad_frames)
         if self._limited.too_many(time.monotonic()):
             self.close(CloseCode.TOO_MANY)
 
@@ -267,10 +270,18 @@ class Connection:
 
     # --- subscriptions
 
-    def take_subscription(self, text: str, sub: Subscription) -> None:
+    def take_subscription(self, sub: Subscription) -> None:
         """A join was answered with ok."""
-        self.subscriptions[text] = sub
+        # Its topic's own text, which is what the client wrote: one string for all subscribers of the topic.
+        self.subscriptions[sub.topic.topic.wire] = sub
         self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).inc()
+
+    def acknowledged(self, text: str, position: Position) -> None:
+        """The client has everything of a topic up to there; to be stored soon."""
+        if self.acked is None:
+            self.acked = {}
+        self.acked[text] = position
+        self._gateway.saver.changed(self)
 
     def drop_subscription(self, text: str) -> None:
         """Ends a subscription; nothing of it comes any more. Not subscribed is the same as unsubscribed."""

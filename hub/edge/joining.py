@@ -48,7 +48,7 @@ async def join(
         elif connection.gone:
             gateway.membership.leave(outcome.subscription)
         else:
-            connection.take_subscription(item.topic, outcome.subscription)
+            connection.take_subscription(outcome.subscription)
             joined.append(outcome)
             verdicts[index] = Verdict(item.topic, True, outcome.epoch, outcome.seq, outcome.recovered)
     return verdicts, joined

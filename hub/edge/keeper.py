@@ -1,15 +1,15 @@
 """Keeps the deadlines of all connections with one task: hello, heartbeat, pong, token, idleness, progress, drain.
 
-Each connection is looked at when its next deadline comes, found in a heap; ``next_look`` says what is due and when to
-look again.
+Each connection is looked at when its next deadline comes. Those whose deadlines are close together share a slot, so
+that keeping them costs a connection nothing but its place in a list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
-from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_AT_CONGESTED_S = 1.0
-SHORTEST_PAUSE_S = 0.01
+SLOT_S = 0.05  # how late a deadline may be kept, and the shortest time between two looks
 
 
 class Keeper:
@@ -36,15 +36,16 @@ class Keeper:
     def __init__(self, settings: Settings, delivery: Delivery) -> None:
         self._settings = settings
         self._delivery = delivery
-        self._due: list[tuple[float, int, Connection]] = []
-        self._count = count()
-        self._next: dict[Connection, float] = {}
+        self._soon: set[Connection] = set()
+        # By number: slot n is looked at n * SLOT_S after the clock's beginning. The heap has the numbers there are.
+        self._slots: dict[int, list[Connection]] = {}
+        self._numbers: list[int] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, connection: Connection) -> None:
         """Looks at a connection soon, and from then on as its deadlines ask."""
-        self._schedule(connection, time.monotonic())
+        self._soon.add(connection)
         self._wake.set()
 
     def start(self) -> None:
@@ -58,16 +59,21 @@ class Keeper:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _schedule(self, connection: Connection, due: float) -> None:
-        # An earlier entry of the same connection is passed over when it comes up.
-        self._next[connection] = due
-        heapq.heappush(self._due, (due, next(self._count), connection))
+        number = math.ceil(due / SLOT_S)
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = []
+            heapq.heappush(self._numbers, number)
+        slot.append(connection)
+        # Where it stood before, it is passed over when that slot comes up.
+        connection.slot = slot
 
     async def _run(self) -> None:
         while True:
-            pause = self._due[0][0] - time.monotonic() if self._due else 60.0
+            pause = self._numbers[0] * SLOT_S - time.monotonic() if self._numbers else 60.0
             if pause > 0:
                 try:
-                    async with asyncio.timeout(max(pause, SHORTEST_PAUSE_S)):
+                    async with asyncio.timeout(pause):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
@@ -77,19 +83,25 @@ class Keeper:
 
     def _look_at_due(self) -> None:
         now = time.monotonic()
-        while self._due and self._due[0][0] <= now:
-            due, _, connection = heapq.heappop(self._due)
-            if self._next.get(connection) != due:
-                continue
-            if connection.gone:
-                del self._next[connection]
-                continue
-            try:
-                self._schedule(connection, max(self._look(connection, now), now + SHORTEST_PAUSE_S))
-            except Exception:
-                log.exception("deadlines not kept", connection=connection.id)
-                connection.close(CloseCode.INTERNAL)
-                self._schedule(connection, now + LOOK_AT_CONGESTED_S)
+        soon, self._soon = self._soon, set()
+        for connection in soon:
+            self._look_and_schedule(connection, now)
+        while self._numbers and self._numbers[0] * SLOT_S <= now:
+            slot = self._slots.pop(heapq.heappop(self._numbers))
+            for connection in slot:
+                if connection.slot is slot:
+                    self._look_and_schedule(connection, now)
+
+    def _look_and_schedule(self, connection: Connection, now: float) -> None:
+        if connection.gone:
+            connection.slot = None
+            return
+        try:
+            self._schedule(connection, max(self._look(connection, now), now + SLOT_S))
+        except Exception:
+            log.exception("deadlines not kept", connection=connection.id)
+            connection.close(CloseCode.INTERNAL)
+            self._schedule(connection, now + LOOK_AT_CONGESTED_S)
 
     # --- deadlines: each does what is due and returns when to look again (monotonic seconds)
 

@@ -92,6 +92,8 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     if not principal.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
     check_data(frame.params, "params")
+    if connection.calls is None:
+        connection.calls = set()
     if len(connection.calls) >= gateway.settings.max_calls_in_flight:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
@@ -121,8 +123,7 @@ async def _acknowledge(gateway: Gateway, connection: Connection, frame: Ack) -> 
             connection.refuse(error, topic=text)
             continue
         if news:
-            connection.acked[text] = position
-            gateway.saver.changed(connection)
+            connection.acknowledged(text, position)
             if position.seq == sub.topic.top:
                 gateway.metrics.acknowledged(sub.topic.kind.name, time.time() * 1000 - sub.topic.last_ts)
 

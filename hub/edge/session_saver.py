@@ -40,7 +40,7 @@ class SessionSaver:
         self._changed.discard(connection)
         if connection.principal is None or not connection.session_id or len(self._left) >= self._max_waiting:
             return
-        save = SessionSave(connection.session_id, connection.owner, dict(connection.acked), release=True)
+        save = SessionSave(connection.session_id, connection.owner, dict(connection.acked or {}), release=True)
         self._left[connection.id] = save
 
     def start(self) -> None:
@@ -71,8 +71,8 @@ class SessionSaver:
     async def _save_some(self, connections: list[Connection]) -> None:
         saves = []
         for connection in connections:
-            positions, connection.acked = connection.acked, {}
-            saves.append(SessionSave(connection.session_id, connection.owner, positions))
+            positions, connection.acked = connection.acked, None
+            saves.append(SessionSave(connection.session_id, connection.owner, positions or {}))
         for connection, save, outcome in zip(connections, saves, await self._sessions.save_many(saves), strict=True):
             if isinstance(outcome, HubError):
                 self._try_again(connection, save)
@@ -88,7 +88,7 @@ class SessionSaver:
             both = {**save.positions, **left.positions}
             self._left[connection.id] = SessionSave(left.session, left.owner, both, release=True)
         elif not connection.gone:
-            connection.acked = {**save.positions, **connection.acked}
+            connection.acked = {**save.positions, **(connection.acked or {})}
             self._changed.add(connection)
 
     async def _run(self) -> None:

@@ -126,17 +126,17 @@ Action = Open | Join | Leave | Perform | Pong | Send | Close | Ignore
 
 
 class Offences:
-    """Counts what a client should not do. Costs next to nothing for those who do not do it."""
+    """Counts what a client should not do. Made for those who do it."""
 
     __slots__ = ("_most", "_times")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._times: list[float] | None = None
+        self._times: list[float] = []
 
     def too_many(self, now: float) -> bool:
         """Notes one; True: there were ``most`` within ten seconds."""
-        times = [time for time in self._times or () if now - time <= BAD_FRAME_WINDOW_S]
+        times = [time for time in self._times if now - time <= BAD_FRAME_WINDOW_S]
         times.append(now)
         self._times = times
         return len(times) >= self._most
@@ -145,14 +145,15 @@ class Offences:
 class Session:
     """The protocol state of one connection. ``topics``: what is subscribed, as the client writes it; its owner's."""
 
-    __slots__ = ("_bad_frames", "_encoding", "_max_topics", "_topics", "state")
+    __slots__ = ("_bad_frames", "_encoding", "_max_bad_frames", "_max_topics", "_topics", "state")
 
     def __init__(self, encoding: Encoding, topics: Collection[str], *, max_topics: int, max_bad_frames: int) -> None:
         self.state = State.WAITING_FOR_HELLO
         self._topics = topics
         self._encoding = encoding
         self._max_topics = max_topics
-        self._bad_frames = Offences(max_bad_frames)
+        self._max_bad_frames = max_bad_frames
+        self._bad_frames: Offences | None = None
 
     def receive(self, frame: ClientFrame, now: float) -> Action:
         """What to do about ``frame``. ``now``: a monotonic clock in seconds."""
@@ -238,6 +239,8 @@ class Session:
         return Close(CloseCode.BAD_FRAME, error_frame(bad_request("the first frame must be 'hello'")))
 
     def _complain(self, frame: Error, now: float) -> Action:
+        if self._bad_frames is None:
+            self._bad_frames = Offences(self._max_bad_frames)
         if self._bad_frames.too_many(now):
             self.state = State.CLOSED
             return Close(CloseCode.BAD_FRAME, frame)

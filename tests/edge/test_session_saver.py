@@ -24,7 +24,7 @@ class Client:
         self.principal = self
         self.session_id = "s_1"
         self.owner = OWNER
-        self.acked: dict[str, Position] = {}
+        self.acked: dict[str, Position] | None = None
         self.gone = False
 
 
@@ -53,7 +53,7 @@ async def test_what_redis_refused_is_saved_the_next_time() -> None:
     saver = saver_of(store)
     client.acked = {"a:1": Position("e", 3), "a:2": Position("e", 5)}
     saver.changed(cast(Connection, client))
-    store.meanwhile = lambda: client.acked.update({"a:1": Position("e", 4)})
+    store.meanwhile = lambda: setattr(client, "acked", {"a:1": Position("e", 4)})
     await saver.save()
     assert store.taken == []
     await saver.save()
@@ -67,7 +67,7 @@ async def test_a_connection_that_ends_while_redis_fails_loses_no_position() -> N
     saver.changed(cast(Connection, client))
 
     def ends() -> None:
-        client.acked["a:2"] = Position("e", 9)
+        client.acked = {"a:2": Position("e", 9)}
         client.gone = True
         saver.leave(cast(Connection, client))
 
