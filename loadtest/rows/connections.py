@@ -15,6 +15,7 @@ from loadtest.service import KIND
 from loadtest.session import Bench
 
 CONNECTIONS = 10_000
+SHARED = [{"topic": f"{KIND}:shared-{name}"} for name in "ab"]
 _WARM = 200
 _SETTLE_S = 2.0
 
@@ -37,6 +38,7 @@ def run(bench: Bench) -> list[Result]:
             target=Target(text="≤ 6 KB", at_most=6.0),
             references={"bare uvloop": summary_of(below, "kilobytes")},
             against="bare uvloop",
+            note=_composition(bench, summary_of(own, "kilobytes").median),
         ),
         Result(
             row="handshakes",
@@ -54,8 +56,19 @@ def run(bench: Bench) -> list[Result]:
 
 def _hellos() -> list[str]:
     """Two shared topics and one of its own."""
-    shared = [{"topic": f"{KIND}:shared-{name}"} for name in "ab"]
-    return [HubServer.hello([*shared, {"topic": f"{KIND}:{number:05d}"}]) for number in range(CONNECTIONS)]
+    return [HubServer.hello([*SHARED, {"topic": f"{KIND}:{number:05d}"}]) for number in range(CONNECTIONS)]
+
+
+def _composition(bench: Bench, whole: float) -> str:
+    """What ``whole`` is made of, by what a connection has subscribed; ``loadtest.composition`` goes further."""
+    kilobytes = []
+    for topics in ([], SHARED):
+        with bench.hub() as hub:
+            hellos = [HubServer.hello(topics)]
+            kilobytes.append(_measured(bench, hub, hub.saying(hellos, CONNECTIONS))["kilobytes"])
+    bare, shared = kilobytes
+    each = (shared - bare) / len(SHARED)
+    return f"connection {bare:.1f}, each shared topic {each:.2f}, a topic of its own {whole - shared:.1f} KB"
 
 
 def _measured(bench: Bench, server: Server, clients: Clients) -> Sample:

@@ -99,7 +99,7 @@ class FanOut:
 
     def local(self, kind: TopicKind, key: str = "1") -> LocalTopic:
         """The local topic; it must be there."""
-        found = self.topics.get(topic(kind, key).names.channel.encode())
+        found = self.topics.get(topic(kind, key).channel)
         assert found is not None
         return found
 

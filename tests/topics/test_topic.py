@@ -98,6 +98,17 @@ def test_a_topic_does_not_take_an_organisation_that_is_only_text() -> None:
         Topic("acme", "a", "b")  # type: ignore[arg-type]
 
 
+def test_the_channel_is_the_one_among_its_names() -> None:
+    topic = Topic(ACME, "a", "b.c~d")
+    assert topic.channel == topic.names.channel.encode() == b"hub:{acme/a:b.c~d}"
+    assert (topic.kind, topic.key) == ("a", "b.c~d")
+
+
+def test_an_organisation_is_one_object_for_all_its_connections() -> None:
+    assert OrgId.from_claim("acme") is ACME
+    assert OrgId.from_row("acme") is ACME
+
+
 # --- inboxes
 
 
