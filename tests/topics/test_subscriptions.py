@@ -102,4 +102,4 @@ def test_a_topic_with_one_listener_stays_small() -> None:
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert size / count < 1000
+    assert size / count < 800
