@@ -199,9 +199,11 @@ async def test_no_progress_at_all_is_4508_and_harms_nobody_else(hub_with: HubWit
         await link.frame()
         reader = await peers.join("quick", subscribe=[{"topic": "big:a"}])
         writer = await peers.join("writer")
+        # From the beginning: who begins to read when the other is closed has made no progress either.
+        reading = asyncio.create_task(reader.events(EVENTS))
         await flood(writer, "big:a")
         await until(lambda: [e for e in peers.hub.logs.named("closed") if e["code"] == 4508], what="4508 to be logged")
-        assert [event.data[0] for event in await reader.events(EVENTS)] == list(range(1, EVENTS + 1))
+        assert [event.data[0] for event in await reading] == list(range(1, EVENTS + 1))
         await link.ended()
 
 
