@@ -80,7 +80,7 @@ class Node:
         errands = Errands()
         delivery = Delivery(settings, metrics, errands)
         dispatcher = Dispatcher(settings, metrics, topics, delivery, errands)
-        self._turns = Turns(settings, dispatcher)
+        self._turns = Turns(settings, topics, dispatcher)
         self._broker = RedisBroker(self._redis, settings, self._turns)
         self._history = History(settings, self._broker)
         self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery)

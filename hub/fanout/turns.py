@@ -1,52 +1,76 @@
-"""How much becomes one turn: on an idle node what one read from Redis brought, on a busy one what several brought.
+"""Whose events go out next, and how many of them in one write.
 
-Writing is what delivery costs, and a subscriber costs one write per topic and turn. So a node rests from delivery for
-as long as the turn before took, at most ``join_ms``; what arrives meanwhile is the next turn. A turn of one client is
-over in microseconds, and nobody waits for it. One of a thousand clients takes milliseconds; then half of the time
-belongs to everybody else, and what came during both goes out in one write each. Nothing is accepted or numbered before
-its turn, so the rest of the node sees events as if they had arrived a little later.
+Writing is what delivery costs, and a subscriber costs one write per topic and turn. So a topic rests for as long as the
+turn in which it was delivered took, at most ``join_ms``; what arrives meanwhile goes out together. A turn for one
+client is over in microseconds, and its topic is ready for the next event at once. One for a thousand clients takes
+milliseconds; then half of the time belongs to everybody else. Topics take turns in the order in which they became
+ready, and a turn ends when it has enough to write: a loud topic joins its own events and delays nobody else's.
+
+Nothing is accepted or numbered before its turn, so the rest of the node sees events as if they had arrived a little
+later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from hub.config import Settings
 from hub.fanout.broker import BrokerEvents
 from hub.topics.publication import TopicState
+from hub.topics.subscriptions import LocalTopics
 
-MOST_MESSAGES = 20_000  # of one turn; beyond that it is taken at once
+TURN_WORK = 1000  # in writes: about five milliseconds
+MESSAGE_WORK = 3  # taking in a message costs as much as this many writes
+MOST_MESSAGES = 20_000  # that wait; beyond that all of them are taken at once
 
 
 class Turns:
     """Stands between the broker and the dispatcher; implements ``BrokerEvents``."""
 
     def __init__(
-        self, settings: Settings, events: BrokerEvents, clock: Callable[[], float] = time.perf_counter
+        self,
+        settings: Settings,
+        topics: LocalTopics,
+        events: BrokerEvents,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._join_s = settings.join_ms / 1000
+        self._topics = topics
         self._events = events
         self._clock = clock
-        self._waiting: list[tuple[bytes, bytes]] = []
+        self._waiting: dict[bytes, list[bytes]] = {}
+        """Envelopes by channel, of channels that are ready, or rest and may have got none yet."""
+        self._count = 0
+        self._ready: deque[bytes] = deque()
         self._writing: asyncio.Handle | None = None
         """Set from the beginning of a turn until its writes are out."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._rested_at = 0.0
-        """Before this, by the clock, no turn begins by itself."""
+
+    def __len__(self) -> int:
+        """Topics that are ready or rest."""
+        return len(self._waiting)
 
     def on_messages(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
-        """Takes the turn now, or with what comes in the next milliseconds."""
-        self._waiting.extend(batch)
-        if len(self._waiting) >= MOST_MESSAGES:
-            self._take()
-        elif self._writing is None and self._timer is None:
-            self._take_when_rested()
+        """Takes them now, or when their topics have rested and it is their turn."""
+        for channel, envelope in batch:
+            waiting = self._waiting.get(channel)
+            if waiting is None:
+                self._waiting[channel] = [envelope]
+                self._ready.append(channel)
+            else:
+                waiting.append(envelope)
+        self._count += len(batch)
+        if self._count >= MOST_MESSAGES:
+            self._take(list(self._waiting))
+        elif self._writing is None:
+            self._turn()
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
         """What arrived before this state is seen before it."""
-        self._take()
+        if self._waiting.get(channel):
+            self._take([channel])
         self._events.on_state(channel, state)
 
     def on_link(self, ready: bool) -> None:
@@ -55,31 +79,49 @@ class Turns:
 
     def close(self) -> None:
         """Takes what waits."""
-        self._take()
+        self._take(list(self._waiting))
 
-    def _take_when_rested(self) -> None:
-        pause = self._rested_at - self._clock()
-        if pause <= 0:
-            self._take()
-        else:
-            self._timer = asyncio.get_running_loop().call_later(pause, self._take)
-
-    def _take(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._waiting:
+    def _turn(self) -> None:
+        """As many topics as make a turn."""
+        chosen: list[bytes] = []
+        work = 0
+        while self._ready and work < TURN_WORK:
+            channel = self._ready.popleft()
+            if waiting := self._waiting[channel]:
+                chosen.append(channel)
+                local = self._topics.get(channel)
+                work += len(waiting) * MESSAGE_WORK + (local.holders if local is not None else 0)
+            else:
+                del self._waiting[channel]
+        if not chosen:
             return
-        batch, self._waiting = self._waiting, []
         started = self._clock()
-        self._events.on_messages(batch)
-        if self._writing is None:
+        try:
+            self._take(chosen)
+        finally:
             # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
-            self._writing = asyncio.get_running_loop().call_soon(self._rest, started)
+            self._writing = asyncio.get_running_loop().call_soon(self._rest, started, chosen)
 
-    def _rest(self, started: float) -> None:
+    def _take(self, channels: Sequence[bytes]) -> None:
+        batch = []
+        for channel in channels:
+            batch += [(channel, envelope) for envelope in self._waiting[channel]]
+            self._waiting[channel] = []
+        self._count -= len(batch)
+        if batch:
+            self._events.on_messages(batch)
+
+    def _rest(self, started: float, channels: Sequence[bytes]) -> None:
         self._writing = None
-        ended = self._clock()
-        self._rested_at = ended + min(ended - started, self._join_s)
-        if self._waiting:
-            self._take_when_rested()
+        pause = min(self._clock() - started, self._join_s)
+        asyncio.get_running_loop().call_later(pause, self._rested, channels)
+        self._turn()
+
+    def _rested(self, channels: Sequence[bytes]) -> None:
+        for channel in channels:
+            if self._waiting[channel]:
+                self._ready.append(channel)
+            else:
+                del self._waiting[channel]
+        if self._writing is None:
+            self._turn()
