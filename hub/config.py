@@ -193,8 +193,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     join_ms: Annotated[
         float,
         _doc(
-            "Longest rest after a turn of delivery. A node rests for as long as the turn took and joins what arrives "
-            "meanwhile into one write per subscriber.",
+            "Longest rest of a topic after a turn of delivery. It rests half as long again as the turn took, and what "
+            "arrives meanwhile is joined into one write per subscriber.",
             ge=0,
             le=1000,
         ),
