@@ -1,12 +1,15 @@
 """From the reader to the sockets: checks every position, encodes once, writes once per subscriber and turn.
 
-One turn is what one read from Redis brought. Within it publications are only collected; then each topic is flushed, so
-that a subscriber costs one write per topic and turn, not one per event. Nothing here awaits.
+``turns`` says what one turn is. Within it publications are only collected; then each topic is flushed, so that a
+subscriber costs one write per topic and turn, not one per event. Nothing here awaits; but what more subscribers want
+than a turn of the event loop has time for goes out over several (a walk).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,11 +23,13 @@ from hub.fanout.run import Run
 from hub.protocol.codec import Encoding, Packet
 from hub.telemetry import Metrics
 from hub.topics.publication import Publication, TopicState
-from hub.topics.subscriptions import Group, LocalTopic, LocalTopics, Phase, Subscription
+from hub.topics.subscriptions import Group, LocalTopic, LocalTopics, Phase, Subscription, Walk
 
 log = structlog.get_logger(__name__)
 
 Listener = Callable[[bytes], None]
+
+STEP_WRITES = 1000  # in one turn of the event loop: about five milliseconds
 
 
 class Dispatcher:
@@ -41,6 +46,7 @@ class Dispatcher:
         self._listeners: dict[bytes, Listener] = {}
         self._postponed: list[Callable[[], None]] = []
         self._in_turn = False
+        self._walking: deque[LocalTopic] = deque()
 
     # --- from the broker
 
@@ -158,11 +164,15 @@ class Dispatcher:
                 action()
 
     def _flush_topic(self, local: LocalTopic, run: Run) -> None:
+        local.finish_walk()
         delivered = len(local.live_json) + len(local.live_msgpack)
-        if local.live_json:
-            _deliver(run.whole(Encoding.JSON), local.live_json)
-        if local.live_msgpack:
-            _deliver(run.whole(Encoding.MSGPACK), local.live_msgpack)
+        if delivered > STEP_WRITES:
+            self._set_out(local, run)
+        else:
+            if local.live_json:
+                _deliver(run.whole(Encoding.JSON), local.live_json)
+            if local.live_msgpack:
+                _deliver(run.whole(Encoding.MSGPACK), local.live_msgpack)
         latency_ms = time.time() * 1000 - run.publications[-1].ts
         self._metrics.received(local.kind.name, local.topic.key, len(run), latency_ms)
         self._metrics.delivered(local.kind.name, delivered * len(run))
@@ -181,6 +191,26 @@ class Dispatcher:
         if sub.seq <= local.top:
             local.leave_ahead(sub)
             self._delivery.settle(sub)
+
+    def _set_out(self, local: LocalTopic, run: Run) -> None:
+        """Begins a walk to everybody in the live set."""
+        local.walk = Walk({*local.live_json, *local.live_msgpack}, {each: run.whole(each) for each in Encoding})
+        self._walking.append(local)
+        if len(self._walking) == 1:
+            self._step()
+
+    def _step(self) -> None:
+        """A turn's worth of walking, those who set out first before the others."""
+        most = STEP_WRITES
+        while self._walking and most:
+            local = self._walking[0]
+            if local.walk:
+                most -= local.walk.step(most)
+            if not local.walk:
+                local.walk = None
+                self._walking.popleft()
+        if self._walking:
+            asyncio.get_running_loop().call_soon(self._step)
 
     def when_settled(self, action: Callable[[], None]) -> None:
         """Runs ``action`` now, or at the end of the turn: the live sets must not change while they are walked."""

@@ -102,6 +102,7 @@ class Healer:
     def _apply(self, local: LocalTopic, page: SharedPage) -> bool:
         """Delivers one page, then what was kept back. True when the topic has no hole any more."""
         with self._dispatcher.turn():
+            local.finish_walk()
             return self._apply_in_turn(local, page)
 
     def _apply_in_turn(self, local: LocalTopic, page: SharedPage) -> bool:

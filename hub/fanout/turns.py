@@ -1,11 +1,11 @@
 """Whose events go out next, and how many of them in one write.
 
-Writing is what delivery costs, and a subscriber costs one write per topic and turn. So after a turn its topics rest, half
-as long again as it took, at most ``join_ms``; what arrives meanwhile goes out together. A turn for one client is over
-in microseconds, and its topic is ready for the next event at once. One for a thousand clients takes milliseconds: alone
-it never gets more than two fifths of the event loop, and joins what is above that. Topics take turns in the order in
-which they became ready, and a turn ends when it has enough to write. So a loud topic joins its own events and delays
-nobody else's.
+Writing is what delivery costs, and a subscriber costs one write per topic and turn. So after a turn its topics rest,
+half as long again as it took, at most ``join_ms``; what arrives meanwhile goes out together. A turn for one client is
+over in microseconds, and its topic is ready for the next event at once. One for a thousand clients takes milliseconds:
+its topic never gets more than two fifths of the event loop, and joins what is above that. Topics take turns in the
+order in which they became ready, and a turn ends when it has enough to write. So a loud topic joins its own events and
+delays nobody else's.
 
 Nothing is accepted or numbered before its turn, so the rest of the node sees events as if they had arrived a little
 later.
@@ -25,7 +25,7 @@ from hub.topics.subscriptions import LocalTopics
 
 TURN_WORK = 1000  # in writes: about five milliseconds
 MESSAGE_WORK = 3  # taking in a message costs as much as this many writes
-REST = 1.5  # as long as the turn; topics that take over 40 % of the time are joined
+REST = 1.5  # times as long as the turn: what takes over 40 % of the time is joined
 MOST_MESSAGES = 20_000  # that wait; beyond that all of them are taken at once
 
 
@@ -102,7 +102,7 @@ class Turns:
             self._take(chosen)
         finally:
             # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
-            self._writing = asyncio.get_running_loop().call_soon(self._rest, started, chosen)
+            self._writing = asyncio.get_running_loop().call_soon(self._written, started, chosen)
 
     def _take(self, channels: Sequence[bytes]) -> None:
         batch = []
@@ -113,11 +113,21 @@ class Turns:
         if batch:
             self._events.on_messages(batch)
 
-    def _rest(self, started: float, channels: Sequence[bytes]) -> None:
+    def _written(self, started: float, channels: Sequence[bytes]) -> None:
         self._writing = None
-        pause = min((self._clock() - started) * REST, self._join_s)
-        asyncio.get_running_loop().call_later(pause, self._rested, channels)
+        self._rest(started, channels)
         self._turn()
+
+    def _rest(self, started: float, channels: Sequence[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        if any(self._walks(channel) for channel in channels):
+            loop.call_soon(self._rest, started, channels)
+        else:
+            loop.call_later(min((self._clock() - started) * REST, self._join_s), self._rested, channels)
+
+    def _walks(self, channel: bytes) -> bool:
+        local = self._topics.get(channel)
+        return local is not None and local.walk is not None
 
     def _rested(self, channels: Sequence[bytes]) -> None:
         for channel in channels:

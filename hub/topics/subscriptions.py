@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Protocol
 
@@ -161,6 +161,39 @@ def _shrunk(group: Group, sub: Subscription) -> Group:
     return () if sub in group else group
 
 
+class Walk:
+    """One packet per encoding on its way to the many subscribers of a topic, some in each turn of the event loop.
+
+    They are all at the topic's position already; so whoever leaves the live set meanwhile is written to before.
+    """
+
+    __slots__ = ("_left", "_packets")
+
+    def __init__(self, left: set[Subscription], packets: Mapping[Encoding, Packet]) -> None:
+        self._left = left
+        self._packets = packets
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def step(self, most: int) -> int:
+        """Writes to at most ``most`` of those who are left; returns to how many."""
+        count = min(most, len(self._left))
+        for _ in range(count):
+            self._write(self._left.pop())
+        return count
+
+    def leave(self, sub: Subscription, state: SubState) -> None:
+        """A subscription leaves the live set for ``state``. One that has ended gets nothing any more."""
+        if sub in self._left:
+            self._left.discard(sub)
+            if state is not SubState.ENDED:
+                self._write(sub)
+
+    def _write(self, sub: Subscription) -> None:
+        sub.subscriber.deliver(self._packets[sub.subscriber.encoding])
+
+
 class LocalTopic:
     """A topic that somebody on this node listens to. There may be one per connection: what is empty takes no memory."""
 
@@ -184,6 +217,7 @@ class LocalTopic:
         "tail_users",
         "top",
         "topic",
+        "walk",
     )
 
     def __init__(self, topic: Topic, kind: TopicKind) -> None:
@@ -213,6 +247,8 @@ class LocalTopic:
         """The newest live events, kept only while somebody reads history to join them; bounded by join_tail_bytes."""
         self.tail_bytes = 0
         self.tail_users = 0
+        self.walk: Walk | None = None
+        """Set while not everybody in the live set has been written what is before ``top``."""
 
     @property
     def channel(self) -> bytes:
@@ -271,6 +307,8 @@ class LocalTopic:
 
     def leave_live(self, subscription: Subscription, state: SubState) -> None:
         """Out of the live set (or the ahead set), into ``state``, with the position it had."""
+        if self.walk is not None:
+            self.walk.leave(subscription, state)
         position = subscription.position
         subscription.epoch, subscription.seq = position.epoch, position.seq
         subscription.state = state
@@ -278,6 +316,12 @@ class LocalTopic:
         self.live_msgpack = _shrunk(self.live_msgpack, subscription)
         self.picky = _shrunk(self.picky, subscription)
         self.leave_ahead(subscription)
+
+    def finish_walk(self) -> None:
+        """Everybody in the live set has been written everything up to ``top``."""
+        walk, self.walk = self.walk, None
+        if walk is not None:
+            walk.step(len(walk))
 
     def live_subscriptions(self) -> Iterator[Subscription]:
         """Everybody in the live set."""

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from hub.fanout import dispatcher
+from hub.fanout.turns import Turns
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Position
 from hub.topics.kinds import TopicKind
@@ -42,6 +44,8 @@ class World:
             heal_concurrency=2,
         )
         self.broker = self.hub.broker
+        self.turns = Turns(self.hub.settings, self.hub.topics, self.hub.dispatcher, asyncio.get_running_loop().time)
+        self.broker.events = self.turns
         self.broker.delay = self.broker.arrival = lambda: self.pause(0.03)
         self.broker.refuse_read = lambda _: self.storm and self.chance(0.1)
         self.broker.refuse_subscribe = lambda _: self.storm and self.chance(0.1)
@@ -248,6 +252,12 @@ def test_every_record_is_complete_after_a_storm_within_one_epoch(seed: int) -> N
             assert {gap.reason for gap in record.gaps} <= {"expired", "overflow", "epoch_changed"}
 
 
+@pytest.mark.parametrize("seed", range(200, 212))
+def test_every_record_is_complete_when_events_go_out_in_walks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "STEP_WRITES", 1)
+    _simulate(seed, epochs=True)
+
+
 def test_nothing_is_left_behind() -> None:
     """When everybody has gone, no topic, tail, task or collected event is kept."""
 
@@ -263,6 +273,7 @@ def test_nothing_is_left_behind() -> None:
         assert world.hub.catch_up._conflating == {}
         assert world.hub.healer._tasks == {}
         assert world.hub.history._under_way == {}
+        assert len(world.turns) == 0
 
     random.seed(7)
     with capture_logs():
