@@ -198,7 +198,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0,
             le=1000,
         ),
-    ] = 10.0
+    ] = 7.0
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 Listener = Callable[[bytes], None]
 
-STEP_WRITES = 1000  # in one turn of the event loop: about five milliseconds
+STEP_WRITES = 250  # in one turn of the event loop: one or two milliseconds
 
 
 class Dispatcher:

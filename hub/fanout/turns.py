@@ -23,8 +23,9 @@ from hub.fanout.broker import BrokerEvents
 from hub.topics.publication import TopicState
 from hub.topics.subscriptions import LocalTopics
 
-TURN_WORK = 1000  # in writes: about five milliseconds
+TURN_WORK = 250  # in writes: one or two milliseconds
 MESSAGE_WORK = 3  # taking in a message costs as much as this many writes
+LIGHT = 8  # what is less work does not rest: to joining there is nothing to gain
 REST = 1.5  # times as long as the turn: what takes over 40 % of the time is joined
 MOST_MESSAGES = 20_000  # that wait; beyond that all of them are taken at once
 
@@ -43,8 +44,8 @@ class Turns:
         self._topics = topics
         self._events = events
         self._clock = clock
-        self._waiting: dict[bytes, list[bytes]] = {}
-        """Envelopes by channel, of channels that are ready, or rest and may have got none yet."""
+        self._waiting: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        """Messages by channel, of channels that are ready, or rest and may have got none yet."""
         self._count = 0
         self._ready: deque[bytes] = deque()
         self._writing: asyncio.Handle | None = None
@@ -56,23 +57,25 @@ class Turns:
 
     def on_messages(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         """Takes them now, or when their topics have rested and it is their turn."""
-        for channel, envelope in batch:
+        for message in batch:
+            channel = message[0]
             waiting = self._waiting.get(channel)
             if waiting is None:
-                self._waiting[channel] = [envelope]
+                self._waiting[channel] = [message]
                 self._ready.append(channel)
             else:
-                waiting.append(envelope)
+                waiting.append(message)
         self._count += len(batch)
         if self._count >= MOST_MESSAGES:
-            self._take(list(self._waiting))
+            self._take_all()
         elif self._writing is None:
             self._turn()
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
         """What arrived before this state is seen before it."""
-        if self._waiting.get(channel):
-            self._take([channel])
+        if waiting := self._waiting.get(channel):
+            self._waiting[channel] = []
+            self._take(waiting)
         self._events.on_state(channel, state)
 
     def on_link(self, ready: bool) -> None:
@@ -81,41 +84,48 @@ class Turns:
 
     def close(self) -> None:
         """Takes what waits."""
-        self._take(list(self._waiting))
+        self._take_all()
 
     def _turn(self) -> None:
         """As many topics as make a turn."""
-        chosen: list[bytes] = []
+        batch: list[tuple[bytes, bytes]] = []
+        resting: list[bytes] = []
         work = 0
         while self._ready and work < TURN_WORK:
             channel = self._ready.popleft()
-            if waiting := self._waiting[channel]:
-                chosen.append(channel)
-                local = self._topics.get(channel)
-                work += len(waiting) * MESSAGE_WORK + (local.holders if local is not None else 0)
-            else:
-                del self._waiting[channel]
-        if not chosen:
-            return
-        started = self._clock()
-        try:
-            self._take(chosen)
-        finally:
-            # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
-            self._writing = asyncio.get_running_loop().call_soon(self._written, started, chosen)
+            waiting = self._waiting.pop(channel)
+            if not waiting:
+                continue
+            batch += waiting
+            local = self._topics.get(channel)
+            weight = len(waiting) * MESSAGE_WORK + (local.holders if local is not None else 0)
+            work += weight
+            if weight > LIGHT:
+                self._waiting[channel] = []
+                resting.append(channel)
+        if batch:
+            started = self._clock()
+            try:
+                self._take(batch)
+            finally:
+                # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
+                self._writing = asyncio.get_running_loop().call_soon(self._written, started, resting)
 
-    def _take(self, channels: Sequence[bytes]) -> None:
-        batch = []
-        for channel in channels:
-            batch += [(channel, envelope) for envelope in self._waiting[channel]]
+    def _take_all(self) -> None:
+        batch = [message for waiting in self._waiting.values() for message in waiting]
+        for channel in self._waiting:
             self._waiting[channel] = []
+        self._take(batch)
+
+    def _take(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         self._count -= len(batch)
         if batch:
             self._events.on_messages(batch)
 
     def _written(self, started: float, channels: Sequence[bytes]) -> None:
         self._writing = None
-        self._rest(started, channels)
+        if channels:
+            self._rest(started, channels)
         self._turn()
 
     def _rest(self, started: float, channels: Sequence[bytes]) -> None:

@@ -21,7 +21,8 @@ from tests.support.waiting import until
 STATE = TopicState("e", 1, 1, "", 0, "server")
 SETTINGS = Settings(redis_url="x", database_url="x", join_ms=20)
 KIND = TopicKind(name="k")
-QUIET, LOUD = b"quiet", b"loud"
+LISTENED = Topic(OrgId.from_operator("acme"), "k", "loud")
+QUIET, LOUD = b"quiet", LISTENED.channel
 
 
 class Ear:
@@ -60,8 +61,16 @@ def ear(clock: Clock) -> Ear:
 
 
 @pytest.fixture
-def turns(ear: Ear, clock: Clock) -> Turns:
-    return Turns(SETTINGS, LocalTopics(), ear, clock)
+def topics() -> LocalTopics:
+    """Enough people listen to LOUD for it to rest."""
+    topics = LocalTopics()
+    topics.hold(LISTENED, KIND)[0].holders = module.LIGHT
+    return topics
+
+
+@pytest.fixture
+def turns(topics: LocalTopics, ear: Ear, clock: Clock) -> Turns:
+    return Turns(SETTINGS, topics, ear, clock)
 
 
 @pytest.fixture
@@ -132,8 +141,17 @@ async def test_a_rest_is_no_longer_than_join_ms(turns: Turns, ear: Ear, pauses: 
     assert pauses == [0.02]
 
 
-async def test_without_join_ms_there_is_no_rest(ear: Ear, clock: Clock, pauses: list[float]) -> None:
-    turns = Turns(Settings(redis_url="x", database_url="x", join_ms=0), LocalTopics(), ear, clock)
+async def test_what_few_listen_to_does_not_rest(turns: Turns, ear: Ear, pauses: list[float]) -> None:
+    ear.cost_s = 5.0
+    for number in range(3):
+        turns.on_messages([message(number, QUIET)])
+        await loop_turn()
+    assert ear.turns == [[b"0"], [b"1"], [b"2"]]
+    assert pauses == []
+
+
+async def test_without_join_ms_nobody_rests(topics: LocalTopics, ear: Ear, clock: Clock, pauses: list[float]) -> None:
+    turns = Turns(Settings(redis_url="x", database_url="x", join_ms=0), topics, ear, clock)
     await after_a_turn(turns, ear, cost_s=5.0)
     assert pauses == [0]
 
