@@ -194,7 +194,8 @@ class Dispatcher:
 
     def _set_out(self, local: LocalTopic, run: Run) -> None:
         """Begins a walk to everybody in the live set."""
-        local.walk = Walk({*local.live_json, *local.live_msgpack}, {each: run.whole(each) for each in Encoding})
+        groups = ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
+        local.walk = Walk([(run.whole(encoding), group) for encoding, group in groups if group])
         self._walking.append(local)
         if len(self._walking) == 1:
             self._step()

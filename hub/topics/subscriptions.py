@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -162,36 +162,47 @@ def _shrunk(group: Group, sub: Subscription) -> Group:
 
 
 class Walk:
-    """One packet per encoding on its way to the many subscribers of a topic, some in each turn of the event loop.
+    """Packets on their way to the many subscribers of a topic, to some in each turn of the event loop.
 
     They are all at the topic's position already; so whoever leaves the live set meanwhile is written to before.
     """
 
-    __slots__ = ("_left", "_packets")
+    __slots__ = ("_parts",)
 
-    def __init__(self, left: set[Subscription], packets: Mapping[Encoding, Packet]) -> None:
-        self._left = left
-        self._packets = packets
+    def __init__(self, parts: Sequence[tuple[Packet, Group]]) -> None:
+        self._parts = [(packet, set(group)) for packet, group in parts if group]
 
-    def __len__(self) -> int:
-        return len(self._left)
+    def __bool__(self) -> bool:
+        """Whether somebody is left."""
+        return bool(self._parts)
 
     def step(self, most: int) -> int:
         """Writes to at most ``most`` of those who are left; returns to how many."""
-        count = min(most, len(self._left))
-        for _ in range(count):
-            self._write(self._left.pop())
-        return count
+        written = 0
+        while self._parts and written < most:
+            packet, left = self._parts[-1]
+            count = min(most - written, len(left))
+            for _ in range(count):
+                left.pop().subscriber.deliver(packet)
+            written += count
+            if not left:
+                self._parts.pop()
+        return written
+
+    def finish(self) -> None:
+        """Writes to everybody who is left."""
+        while self._parts:
+            packet, left = self._parts.pop()
+            for sub in left:
+                sub.subscriber.deliver(packet)
 
     def leave(self, sub: Subscription, state: SubState) -> None:
         """A subscription leaves the live set for ``state``. One that has ended gets nothing any more."""
-        if sub in self._left:
-            self._left.discard(sub)
-            if state is not SubState.ENDED:
-                self._write(sub)
-
-    def _write(self, sub: Subscription) -> None:
-        sub.subscriber.deliver(self._packets[sub.subscriber.encoding])
+        for packet, left in self._parts:
+            if sub in left:
+                left.discard(sub)
+                if state is not SubState.ENDED:
+                    sub.subscriber.deliver(packet)
 
 
 class LocalTopic:
@@ -321,7 +332,7 @@ class LocalTopic:
         """Everybody in the live set has been written everything up to ``top``."""
         walk, self.walk = self.walk, None
         if walk is not None:
-            walk.step(len(walk))
+            walk.finish()
 
     def live_subscriptions(self) -> Iterator[Subscription]:
         """Everybody in the live set."""
