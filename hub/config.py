@@ -193,12 +193,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     join_ms: Annotated[
         float,
         _doc(
-            "Longest rest of a topic after a turn of delivery. It rests for as long as the turn took, and what arrives "
-            "meanwhile is joined into one write per subscriber.",
+            "Longest rest of a topic after a turn of delivery. It rests for twice as long as the turn took, and what "
+            "arrives meanwhile is joined into one write per subscriber.",
             ge=0,
             le=1000,
         ),
-    ] = 5.0
+    ] = 8.0
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[

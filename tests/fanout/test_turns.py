@@ -130,10 +130,10 @@ async def test_what_comes_before_the_writes_are_out_belongs_to_the_next_turn(tur
     await until(lambda: ear.turns == [[b"0"], [b"1", b"2"]])
 
 
-async def test_a_rest_is_as_long_as_the_turn_and_its_writes(turns: Turns, ear: Ear, pauses: list[float]) -> None:
+async def test_a_rest_follows_from_the_turn_and_its_writes(turns: Turns, ear: Ear, pauses: list[float]) -> None:
     ear.writing_s = 0.008
     await after_a_turn(turns, ear, cost_s=0.001)
-    assert pauses == [pytest.approx(0.009)]
+    assert pauses == [pytest.approx(0.009 * module.REST)]
 
 
 async def test_a_rest_is_no_longer_than_join_ms(turns: Turns, ear: Ear, pauses: list[float]) -> None:
