@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -79,8 +79,11 @@ def bench_session(full: bool) -> Iterator[tuple[Bench, list[str]]]:
         yield Bench(programs, folder, redis, full, found), missing
 
 
-def measured(bench: Bench, rows: Sequence[str]) -> list[Result]:
-    """Runs rows one after the other; one that fails is reported and does not stop the others."""
+def measured(bench: Bench, rows: Sequence[str], keep: Callable[[list[Result]], None]) -> list[Result]:
+    """Runs rows one after the other; one that fails is reported and does not stop the others.
+
+    ``keep`` gets all results so far, row by row: a run that is stopped has not been for nothing.
+    """
     results: list[Result] = []
     for name in rows:
         began = time.monotonic()
@@ -92,6 +95,7 @@ def measured(bench: Bench, rows: Sequence[str]) -> list[Result]:
             continue
         bench.say(table(found) + f"\n({time.monotonic() - began:.0f} s)\n")
         results += found
+        keep(results)
     return results
 
 
@@ -119,20 +123,23 @@ def main(words: Sequence[str]) -> int:
     pin(LOAD_CORE)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no server is left behind
     others = wait_until_quiet(_QUIET_LIMIT_S)
+    machine = (
+        description() | commit() | {"versions": versions(), "others": f"{others:.2f} of a core busy before the start"}
+    )
+    wanted.json.parent.mkdir(exist_ok=True)
     try:
         with bench_session(wanted.full) as (bench, missing):
             for line in missing:
                 bench.say(f"skipped: {line}")
-            results = measured(bench, wanted.rows)
+
+            def keep(results: list[Result]) -> None:
+                run = Run(machine=machine, full=wanted.full, missing=missing, results=results)
+                wanted.json.write_text(json.dumps(asdict(run), indent=1))
+
+            results = measured(bench, wanted.rows, keep)
     except NoCompiler as error:
         print(f"every row needs a load generator: {error}", file=sys.stderr)
         return 1
-    machine = (
-        description() | commit() | {"versions": versions(), "others": f"{others:.2f} of a core busy before the start"}
-    )
-    run = Run(machine=machine, full=wanted.full, missing=missing, results=results)
-    wanted.json.parent.mkdir(exist_ok=True)
-    wanted.json.write_text(json.dumps(asdict(run), indent=1))
     print(table(results))
     return 0
 
