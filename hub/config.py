@@ -199,13 +199,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             le=1000,
         ),
     ] = 8.0
+    max_waiting_messages: Annotated[
+        int, _doc("Messages of topics that rest or wait for their turn; when there are more all go out at once.", ge=1)
+    ] = 20_000
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[
         int, _doc("Calls that share one write to a Redis server; a larger batch travels alone.", ge=1)
     ] = 25
     redis_departures: Annotated[
-        int, _doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=1)
+        int, _doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=2)
     ] = 2
     redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32
     probe_interval_s: Annotated[
@@ -313,6 +316,10 @@ def _cross_check(settings: Settings) -> list[str]:
         problems.append("HUB_HTTP_EVENTS_BURST must not be less than HUB_MAX_PUBLISH_BATCH")
     if settings.publish_turn_events > settings.redis_departure_calls:
         problems.append("HUB_PUBLISH_TURN_EVENTS must not be more than HUB_REDIS_DEPARTURE_CALLS")
+    if settings.redis_departures >= settings.redis_max_connections:
+        problems.append("HUB_REDIS_DEPARTURES must be less than HUB_REDIS_MAX_CONNECTIONS")
+    if settings.max_event_bytes > settings.max_message_bytes:
+        problems.append("HUB_MAX_EVENT_BYTES must not be more than HUB_MAX_MESSAGE_BYTES")
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
     return problems

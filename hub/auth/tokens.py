@@ -79,7 +79,7 @@ class TokenVerifier:
     secret can succeed. An HS256 token is verified without waiting for anything. ``clock`` is seconds since 1970.
 
     What was found valid is remembered, so that whoever sends the same token with every request, or reconnects, costs
-    no signature. Kept is a digest and never the token: a dump of the memory gives none away.
+    no signature. Kept is a digest and never the token.
     """
 
     def __init__(

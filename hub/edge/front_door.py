@@ -13,7 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hub.edge.handshake import WEBSOCKET_PATH
 from hub.fanout.turnstile import Step, Turnstile
 
-_BEGINNING = f"GET {WEBSOCKET_PATH}".encode()
+_BEGINNINGS = tuple(f"GET {WEBSOCKET_PATH}{end}".encode() for end in " ?")
+_MOST_KEPT_BYTES = 65_536  # more than any server takes as a head
 
 
 class FrontDoor(HttpToolsProtocol):
@@ -30,9 +31,11 @@ class FrontDoor(HttpToolsProtocol):
         """Other requests are none of its business and pass at once."""
         if self._waiter is not None:
             self._kept += data
-            self.transport.pause_reading()
-        elif data.startswith(_BEGINNING) and (waiter := self.turnstile.wait(Step.HANDSHAKE)) is not None:
+            if len(self._kept) > _MOST_KEPT_BYTES:
+                self.transport.pause_reading()
+        elif data.startswith(_BEGINNINGS) and (waiter := self.turnstile.wait(Step.HANDSHAKE)) is not None:
             self._waiter, self._kept = waiter, data
+            self._unset_keepalive_if_required()
             waiter.add_done_callback(self._go_on)
         else:
             super().data_received(data)
@@ -45,7 +48,8 @@ class FrontDoor(HttpToolsProtocol):
 
     def _go_on(self, waiter: asyncio.Future[None]) -> None:
         self._waiter = None
-        if not waiter.cancelled():
+        # It may have left in the turn in which it was let in.
+        if not waiter.cancelled() and not self.transport.is_closing():
             self.transport.resume_reading()
             super().data_received(self._kept)
         self._kept = b""

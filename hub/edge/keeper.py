@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import math
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_AT_CONGESTED_S = 1.0
+LOOKS_AT_ONCE = 200  # then others have their turn
 SLOT_S = 0.05  # how late a deadline may be kept, and the shortest time between two looks
 
 
@@ -78,19 +80,24 @@ class Keeper:
                 except TimeoutError:
                     pass
             self._wake.clear()
-            self._look_at_due()
-            await asyncio.sleep(0)
+            for _ in self._look_at_due():
+                await asyncio.sleep(0)
 
-    def _look_at_due(self) -> None:
-        now = time.monotonic()
+    def _look_at_due(self) -> Iterator[None]:
+        """Looks at everything that is due; comes up for air every LOOKS_AT_ONCE connections, and once at the end."""
         soon, self._soon = self._soon, set()
-        for connection in soon:
-            self._look_and_schedule(connection, now)
-        while self._numbers and self._numbers[0] * SLOT_S <= now:
+        for number, connection in enumerate(soon, 1):
+            self._look_and_schedule(connection, time.monotonic())
+            if number % LOOKS_AT_ONCE == 0:
+                yield
+        while self._numbers and self._numbers[0] * SLOT_S <= time.monotonic():
             slot = self._slots.pop(heapq.heappop(self._numbers))
-            for connection in slot:
+            for number, connection in enumerate(slot, 1):
                 if connection.slot is slot:
-                    self._look_and_schedule(connection, now)
+                    self._look_and_schedule(connection, time.monotonic())
+                if number % LOOKS_AT_ONCE == 0:
+                    yield
+        yield
 
     def _look_and_schedule(self, connection: Connection, now: float) -> None:
         if connection.gone:

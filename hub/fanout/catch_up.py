@@ -96,7 +96,7 @@ class CatchUp:
         try:
             pages = await self._history.read([(sub.topic.topic, sub.asked) for sub in turn])
             # Many may have waited for the same page.
-            await self._turnstile.turn(Step.CATCH_UP)
+            await self._turnstile.turn(Step.LAG)
             return [sub for sub, page in zip(turn, pages, strict=True) if not self._take(sub, page)]
         finally:
             for sub in turn:

@@ -1,8 +1,9 @@
 """From the reader to the sockets: checks every position, encodes once, writes once per subscriber and turn.
 
-``turns`` says what one turn is. Within it publications are only collected; then each topic is flushed, so that a
-subscriber costs one write per topic and turn, not one per event. Nothing here awaits; but what more subscribers want
-than a turn of the event loop has time for goes out over several (a walk).
+``turns`` says what comes together. Of that, publications are only collected; then each topic is flushed, so that a
+subscriber costs one write, not one per event. Nothing here awaits; but what more subscribers want than one turn of the
+event loop has time for goes out over several (a walk). Those who need a look at every event, because of a filter or a
+window, are served at once all the same.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Dispatcher:
         self._listeners: dict[bytes, Listener] = {}
         self._postponed: list[Callable[[], None]] = []
         self._in_turn = False
-        self._walking: deque[LocalTopic] = deque()
+        self._walking: deque[tuple[LocalTopic, Walk, Run]] = deque()
 
     # --- from the broker
 
@@ -173,8 +174,7 @@ class Dispatcher:
                 _deliver(run.whole(Encoding.JSON), local.live_json)
             if local.live_msgpack:
                 _deliver(run.whole(Encoding.MSGPACK), local.live_msgpack)
-        latency_ms = time.time() * 1000 - run.publications[-1].ts
-        self._metrics.received(local.kind.name, local.topic.key, len(run), latency_ms)
+            self._written(local, run)
         self._metrics.delivered(local.kind.name, delivered * len(run))
         if local.picky:
             for sub in tuple(local.picky):
@@ -196,25 +196,33 @@ class Dispatcher:
         """Begins a walk to everybody in the live set."""
         groups = ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
         local.walk = Walk([(run.whole(encoding), group) for encoding, group in groups if group])
-        self._walking.append(local)
+        self._walking.append((local, local.walk, run))
         if len(self._walking) == 1:
             self._step()
 
     def _step(self) -> None:
-        """A turn's worth of walking, those who set out first before the others."""
-        most = STEP_WRITES
-        while self._walking and most:
-            local = self._walking[0]
-            if local.walk:
-                most -= local.walk.step(most)
-            if not local.walk:
+        """One step of one walk; walks take turns."""
+        local, walk, run = self._walking.popleft()
+        try:
+            walk.step(STEP_WRITES)
+        except Exception:
+            # Whoever it was is not in the walk any more; the others must not wait for ever.
+            log.exception("delivery failed", kind=local.topic.kind)
+        if walk:
+            self._walking.append((local, walk, run))
+        else:
+            if local.walk is walk:
                 local.walk = None
-                self._walking.popleft()
+            self._written(local, run)
         if self._walking:
             asyncio.get_running_loop().call_soon(self._step)
 
+    def _written(self, local: LocalTopic, run: Run) -> None:
+        latency_ms = time.time() * 1000 - run.publications[-1].ts
+        self._metrics.received(local.kind.name, local.topic.key, len(run), latency_ms)
+
     def when_settled(self, action: Callable[[], None]) -> None:
-        """Runs ``action`` now, or at the end of the turn: the live sets must not change while they are walked."""
+        """Runs ``action`` now, or at the end of the turn: the live sets must not change while they are iterated."""
         if self._in_turn:
             self._postponed.append(action)
         else:

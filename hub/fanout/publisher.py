@@ -45,6 +45,11 @@ def event_id() -> str:
     return f"{int(time.time() * 1000):011x}{os.urandom(10).hex()}"
 
 
+def _did_not_answer(prepared: Draft | HubError, outcome: Published | HubError) -> bool:
+    """Redis was asked and is not there."""
+    return isinstance(prepared, Draft) and isinstance(outcome, HubError) and outcome.code is ErrorCode.UNAVAILABLE
+
+
 class Publisher:
     """Publishes for clients (``publish_as``) and for the hub's own services (``publish``)."""
 
@@ -76,9 +81,10 @@ class Publisher:
         outcomes: list[Published | HubError] = []
         while len(outcomes) < len(items):
             turn = items[len(outcomes) : len(outcomes) + self._settings.publish_turn_events]
-            sent = await self._send(await self._prepare(principal, turn, read), way)
+            prepared = await self._prepare(principal, turn, read)
+            sent = await self._send(prepared, way)
             outcomes += sent
-            if any(isinstance(item, HubError) and item.code is ErrorCode.UNAVAILABLE for item in sent):
+            if any(map(_did_not_answer, prepared, sent)):
                 outcomes += [unavailable("Redis")] * (len(items) - len(outcomes))
             # Redis was not asked when all of them were refused.
             await asyncio.sleep(0)

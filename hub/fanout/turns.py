@@ -3,7 +3,7 @@
 Writing is what delivery costs, and a subscriber costs one write per topic and turn. So after a turn its topics rest for
 twice as long as it took, at most ``join_ms``; what arrives meanwhile goes out together. A turn for one client is over
 in microseconds, and its topic is ready for the next event at once. One for a thousand clients takes milliseconds: its
-topic gets a third of the event loop, and joins what is above that. Topics take turns in the order in which they became
+topic rests longer than it works, and joins what comes meanwhile. Topics take turns in the order in which they became
 ready, and a turn ends when it has enough to write. So a loud topic joins its own events and delays nobody else's.
 
 Nothing is accepted or numbered before its turn, so the rest of the node sees events as if they had arrived a little
@@ -26,7 +26,6 @@ TURN_WORK = 250  # in writes: one or two milliseconds
 MESSAGE_WORK = 3  # taking in a message costs as much as this many writes
 LIGHT = 8  # what is less work does not rest: to joining there is nothing to gain
 REST = 2  # times as long as the turn
-MOST_MESSAGES = 20_000  # that wait; beyond that all of them are taken at once
 
 
 class Turns:
@@ -47,8 +46,9 @@ class Turns:
         """Messages by channel, of channels that are ready, or rest and may have got none yet."""
         self._count = 0
         self._ready: deque[bytes] = deque()
-        self._writing: asyncio.Handle | None = None
-        """Set from the beginning of a turn until its writes are out."""
+        self._most = settings.max_waiting_messages
+        self._next: asyncio.Handle | None = None
+        """Set after a turn: the loop looks at its sockets before the next one."""
 
     def __len__(self) -> int:
         """Topics that are ready or rest."""
@@ -65,9 +65,9 @@ class Turns:
             else:
                 waiting.append(message)
         self._count += len(batch)
-        if self._count >= MOST_MESSAGES:
+        if self._count >= self._most:
             self._take_all()
-        elif self._writing is None:
+        elif self._next is None:
             self._turn()
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
@@ -104,11 +104,25 @@ class Turns:
                 resting.append(channel)
         if batch:
             started = self._clock()
+            self._next = asyncio.get_running_loop().call_soon(self._go_on)
             try:
                 self._take(batch)
             finally:
-                # uvloop writes at the end of the loop's turn: only the next one can tell what this one took.
-                self._writing = asyncio.get_running_loop().call_soon(self._written, started, resting)
+                self._rest(started, resting)
+
+    def _go_on(self) -> None:
+        self._next = None
+        self._turn()
+
+    def _rest(self, started: float, channels: Sequence[bytes]) -> None:
+        """Who is still being written to rests when that is done."""
+        resting = [channel for channel in channels if not self._walks(channel)]
+        if resting:
+            pause = min((self._clock() - started) * REST, self._join_s)
+            asyncio.get_running_loop().call_later(pause, self._rested, resting)
+        if len(resting) < len(channels):
+            walking = [channel for channel in channels if self._walks(channel)]
+            asyncio.get_running_loop().call_soon(self._rest, started, walking)
 
     def _take_all(self) -> None:
         batch = [message for waiting in self._waiting.values() for message in waiting]
@@ -121,19 +135,6 @@ class Turns:
         if batch:
             self._events.on_messages(batch)
 
-    def _written(self, started: float, channels: Sequence[bytes]) -> None:
-        self._writing = None
-        if channels:
-            self._rest(started, channels)
-        self._turn()
-
-    def _rest(self, started: float, channels: Sequence[bytes]) -> None:
-        loop = asyncio.get_running_loop()
-        if any(self._walks(channel) for channel in channels):
-            loop.call_soon(self._rest, started, channels)
-        else:
-            loop.call_later(min((self._clock() - started) * REST, self._join_s), self._rested, channels)
-
     def _walks(self, channel: bytes) -> bool:
         local = self._topics.get(channel)
         return local is not None and local.walk is not None
@@ -144,5 +145,5 @@ class Turns:
                 self._ready.append(channel)
             else:
                 del self._waiting[channel]
-        if self._writing is None:
+        if self._next is None:
             self._turn()

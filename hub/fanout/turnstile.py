@@ -11,14 +11,16 @@ from collections import deque
 from enum import IntEnum
 
 from hub.config import Settings
+from hub.telemetry import Metrics
 
 
 class Step(IntEnum):
-    """What a newcomer does, the last first: who is nearly in is let in before others begin."""
+    """What a newcomer does, the last first: who is nearly in is let in before others begin. Who lags comes last."""
 
     CATCH_UP = 0
     HELLO = 1
     HANDSHAKE = 2
+    LAG = 3
 
 
 class Turnstile:
@@ -27,7 +29,8 @@ class Turnstile:
     Where few come nobody waits. Who waits is bounded by the connections: each takes one step at a time.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._per_turn = settings.newcomer_steps_per_turn
         self._left = self._per_turn
         self._waiting: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Step)
@@ -66,3 +69,4 @@ class Turnstile:
                 if not waiter.done():  # else its client has left
                     waiter.set_result(None)
                     self._take()
+        self._metrics.newcomers.set(self.waiting)

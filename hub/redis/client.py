@@ -64,6 +64,7 @@ class Redis:
         self._layout: Layout | None = None
         self._pools: dict[str, BlockingConnectionPool] = {}
         self._departures = Departures(settings, self._send)
+        self._alone = asyncio.Semaphore(settings.redis_max_connections - settings.redis_departures)
         self._scripts: dict[str, Script] = {}
         self._refresh: asyncio.Task[None] | None = None
         self._stale = False
@@ -185,11 +186,16 @@ class Redis:
         for item in groups.pop("", ()):
             item.outcome = ClusterDownError("no master serves this slot")
         # Behind a large batch the others would only wait.
-        send = self._departures.join if len(tries) <= self._settings.redis_departure_calls else self._send
+        send = self._departures.join if len(tries) <= self._settings.redis_departure_calls else self._send_alone
         if len(groups) == 1:
             await send(*groups.popitem())
         else:
             await asyncio.gather(*(send(address, group) for address, group in groups.items()))
+
+    async def _send_alone(self, address: str, tries: list[Try]) -> None:
+        # However many there are, departures find a connection.
+        async with self._alone:
+            await self._send(address, tries)
 
     async def _send(self, address: str, tries: list[Try]) -> None:
         pool = self._pool(address)

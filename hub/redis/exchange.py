@@ -54,7 +54,7 @@ def not_sent(tries: Sequence[Try], cause: BaseException) -> None:
 
 
 async def exchange(connection: AbstractConnection, tries: Sequence[Try], timeout_s: float) -> None:
-    """Every try has its outcome after this: a reply, an error reply, or why there is none. Then the connection is shut.
+    """Every try has its outcome after this: a reply, an error reply, or why there is none; then the connection is shut.
 
     Also when this is cancelled: nobody else may read replies that are still on their way.
     """

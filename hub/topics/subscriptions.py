@@ -1,6 +1,7 @@
 """Who on this node listens to which topic: ``LocalTopic``, ``Subscription``, and what a ``Subscriber`` must do.
 
-Data and bookkeeping only. ``hub.fanout`` moves subscriptions between the states and delivers; the edge owns sockets.
+Data and bookkeeping. ``hub.fanout`` moves subscriptions between the states and delivers; the edge owns sockets. The one
+thing written from here is what a subscription that leaves a walk has coming to it.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Subscription:
 
     @property
     def position(self) -> Position:
-        """Everything up to here was sent or did not match."""
+        """Everything up to here was sent or did not match, or comes by the walk that is under way."""
         if self.state is SubState.LIVE and not self.picky:
             return Position(self.topic.epoch, self.topic.top)
         return Position(self.epoch, self.seq)
@@ -174,17 +175,16 @@ class Walk:
 
     def __bool__(self) -> bool:
         """Whether somebody is left."""
-        return bool(self._parts)
+        return any(left for _, left in self._parts)
 
     def step(self, most: int) -> int:
         """Writes to at most ``most`` of those who are left; returns to how many."""
         written = 0
         while self._parts and written < most:
             packet, left = self._parts[-1]
-            count = min(most - written, len(left))
-            for _ in range(count):
+            while left and written < most:
+                written += 1
                 left.pop().subscriber.deliver(packet)
-            written += count
             if not left:
                 self._parts.pop()
         return written
@@ -259,7 +259,7 @@ class LocalTopic:
         self.tail_bytes = 0
         self.tail_users = 0
         self.walk: Walk | None = None
-        """Set while not everybody in the live set has been written what is before ``top``."""
+        """Set while not everybody in the live set has been written everything up to ``top``."""
 
     @property
     def channel(self) -> bytes:
@@ -268,7 +268,7 @@ class LocalTopic:
 
     @property
     def position(self) -> Position:
-        """What the live set has got."""
+        """What the live set has got, or gets by the walk that is under way."""
         return Position(self.epoch, self.top)
 
     def keep_tail(self) -> None:

@@ -62,6 +62,8 @@ def _turns(hub: FanOut, keys: Sequence[str], events: int, receivers: Sequence[Re
         for local in locals_:
             local.top = 0
         hub.dispatcher.on_messages(batch)
+        for local in locals_:
+            local.finish_walk()
 
     run()
     assert sum(receiver.frames for receiver in receivers) == expected

@@ -6,6 +6,7 @@ Time is virtual and each world has its seed, so that a failing one can be run ag
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -42,9 +43,11 @@ class World:
             position_skip_events=4,
             unsubscribe_delay_s=0.2,
             heal_concurrency=2,
+            max_waiting_messages=self.random.choice((10, 20_000)),
         )
         self.broker = self.hub.broker
-        self.turns = Turns(self.hub.settings, self.hub.topics, self.hub.dispatcher, asyncio.get_running_loop().time)
+        ticks = itertools.count()  # delivery takes time, so topics rest
+        self.turns = Turns(self.hub.settings, self.hub.topics, self.hub.dispatcher, lambda: next(ticks) * 0.002)
         self.broker.events = self.turns
         self.broker.delay = self.broker.arrival = lambda: self.pause(0.03)
         self.broker.refuse_read = lambda _: self.storm and self.chance(0.1)

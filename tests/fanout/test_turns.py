@@ -13,7 +13,7 @@ from hub.fanout.turns import Turns
 from hub.orgs import OrgId
 from hub.topics.kinds import TopicKind
 from hub.topics.publication import TopicState
-from hub.topics.subscriptions import LocalTopics
+from hub.topics.subscriptions import LocalTopics, Walk
 from hub.topics.topic import Topic
 from tests.support.clock import Clock
 from tests.support.waiting import until
@@ -31,23 +31,17 @@ class Ear:
     def __init__(self, clock: Clock) -> None:
         self.turns: list[list[bytes]] = []
         self.cost_s = 0.0
-        self.writing_s = 0.0
         self._clock = clock
 
     def on_messages(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
         self._clock.now += self.cost_s
         self.turns.append([envelope for _, envelope in batch])
-        if self.writing_s:
-            asyncio.get_running_loop().call_soon(self._write)
 
     def on_state(self, channel: bytes, state: TopicState) -> None:
         self.turns.append([b"state"])
 
     def on_link(self, ready: bool) -> None:
         self.turns.append([b"link"])
-
-    def _write(self) -> None:
-        self._clock.now += self.writing_s
 
 
 @pytest.fixture
@@ -123,17 +117,36 @@ async def test_what_comes_during_a_rest_is_one_turn_in_order(turns: Turns, ear: 
     await until(lambda: ear.turns == [[b"%d" % number for number in range(5)]])
 
 
-async def test_what_comes_before_the_writes_are_out_belongs_to_the_next_turn(turns: Turns, ear: Ear) -> None:
+async def test_the_loop_looks_at_its_sockets_between_turns(turns: Turns, ear: Ear) -> None:
     for number in range(3):
         turns.on_messages([message(number)])
     assert ear.turns == [[b"0"]]
     await until(lambda: ear.turns == [[b"0"], [b"1", b"2"]])
 
 
-async def test_a_rest_follows_from_the_turn_and_its_writes(turns: Turns, ear: Ear, pauses: list[float]) -> None:
-    ear.writing_s = 0.008
+async def test_a_rest_follows_from_the_turn(turns: Turns, ear: Ear, pauses: list[float]) -> None:
     await after_a_turn(turns, ear, cost_s=0.001)
-    assert pauses == [pytest.approx(0.009 * module.REST)]
+    assert pauses == [pytest.approx(0.001 * module.REST)]
+
+
+async def test_who_walks_rests_when_everybody_has_been_written_to(
+    turns: Turns, topics: LocalTopics, ear: Ear, clock: Clock, pauses: list[float]
+) -> None:
+    """And keeps nobody who went out in the same turn from their own."""
+    crowded = topics.get(LOUD)
+    other = Topic(OrgId.from_operator("acme"), "k", "other")
+    topics.hold(other, KIND)[0].holders = module.LIGHT
+    assert crowded is not None
+    crowded.walk = Walk([])
+    ear.cost_s = 0.001
+    turns.on_messages([message(1), message(2, other.channel)])
+    assert pauses == [pytest.approx(0.001 * module.REST)]
+    await loop_turn()
+    clock.now += 0.002
+    assert len(pauses) == 1
+    crowded.walk = None
+    await loop_turn()
+    assert pauses[1] == pytest.approx(0.003 * module.REST)
 
 
 async def test_a_rest_is_no_longer_than_join_ms(turns: Turns, ear: Ear, pauses: list[float]) -> None:
@@ -202,8 +215,8 @@ async def test_topics_take_turns(ear: Ear, clock: Clock) -> None:
     assert [turn[0] for turn in ear.turns] == [b"0", b"1", b"2"] * 3
 
 
-async def test_what_waits_is_bounded(turns: Turns, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_MESSAGES", 3)
+async def test_what_waits_is_bounded(topics: LocalTopics, ear: Ear, clock: Clock) -> None:
+    turns = Turns(Settings(redis_url="x", database_url="x", max_waiting_messages=3), topics, ear, clock)
     await after_a_turn(turns, ear)
     for number in range(3):
         turns.on_messages([message(number)])

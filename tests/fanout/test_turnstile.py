@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from hub.fanout.turnstile import Step, Turnstile
+from hub.telemetry import Metrics
 from tests.support.fan_out import REPLAY, FakeConnection, FanOut, settings
 from tests.support.waiting import until
 
@@ -16,7 +17,7 @@ PER_TURN = 3
 
 @pytest.fixture
 def turnstile() -> Turnstile:
-    return Turnstile(settings(newcomer_steps_per_turn=PER_TURN))
+    return Turnstile(settings(newcomer_steps_per_turn=PER_TURN), Metrics())
 
 
 async def next_turn() -> None:
@@ -62,7 +63,7 @@ async def test_who_is_nearly_in_goes_first(turnstile: Turnstile) -> None:
     came: list[Step] = []
     for _ in range(PER_TURN):
         turnstile.wait(Step.HANDSHAKE)
-    steps = [Step.HANDSHAKE, Step.HELLO, Step.CATCH_UP] * 2
+    steps = [Step.LAG, Step.HANDSHAKE, Step.HELLO, Step.CATCH_UP] * 2
     for step in steps:
         waiter = turnstile.wait(step)
         assert waiter is not None
