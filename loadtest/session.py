@@ -53,12 +53,12 @@ class Bench:
     @property
     def seconds(self) -> float:
         """How long one measurement lasts."""
-        return 10.0 if self.full else 2.0
+        return 10.0 if self.full else 3.0
 
     @property
     def repetitions(self) -> int:
         """How often, interleaved with the references."""
-        return 5 if self.full else 2
+        return 5 if self.full else 3
 
     def say(self, text: str) -> None:
         """Progress, for whoever waits."""

@@ -25,6 +25,7 @@ _LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "nchan": 100.0, "NATS":
 _STEPS_BACK = 5
 _PEERS = ("nchan", "NATS")
 _SLOW_SEARCHES = ("litestar channels", "mosquitto")  # left to full runs
+_HELD_S = 30.0
 _COMPLETE = 0.95  # the worst client has this share of what was sent when the measurement ends
 _P99_MS = 1000.0  # a queue that grows is no rate that is held
 _BUSY = 400.0
@@ -107,7 +108,7 @@ def _saturated(bench: Bench, server: Server) -> _Found | None:
         return None
     for _ in range(_STEPS_BACK):
         # What held for a moment need not hold for long.
-        stream = Stream(rate=rate, connections=SUBSCRIBERS, seconds=30.0 if bench.full else 4.0)
+        stream = Stream(rate=rate, connections=SUBSCRIBERS, seconds=_HELD_S)
         sample = bench.deliveries(server, stream)
         if not (reason := _refusal(sample)):
             break
