@@ -22,7 +22,7 @@ from loadtest.session import Bench, Stream
 
 _LOW, _HIGH = 200.0, 8000.0
 _LOWEST = {"litestar channels": 40.0, "mosquitto": 80.0, "nchan": 100.0, "NATS": 100.0}
-_STEPS_BACK = 5
+_STEPS_BACK, _STEP_BACK = 6, 0.9
 _PEERS = ("nchan", "NATS")
 _SLOW_SEARCHES = ("litestar channels", "mosquitto")  # left to full runs
 _HELD_S = 30.0
@@ -113,7 +113,10 @@ def _saturated(bench: Bench, server: Server) -> _Found | None:
         if not (reason := _refusal(sample)):
             break
         refused[rate] = reason
-        rate *= 0.95
+        rate *= _STEP_BACK
+    else:
+        bench.say(f"{server.name}: {refused}")
+        return None
     beyond = [above for above in refused if above > rate]
     return _Found(rate, sample, f"{min(beyond):.0f}/s: {refused[min(beyond)]}" if beyond else "not searched further")
 
