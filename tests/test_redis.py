@@ -117,7 +117,7 @@ async def test_many_calls_at_once_share_the_connections(redis_server: RedisServe
         redis_settings(
             redis_server.url,
             redis_max_connections=3,
-            redis_departures=5,
+            redis_departures=2,
             redis_departure_calls=1,
             publish_turn_events=1,
         )
