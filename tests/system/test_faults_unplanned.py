@@ -10,6 +10,7 @@ import pytest
 
 from hub.embedded import RedisServer
 from tests.support.cut_proxy import CutProxy
+from tests.support.hub_process import POLITE_EXIT
 from tests.support.servers import client
 from tests.system.conftest import Arena, linked
 from tests.system.ordeal import Ordeal, Plan
@@ -52,7 +53,7 @@ class Saboteur:
     async def drain_a_node(self) -> None:
         async with self._lock:
             node = self._it.random.choice(self._it.nodes)
-            assert await node.terminate() == 0
+            assert await node.terminate() == POLITE_EXIT
             await node.start()
 
     async def restart_redis(self) -> None:
