@@ -139,7 +139,11 @@ class FakeLlm:
         model = str(request["model"])
         if how.status != 200:
             self.stats["refused"] += 1
-            headers = {"retry-after": how.retry_after, "retry-after-ms": how.retry_after_ms}
+            headers = {
+                "retry-after": how.retry_after,
+                "retry-after-ms": how.retry_after_ms,
+                "location": how.location,
+            }
             await _reply(exchange.send, how.status, _JSON, dialect.error(how.status, how.error), headers)
         elif how.end == "bad_type":
             self.stats["broken"] += 1

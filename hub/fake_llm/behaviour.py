@@ -56,6 +56,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     status: Annotated[int, Meta(ge=200, le=599)] = 200  # anything else is an answer without a text
     retry_after: str = ""  # the header Retry-After beside it
     retry_after_ms: str = ""  # … and its sibling
+    location: str = ""  # … and where a redirect leads
     error: str = ""  # the type of the error in the answer; empty: what fits the status
     times: Annotated[int, Meta(ge=0)] = 0  # so many requests; after them answers come in order. 0: all
     after: Annotated[int, Meta(ge=0)] = 3

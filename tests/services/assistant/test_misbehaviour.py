@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from hub.errors import ErrorCode
-from hub.fake_llm import Behaviour, FakeLlmServer, fake_text
+from hub.fake_llm import Behaviour, FakeLlmServer, fake_llm_server, fake_text
 from hub.fake_llm.application import HUGE_CHARACTERS
 from services.content.assistant.provider import Fault
 from tests.services.assistant.conftest import (
@@ -164,6 +164,16 @@ async def test_characters_in_two_halves_are_put_together(fake: FakeLlmServer, li
     assert text == fake_text(TOKENS)
     assert "👩‍👩‍👧" in text
     assert outcome.error is None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+async def test_the_key_does_not_go_where_a_redirect_leads(fake: FakeLlmServer, library: str) -> None:
+    async with fake_llm_server() as other:
+        paths = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+        fake.llm.behave(Behaviour(status=307, location=other.url + paths[library]))
+        _, outcome = await written(fake_settings(fake, library))
+    assert outcome.failures == ((library, Fault.REJECTED),)
+    assert not other.llm.requests
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
