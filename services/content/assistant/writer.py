@@ -45,17 +45,19 @@ class Writer:
         self._settings = settings
         self._rng = rng or random.Random()
 
-    async def write(self, prompt: Prompt, provider: str | None = None) -> AsyncGenerator[str | Outcome, None]:
+    def write(self, prompt: Prompt, provider: str | None = None) -> AsyncGenerator[str | Outcome, None]:
         """The text piece by piece, and last of all, always, its ``Outcome``.
 
         ``provider`` begins instead of the default, and the others stand in for it in their order. When one fails after
         it has written something, the next is given that and told to go on where it stops; nothing is written twice and
-        nothing taken back. Raises ``bad_request`` for a provider that is not there.
+        nothing taken back. Raises ``bad_request`` at once for a provider that is not there.
 
         Close the generator to end the text; the provider's call ends with it. The time for the whole text runs while
         the reader is busy too, so it should read ahead.
         """
-        plan = Plan(self._order(provider), self._settings, self._rng)
+        return self._write(prompt, Plan(self._order(provider), self._settings, self._rng))
+
+    async def _write(self, prompt: Prompt, plan: Plan) -> AsyncGenerator[str | Outcome, None]:
         text = _Text(self._settings.assistant_max_output_bytes)
         failures: list[tuple[str, Fault]] = []
         clock = asyncio.get_running_loop().time
@@ -99,7 +101,7 @@ class Writer:
         """One call, within all bounds. Raises ``ProviderFailure``, also for an answer without text."""
         wait_s, silence = self._settings.assistant_first_token_timeout_s, Fault.NO_FIRST_TOKEN
         async with aclosing(provider.generate(prompt.continued(text.written))) as pieces:
-            while piece := await _next(pieces, wait_s, silence, deadline):
+            while (piece := await _next(pieces, wait_s, silence, deadline)) is not None:
                 if fitting := text.take(piece):
                     yield fitting
                 if text.full:

@@ -157,7 +157,7 @@ def test_the_order_begins_with_the_one_asked_for() -> None:
 def test_a_provider_that_is_not_there() -> None:
     provider = Scripted("a", ["x"])
     with pytest.raises(HubError, match="must be one of a") as raised:
-        run(provider, provider="b")
+        Writer([provider], assistant_settings()).write(chat(), "b")
     assert raised.value.code == ErrorCode.BAD_REQUEST
     assert not provider.prompts
 
