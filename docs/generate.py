@@ -12,8 +12,10 @@ import msgspec
 
 from hub.config import FIELDS, variable
 from hub.errors import ERROR_SPECS
+from hub.fake_llm.behaviour import ENDS
 from hub.protocol.codes import CLOSE_SPECS
 from hub.protocol.session import TRANSITIONS, State
+from services.content.assistant.plan import RULES
 
 FOLDER = Path(__file__).parent
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,7 +34,7 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
         return "must be set"
     if field.default in ("", ()):
         return "–"
-    return f"`{field.default}`"
+    return f"`{','.join(field.default) if isinstance(field.default, tuple) else field.default}`"
 
 
 def _description(kind: Any) -> str:
@@ -75,11 +77,33 @@ def states() -> str:
     return "\n".join(rows)
 
 
+def faults() -> str:
+    """A row per way in which a provider of text fails."""
+    rows = ["| fault | what it is | before any text | in the middle |", "|---|---|---|---|"]
+    for fault, rule in RULES.items():
+        rows.append(f"| `{fault}` | {rule.meaning} | {rule.silent.name.lower()} | {rule.spoken.name.lower()} |")
+    return "\n".join(rows)
+
+
+def ends() -> str:
+    """A row per way in which the fake ends an answer."""
+    rows = ["| end | what happens after `after` tokens |", "|---|---|"]
+    rows += [f"| `{end}` | {meaning} |" for end, meaning in ENDS.items()]
+    return "\n".join(rows)
+
+
 def _words(state: State) -> str:
     return state.name.lower().replace("_", " ")
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"settings": settings, "errors": errors, "closes": closes, "states": states}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "errors": errors,
+    "closes": closes,
+    "states": states,
+    "faults": faults,
+    "ends": ends,
+}
 
 
 def rendered(text: str) -> str:

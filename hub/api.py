@@ -8,13 +8,14 @@ from __future__ import annotations
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database
-from hub.errors import ErrorCode, HubError, bad_request, not_found
+from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
 from hub.orgs import OrgId
 from hub.service import Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
+    "ConfigError",
     "Database",
     "ErrorCode",
     "History",

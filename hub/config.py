@@ -245,6 +245,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
     ] = 1000
 
+    # --- assistant
+    assistant_providers: Annotated[
+        tuple[str, ...],
+        _doc(
+            "Who writes: openai, anthropic, offline (comma-separated). The first is the default; when one fails, "
+            "the next goes on."
+        ),
+    ] = ("offline",)
+    assistant_openai_base_url: Annotated[str, _doc("Where an OpenAI-compatible API is.")] = "https://api.openai.com/v1"
+    assistant_openai_key: Annotated[str, _doc("Its API key; empty for a server that wants none.")] = ""
+    assistant_openai_model: Annotated[str, _doc("Its model.")] = ""
+    assistant_anthropic_base_url: Annotated[str, _doc("Where the Anthropic API is.")] = "https://api.anthropic.com"
+    assistant_anthropic_key: Annotated[str, _doc("Its API key.")] = ""
+    assistant_anthropic_model: Annotated[str, _doc("Its model.")] = ""
+    assistant_offline_words_per_s: Annotated[float, _doc("How fast the built-in writer writes.", gt=0)] = 40.0
+    assistant_connect_timeout_s: Annotated[float, _doc("Time for a connection to a provider to open.", gt=0)] = 5.0
+    assistant_first_token_timeout_s: Annotated[
+        float, _doc("Time for a call's first text to come; a model that thinks first needs more.", gt=0)
+    ] = 30.0
+    assistant_token_timeout_s: Annotated[float, _doc("… and for each that follows.", gt=0)] = 20.0
+    assistant_tail_timeout_s: Annotated[
+        float, _doc("What follows a text's end is read for this long, so that the connection can be used again.", gt=0)
+    ] = 0.2
+    assistant_total_timeout_s: Annotated[
+        float, _doc("Time for a whole text, with all attempts and all providers.", gt=0)
+    ] = 300.0
+    assistant_attempts: Annotated[
+        int, _doc("Calls to one provider for one text; repeated only while a call has given no text.", ge=1, le=10)
+    ] = 3
+    assistant_backoff_base_s: Annotated[float, _doc("Longest pause before the second call; it doubles.", gt=0)] = 0.5
+    assistant_backoff_max_s: Annotated[float, _doc("… up to this.", gt=0)] = 8.0
+    assistant_retry_after_max_s: Annotated[
+        float, _doc("A provider that asks for a longer pause (Retry-After) is not called again for this text.", ge=0)
+    ] = 20.0
+    assistant_max_calls: Annotated[int, _doc("Calls to one provider at once, for each process; more wait.", ge=1)] = 500
+    assistant_max_duration_s: Annotated[int, _doc("Longest script that can be asked for.", ge=5)] = 1800
+    assistant_max_event_bytes: Annotated[
+        int, _doc("Largest single event, or answer that is no stream, that is read from a provider.", ge=4096)
+    ] = 1_048_576
+    assistant_max_messages: Annotated[int, _doc("Messages of a chat that can be sent.", ge=1)] = 100
+    assistant_max_output_bytes: Annotated[int, _doc("A text that gets longer than this is cut.", ge=16)] = 262_144
+    assistant_max_output_tokens: Annotated[int, _doc("Tokens that a model is asked for at most.", ge=16)] = 8192
+    assistant_max_prompt_bytes: Annotated[int, _doc("All messages of a chat together.", ge=16)] = 65_536
+    assistant_max_topic_bytes: Annotated[int, _doc("The topic of a script.", ge=16)] = 2000
+
     # --- leaving
     readiness_timeout_s: Annotated[
         float, _doc("GET /health/ready says no when the database has not answered in this time.", gt=0)
@@ -256,10 +301,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _doc("A client that has not left this long after its slot is closed (4504).", ge=0)
     ] = 5.0
 
+    def __repr__(self) -> str:
+        """Without the values: they hold keys and passwords, and what is printed ends up in logs."""
+        return f"<Settings of {self.host} port {self.port}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The same for rich."""
+        return [("host", self.host), ("port", self.port)]
+
 
 FIELDS: dict[str, msgspec.structs.FieldInfo] = {field.name: field for field in msgspec.structs.fields(Settings)}
 _PLAIN_NAMES = {"port": "PORT", "log_level": "LOG_LEVEL"}
-_LISTS = {"event_services", "demo_orgs", "allowed_origins"}
+_LISTS = {"event_services", "demo_orgs", "allowed_origins", "assistant_providers"}
 
 
 def variable(field: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hub.cli import client_commands, database_commands, dev, doctor, serve, token
+from hub.cli import client_commands, database_commands, dev, doctor, fake_llm, serve, token
 
 app = typer.Typer(
     name="hub",
@@ -23,6 +23,7 @@ app.command("migrate")(database_commands.migrate)
 app.command("sql")(database_commands.sql)
 app.command("doctor")(doctor.doctor)
 app.command("token")(token.token)
+app.command("fake-llm")(fake_llm.fake_llm)
 app.command("publish")(client_commands.publish)
 app.command("tail")(client_commands.tail)
 app.command("kick")(client_commands.kick)

@@ -12,14 +12,17 @@ BACKLOG = 4096  # a node that comes back is called by everybody at once; the ker
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ``ConfigError`` when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """The hub's listening socket. Raises ``ConfigError`` when the address cannot be had."""
+    return listen_on(settings.host, settings.port, "PORT or HUB_HOST")
+
+
+def listen_on(host: str, port: int, knobs: str) -> socket.socket:
+    """A listening socket. Raises ``ConfigError`` when the address cannot be had; ``knobs`` choose another."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {settings.host} port {settings.port} ({error.strerror or error}); set PORT or HUB_HOST"
-        ) from error
+        raise ConfigError(f"cannot listen on {host} port {port} ({error.strerror or error}); set {knobs}") from error
 
 
 def run_hub(settings: Settings, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:

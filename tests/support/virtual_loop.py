@@ -21,8 +21,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         # Private to asyncio, but unchanged for ten years, and there is no public way to skip the waiting.
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self._now = max(self._now, self._scheduled[0].when())  # type: ignore[attr-defined]
+        if not self._ready:  # type: ignore[attr-defined]
+            # Time-outs that were not needed are still there; to jump to one would be to wait for the next in real time.
+            timers = [timer.when() for timer in self._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+            self._now = max(self._now, min(timers, default=self._now))
         super()._run_once()  # type: ignore[misc]
 
 

@@ -1,0 +1,1 @@
+"""Sanitise, cut, pace and stream content; language models as one source of it."""
