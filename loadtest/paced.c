@@ -32,7 +32,7 @@ struct link {
 static struct {
     const char *to, *message, *preamble, *marker, *answer;
     double rate, duration_s;
-    int connections, topics, window, first_topic;
+    int connections, topics, window, tick_us, first_topic;
 } options = {.marker = "\"sent_ns\":", .answer = "", .duration_s = 5, .connections = 1, .topics = 1, .window = 1000};
 
 static struct link links[CONNECTIONS];
@@ -156,6 +156,11 @@ static uint64_t due(const struct link *link, int64_t elapsed_ns) {
 
 static void wait_for(struct pollfd *polls, int64_t elapsed_ns) {
     struct timespec pause = {.tv_nsec = 100000000};
+    if (options.tick_us) { /* no answer wakes it */
+        pause.tv_nsec = options.tick_us * 1000L;
+        nanosleep(&pause, NULL);
+        return;
+    }
     if (options.rate > 0) {
         int64_t left = (int64_t)((double)sent * 1e9 / options.rate) - elapsed_ns;
         if (left < LEAST_PAUSE_NS) left = LEAST_PAUSE_NS;
@@ -177,7 +182,7 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {
         {"to", 1, 0, 't'},     {"message", 1, 0, 'm'}, {"preamble", 1, 0, 'p'}, {"rate", 1, 0, 'r'},
         {"topics", 1, 0, 'k'}, {"first-topic", 1, 0, 'f'}, {"duration", 1, 0, 'd'}, {"connections", 1, 0, 'c'},
-        {"answer", 1, 0, 'a'}, {"window", 1, 0, 'w'},  {0}};
+        {"answer", 1, 0, 'a'}, {"window", 1, 0, 'w'},  {"tick-us", 1, 0, 'u'}, {0}};
     for (int name; (name = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (name) {
         case 't': options.to = optarg; break;
         case 'm': options.message = optarg; break;
@@ -189,6 +194,7 @@ static void parse(int argc, char **argv) {
         case 'c': options.connections = atoi(optarg); break;
         case 'a': options.answer = optarg; break;
         case 'w': options.window = atoi(optarg); break;
+        case 'u': options.tick_us = atoi(optarg); break;
         default: die("usage: see loadtest/generators.py, which calls this");
     }
     if (!options.to || !options.message || options.connections > CONNECTIONS) die("--to and --message are needed");

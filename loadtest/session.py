@@ -33,6 +33,8 @@ class Stream:
     own_topics: bool = False
     publication: Publication | None = None
     """None: the server's usual one."""
+    tick_us: int | None = None
+    """The publisher writes what is due this often, together; None: each event when it is due."""
 
     @property
     def topics(self) -> int:
@@ -128,7 +130,8 @@ class Bench:
     def publishing(self, server: Server, stream: Stream, seconds: float) -> Generator:
         """Starts the publisher of a stream."""
         publication = stream.publication or server.publication()
-        return publish(self.programs, publication, rate=stream.rate, duration=seconds, topics=stream.topics)
+        options = {"rate": stream.rate, "duration": seconds, "topics": stream.topics, "tick_us": stream.tick_us}
+        return publish(self.programs, publication, **options)
 
 
 def latencies(figures: Figures, name: str = "latency_ms") -> dict[str, float]:

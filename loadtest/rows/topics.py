@@ -6,7 +6,8 @@ from loadtest.measure import Result, Target, attempted, summary_of, thousands, v
 from loadtest.session import Bench, Stream
 
 TOPICS = 10_000
-_STREAM = Stream(rate=20_000.0, connections=TOPICS, own_topics=True)
+# Pipelined as a service would: one write for each event, and its answer, would fill the load's core.
+_STREAM = Stream(rate=20_000.0, connections=TOPICS, own_topics=True, tick_us=500)
 
 
 def run(bench: Bench) -> list[Result]:
