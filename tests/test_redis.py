@@ -131,6 +131,20 @@ async def test_many_calls_at_once_share_the_connections(redis_server: RedisServe
     await it.close()
 
 
+async def test_large_batches_leave_a_way_for_single_calls(redis_server: RedisServer) -> None:
+    """They travel alone, and would take every connection."""
+    few = {"redis_max_connections": 3, "redis_departure_calls": 2, "publish_turn_events": 2}
+    it = Redis(redis_settings(redis_server.url, **few))
+    await it.start()
+    busy = script("local n = 0; for i = 1, 2e5 do n = n + i end; return n")
+    batches = [asyncio.create_task(it.batch([ScriptCall(busy, ("k",), ())] * 5)) for _ in range(8)]
+    await asyncio.sleep(0)
+    assert await it.run(ECHO, ["k"], ["1"]) == [b"k", b"1"]
+    assert sum(batch.done() for batch in batches) <= 2
+    await asyncio.gather(*batches)
+    await it.close()
+
+
 async def test_a_cancelled_call_does_not_spoil_the_next(redis: Redis) -> None:
     slow = script("local n = 0; for i = 1, 5e6 do n = n + i end; return ARGV[1]")
     for number in range(5):

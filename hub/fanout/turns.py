@@ -116,12 +116,14 @@ class Turns:
 
     def _rest(self, started: float, channels: Sequence[bytes]) -> None:
         """Who is still being written to rests when that is done."""
-        resting = [channel for channel in channels if not self._walks(channel)]
+        walking: list[bytes] = []
+        resting: list[bytes] = []
+        for channel in channels:
+            (walking if self._walks(channel) else resting).append(channel)
         if resting:
             pause = min((self._clock() - started) * REST, self._join_s)
             asyncio.get_running_loop().call_later(pause, self._rested, resting)
-        if len(resting) < len(channels):
-            walking = [channel for channel in channels if self._walks(channel)]
+        if walking:
             asyncio.get_running_loop().call_soon(self._rest, started, walking)
 
     def _take_all(self) -> None:
