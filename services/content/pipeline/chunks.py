@@ -25,6 +25,6 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str
     """The same as plain text."""
     progress: float | None = None
-    """Part of the document that has come, up to 1; None while nobody knows how long it gets."""
+    """Part of the document that has come, up to 1; None where nobody knows how long it gets."""
     depth: int = 0
     """For ``append``: insert before that many closing tags at the end of the block."""

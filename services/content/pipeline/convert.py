@@ -28,7 +28,7 @@ _MARKDOWN = re.compile(
     r"\*\*\S|(?<!\w)__\S|`[^`\n]+`|\[[^\]\n]{0,200}\]\([^)\s]|~~\S",
     re.MULTILINE,
 )
-PARAGRAPH_BREAK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
 
 def content_type(source: str, declared: str | None) -> ContentType:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-import msgspec
 import regex
 
 from hub.api import ErrorCode, HubError
@@ -154,15 +153,12 @@ class LiveDocument:
         return [self._chunk(step) for step in self._grow()]
 
     def finish(self) -> list[Chunk]:
-        """The rest. The last chunk's progress is 1. Raises ``empty_content`` when nothing was written."""
+        """The rest. Raises ``empty_content`` when nothing was written that may be shown."""
         self._take(self._half)
         self._half = ""
-        steps = list(self._end())
+        chunks = [self._chunk(step) for step in self._end()]
         if not self._done:
             raise HubError(ErrorCode.EMPTY_CONTENT, "nothing was written that may be shown")
-        chunks = [self._chunk(step) for step in steps]
-        if chunks:
-            chunks[-1] = msgspec.structs.replace(chunks[-1], progress=1.0)
         return chunks
 
     def _take(self, text: str) -> None:

@@ -59,14 +59,14 @@ class Pipeline:
         check_size(source, self.limits.max_bytes)
         kind = content_type(source, declared)
         found = Findings()
-        source = clean_characters(source, found)
-        markup = source
-        if kind is not ContentType.HTML:
-            dialect = self._whole[kind]
+        dialect = self._whole.get(kind)
+        if dialect is None:
+            markup, segments = source, self._sanitiser.segments(source, found)
+        else:
+            source = clean_characters(source, found)
             dialect.look(source, found)
             markup = dialect.convert(source)
-        # What conversion made of it is counted already.
-        segments = self._sanitiser.segments(markup, found if kind is ContentType.HTML else Findings())
+            segments = self._sanitiser.segments(markup, Findings())  # what looked like an attack is text by now
         unit = automatic(unit, len(markup))
         return Prepared(Document(segments, unit, complexity(markup), self.limits.max_chunk_chars), kind, found)
 

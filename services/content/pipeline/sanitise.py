@@ -57,17 +57,17 @@ class Sanitiser:
         )
 
     def segments(self, markup: str, found: Findings) -> Iterator[Segment]:
-        """The safe document that ``markup`` becomes, piece by piece; adds to ``found``. ``markup`` has been through
-        ``clean_characters``.
+        """The safe document that ``markup`` becomes, piece by piece; adds to ``found``.
 
         A piece takes about a millisecond, unless one element is all there is.
         """
+        markup = clean_characters(markup, found)
         for fenced, end in fence(markup, self._max_depth, found):
             yield Segment(self._settle(fenced), end / len(markup))
 
     def clean(self, markup: str) -> str:
-        """The whole of it as one string, from any markup."""
-        return "".join(self.blocks(clean_characters(markup, Findings())))
+        """The whole of it as one string."""
+        return "".join(self.blocks(markup))
 
     def blocks(self, markup: str) -> list[str]:
         """The whole of it as top-level blocks."""
