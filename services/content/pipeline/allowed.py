@@ -35,6 +35,9 @@ OPAQUE_TAGS = words("script style title textarea iframe noembed noframes noscrip
 # an application's own classes can cover its whole window.
 _EVERYWHERE = frozenset({"dir", "lang", "style", "title"})
 _CELL = frozenset({"colspan", "rowspan", "colwidth"})
+CHECKBOX = {"type": "checkbox", "disabled": ""}
+"""Every input becomes this: a task list's box. One that takes text could ask for a password."""
+
 _OWN: Mapping[str, frozenset[str]] = {
     "a": frozenset({"href", "target"}),
     "code": frozenset({"class"}),
@@ -42,7 +45,7 @@ _OWN: Mapping[str, frozenset[str]] = {
     "colgroup": frozenset({"span"}),
     "details": frozenset({"open"}),
     "img": frozenset({"src", "alt", "width", "height"}),
-    "input": frozenset({"checked"}),
+    "input": frozenset({"checked", *CHECKBOX}),
     "li": frozenset({"data-checked", "data-type", "value"}),
     "mark": frozenset({"data-color"}),
     "ol": frozenset({"reversed", "start", "type"}),
@@ -57,9 +60,6 @@ ATTRIBUTES: Mapping[str, frozenset[str]] = {tag: _EVERYWHERE | _OWN.get(tag, fro
 
 SCHEMES = frozenset({"http", "https", "mailto", "tel"})
 LINK_REL = "noopener noreferrer nofollow"
-CHECKBOX = {"type": "checkbox", "disabled": ""}
-"""Every input becomes this: a task list's box. One that takes text could ask for a password."""
-
 MAX_VALUE_CHARS = 1000
 MAX_URL_CHARS = 2048
 MAX_ATTRIBUTES = 32

@@ -33,7 +33,7 @@ _SUSPECT_TAGS = {
     **dict.fromkeys(("script",), Finding.SCRIPT),
     **dict.fromkeys(("style", "link"), Finding.STYLE),
     **dict.fromkeys(
-        words("iframe frame frameset object embed applet form button textarea select base meta isindex portal"),
+        words("iframe frame frameset fencedframe object embed applet layer portal form button textarea select base meta"),
         Finding.EMBED,
     ),
     **dict.fromkeys(words("svg math template noscript xmp plaintext annotation-xml foreignobject"), Finding.FOREIGN),
@@ -43,7 +43,7 @@ _ADDRESSES = words(
     "from to values content"
 )
 _CSS = re.compile(r"expression|url\s*\(|@import|behaviou?r|-moz-binding|javascript|\\|/\*", re.IGNORECASE)
-_IGNORED_IN_SCHEMES = re.compile(r"[\x00-\x20\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
+_IGNORED_IN_SCHEMES = re.compile(r"[\x00-\x20\x7f-\x9f\xad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _MARKDOWN_ADDRESS = re.compile(r"(?:\]\(\s*<?|\]:\s*<?|<)([^\s<>()]{1,2048})")
 
