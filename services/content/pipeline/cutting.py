@@ -14,7 +14,7 @@ import regex
 
 from services.content.pipeline.allowed import BLOCK_TAGS, HEADINGS, VOID_TAGS
 from services.content.pipeline.blocks import TAG
-from services.content.pipeline.units import LINE_END, SENTENCE_END, WORD_END, Unit, cut_before
+from services.content.pipeline.units import LINE_END, SENTENCE_END, Unit, cut_before, word_end
 
 _PARAGRAPHS = HEADINGS | frozenset({"p", "pre", "li", "dt", "dd", "tr", "caption", "figcaption", "summary", "hr"})
 _NEXT_TEXT = regex.compile(r"(?:<[^>]*+>)*+")
@@ -71,6 +71,7 @@ class _Cutter:
         self._unit = unit
         self._within_lines = unit is Unit.WORD or unit is Unit.SENTENCE
         self._limit = limit
+        self._word_end = word_end(block) if unit is Unit.WORD else None
         self._begin = place.at  # of the next piece
         self._open = list(place.open)
         self._base = len(place.open)  # how many of them are where the next piece belongs
@@ -158,7 +159,7 @@ class _Cutter:
             return []
         block = self._block
         in_code = "pre" in self._open
-        pattern = WORD_END if self._unit is Unit.WORD else LINE_END if in_code else SENTENCE_END
+        pattern = self._word_end or (LINE_END if in_code else SENTENCE_END)
         cuts = [found.end() for found in pattern.finditer(block, at, end)]
         if cuts and cuts[-1] == end:
             # Whether it ends here or goes on in the next element, the next character says.

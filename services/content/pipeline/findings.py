@@ -33,7 +33,9 @@ _SUSPECT_TAGS = {
     **dict.fromkeys(("script",), Finding.SCRIPT),
     **dict.fromkeys(("style", "link"), Finding.STYLE),
     **dict.fromkeys(
-        words("iframe frame frameset fencedframe object embed applet layer portal form button textarea select base meta"),
+        words(
+            "iframe frame frameset fencedframe object embed applet layer portal form button textarea select base meta"
+        ),
         Finding.EMBED,
     ),
     **dict.fromkeys(words("svg math template noscript xmp plaintext annotation-xml foreignobject"), Finding.FOREIGN),

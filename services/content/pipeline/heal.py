@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import regex
 
-from services.content.pipeline.units import LINE_END, SENTENCE_END, Unit
+from services.content.pipeline.units import LINE_END, SENTENCE_END, UNSPACED, Unit
 
 _HEALED_CHARS = 4096  # marks opened further back than this stay open in the preview
 _LINK_CHARS = 300
@@ -20,10 +20,7 @@ _FENCE = regex.compile(r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(?:```|~~~)", r
 _TABLE = regex.compile(r"^[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t:|-]*)?$", regex.MULTILINE)
 _TABLE_HEAD = regex.compile(r"(?:^|\n)[ \t]*\|[^\n]*\n?\Z")
 _EMPTY_LINE = regex.compile(r"(?:^|\n)[ \t>]*(?:#{1,6}[ \t]*|(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)+(?:\[[ xX]?\]?[ \t]*)?)\Z")
-# What follows these scripts' characters is not one long word.
-_OPEN_WORD = regex.compile(
-    r"[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]{1,64}\Z"
-)
+_OPEN_WORD = regex.compile(rf"[^\s{UNSPACED}]{{1,64}}\Z")
 _LAST_GRAPHEME = regex.compile(r"\X\Z")
 _LINE = regex.compile(r"\n[ \t>]*(?=\n|[-*+][ \t]|#{1,6}[ \t]|>|\||\d{1,9}[.)][ \t])")
 

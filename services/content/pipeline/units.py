@@ -22,12 +22,21 @@ class Unit(StrEnum):
 # Blanks lead the next unit, so that a cut is always before one. A grapheme ends there, unless a character precedes that
 # belongs to what follows, blank or not (GCB=Prepend).
 _GLUE = r"\p{GCB=Prepend}"
-WORD_END = regex.compile(rf"\s*+\S++(?:(?<={_GLUE})\s++\S++)*+")
+_WORD_END = regex.compile(rf"\s*+\S++(?:(?<={_GLUE})\s++\S++)*+")
 """Each match is a word, with the blanks before it."""
+
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that write no blanks between words."""
+_ANY_UNSPACED = regex.compile(f"[{UNSPACED}]")
+_COMBINES = r"[\p{Grapheme_Extend}\p{GCB=SpacingMark}\u200d]"
+_UNSPACED_END = regex.compile(
+    rf"\s*+(?:(?:[{UNSPACED}]{_COMBINES}*+){{1,4}}+"
+    rf"|[^\s{UNSPACED}]++(?:(?<={_GLUE})(?:\s++|[{UNSPACED}]{_COMBINES}*+)[^\s{UNSPACED}]*+)*+)"
+)
+"""The same where such scripts occur: four of their characters are a word."""
 
 # Not after an initial or a common abbreviation. A cut too many or too few is no fault: it only changes the rhythm.
 _NO_END = r"(?<!\b(?:[A-Z]|e\.g|i\.e|z\.B|Mr|Ms|Mrs|Dr|Prof|St|vs|etc|bzw|ca|Nr)\.)"
-_COMBINES = r"[\p{Grapheme_Extend}\p{GCB=SpacingMark}\u200d]"
 SENTENCE_END = regex.compile(rf"[.!?…]++{_NO_END}[\"'”’»)\]]*+(?=\s|\Z)|[。！？]++[」』）”’]*+(?!{_COMBINES})")
 """Each match ends where a sentence does."""
 LINE_END = regex.compile(r"[^\n](?=\n|\Z)")
@@ -36,6 +45,11 @@ LINE_END = regex.compile(r"[^\n](?=\n|\Z)")
 # A reference counts as one character: with what is glued to it from before and what combines with it.
 _GRAPHEME = regex.compile(rf"{_GLUE}*+&(?:amp|lt|gt|nbsp);{_COMBINES}*+|\X")
 _REFERENCE_CHARS = len("&nbsp;")
+
+
+def word_end(text: str) -> regex.Pattern[str]:
+    """What ends words in ``text``."""
+    return _WORD_END if text.isascii() or not _ANY_UNSPACED.search(text) else _UNSPACED_END
 
 
 def cut_before(text: str, begin: int, limit: int, end: int) -> int:

@@ -87,9 +87,7 @@ def _elements(draw: st.DrawFn, inside: st.SearchStrategy[str]) -> str:
     return f"<{name}{attributes}>{content}{end}"
 
 
-markup = st.recursive(
-    WORDS, lambda inside: st.lists(_elements(inside) | WORDS, max_size=5).map("".join), max_leaves=25
-)
+markup = st.recursive(WORDS, lambda inside: st.lists(_elements(inside) | WORDS, max_size=5).map("".join), max_leaves=25)
 """HTML, more or less."""
 
 _LINES = st.sampled_from(

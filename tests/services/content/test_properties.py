@@ -30,7 +30,9 @@ SANITISER = Sanitiser(100)
 UNITS = st.sampled_from([Unit.WORD, Unit.SENTENCE, Unit.PARAGRAPH])
 SOURCES = {ContentType.HTML: sources.markup, ContentType.MARKDOWN: sources.markdown, ContentType.TEXT: sources.text}
 
-quick = settings(max_examples=int(os.environ.get("EX","150")), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(
+    max_examples=int(os.environ.get("EX", "150")), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def assembled(chunks: list[Chunk]) -> ContentAssembler:
@@ -124,9 +126,7 @@ def live(kind: ContentType, unit: Unit, pieces: list[str]) -> tuple[LiveDocument
 @pytest.mark.parametrize("kind", [ContentType.MARKDOWN, ContentType.TEXT])
 @given(data=st.data(), unit=UNITS)
 @quick
-def test_live_every_prefix_is_safe_and_the_end_is_the_whole(
-    kind: ContentType, data: st.DataObject, unit: Unit
-) -> None:
+def test_live_every_prefix_is_safe_and_the_end_is_the_whole(kind: ContentType, data: st.DataObject, unit: Unit) -> None:
     source = data.draw(SOURCES[kind])
     pieces = data.draw(sources.pieces(source))
     try:
