@@ -13,7 +13,8 @@ _BLOCK = (
     '<a href="https://example.com/?a=1&amp;b=2">link</a> and more. '
     + "Then a sentence of ten words follows, and it ends here. "
     * 6
-    + '<span style="color: #ff0000">Red</span> &amp; done.</p><ul><li><p>First item.</p></li><li><p>Second one.</p></li></ul>'
+    + '<span style="color: #ff0000">Red</span> &amp; done.</p>'
+    "<ul><li><p>First item.</p></li><li><p>Second one.</p></li></ul>"
     "<table><tbody><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></tbody></table>"
 )
 PAGE = _BLOCK * (102_400 // len(_BLOCK))

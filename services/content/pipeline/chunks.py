@@ -12,7 +12,7 @@ import msgspec
 Op = Literal["open", "append", "replace_tail", "close"]
 
 
-class Chunk(msgspec.Struct, frozen=True, omit_defaults=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One step. As an event's data it is the map of its fields; those that say nothing are left out."""
 
     index: int

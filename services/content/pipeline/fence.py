@@ -41,12 +41,6 @@ _ATTRIBUTE = re.compile(
 )
 _END_OF_OPAQUE = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE | re.ASCII) for name in OPAQUE_TAGS}
 _MAX_ESCAPED_CHARS = 2 * MAX_URL_CHARS
-# What the sanitiser sets is set here already, so that it mostly finds nothing to change and need not look twice.
-_FIXED = {"a": {"rel": LINK_REL}, "input": CHECKBOX}
-_COUNTED_DEPTH = 100
-_NEEDS = {"a": ' href="', "img": ' src="'}
-PIECE_CHARS = 8192
-"""A piece ends with the first top-level block that ends so far from where the piece began, or later."""
 
 # An element whose end tag may be left out -> what ends when the next one comes, and where the search for it ends.
 _CELLS = frozenset({"td", "th"})
@@ -67,6 +61,16 @@ _IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 _PARAGRAPH = frozenset({"p"})
 _ENDS_PARAGRAPH = BLOCK_TAGS - {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "td", "th"}
+
+# What the sanitiser sets is set here already, so that it mostly finds nothing to change and need not look twice.
+_FIXED = {"a": {"rel": LINK_REL}, "input": CHECKBOX}
+# Without these an element does nothing.
+_NEEDS = {"a": ' href="', "img": ' src="'}
+_FREE = TAGS - BLOCK_TAGS - VOID_TAGS - _IMPLIED.keys()
+"""Tags that may stand anywhere and end nothing."""
+_COUNTED_DEPTH = 100
+PIECE_CHARS = 8192
+"""A piece ends with the first top-level block that ends so far from where the piece began, or later."""
 
 
 def fence(source: str, max_depth: int, found: Findings) -> Iterator[tuple[str, int]]:
@@ -113,18 +117,22 @@ class _Writer:
         out, stack = self._out, self._open
         self.idle = False
         for token in _TOKEN.finditer(source, at):
-            start = token.start()
+            start, end = token.span()
             if start > at:
-                out.append(self._text(source[at:start]))
-            at = token.end()
+                text = source[at:start]
+                if "&" in text or "<" in text or ">" in text or "\xa0" in text:
+                    text = self._text(text)
+                out.append(text)
+            at = end
             slash, name, attributes = token.groups()
             if not name:
                 continue
             name = name.lower()
             if slash:
-                within = len(stack)
+                if not stack:
+                    continue
                 self.end(name)
-                if at >= enough and within and not stack and name in BLOCK_TAGS:
+                if not stack and at >= enough and name in BLOCK_TAGS:
                     self.idle = True
                     return at
             elif name not in OPAQUE_TAGS:
@@ -159,11 +167,12 @@ class _Writer:
                 self._attributes(name, attributes)
             return
         attributes = self._attributes(name, attributes) if attributes or name in _FIXED else ""
-        if not self._makes_room(name, attributes):
-            return
-        if name in VOID_TAGS:
-            self._out.append(f"<{name}{attributes}>")
-            return
+        if name not in _FREE:
+            if not self._makes_room(name, attributes):
+                return
+            if name in VOID_TAGS:
+                self._out.append(f"<{name}{attributes}>")
+                return
         if len(self._open) >= self._max_depth:
             self._found[Finding.NESTING] += 1
             self._too_deep[name] += 1

@@ -5,6 +5,7 @@ Text here is as it stands in sanitised markup: its references are ``&amp;``, ``&
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 import regex
@@ -24,6 +25,8 @@ class Unit(StrEnum):
 _GLUE = r"\p{GCB=Prepend}"
 _WORD_END = regex.compile(rf"\s*+\S++(?:(?<={_GLUE})\s++\S++)*+")
 """Each match is a word, with the blanks before it."""
+_ASCII_WORD_END = re.compile(r"\s*+\S++")
+"""The same where nothing is glued; more than twice as fast."""
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts that write no blanks between words."""
@@ -47,9 +50,11 @@ _GRAPHEME = regex.compile(rf"{_GLUE}*+&(?:amp|lt|gt|nbsp);{_COMBINES}*+|\X")
 _REFERENCE_CHARS = len("&nbsp;")
 
 
-def word_end(text: str) -> regex.Pattern[str]:
+def word_end(text: str) -> re.Pattern[str] | regex.Pattern[str]:
     """What ends words in ``text``."""
-    return _WORD_END if text.isascii() or not _ANY_UNSPACED.search(text) else _UNSPACED_END
+    if text.isascii():
+        return _ASCII_WORD_END
+    return _UNSPACED_END if _ANY_UNSPACED.search(text) else _WORD_END
 
 
 def cut_before(text: str, begin: int, limit: int, end: int) -> int:

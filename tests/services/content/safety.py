@@ -11,19 +11,24 @@ import msgspec
 from hub.client.content import ContentAssembler
 from services.content.pipeline.chunks import Chunk
 
-VOID = {"br", "col", "hr", "img", "input", "wbr"}
-TAGS = VOID | set(
-    "p h1 h2 h3 h4 h5 h6 ul ol li dl dt dd blockquote pre table caption colgroup thead tbody tfoot tr td th div section "
-    "article header footer main nav aside address figure figcaption details summary a abbr b bdi bdo cite code del em i "
-    "ins kbd label mark q s samp small span strike strong sub sup time u var".split(" ")
-)
-ATTRIBUTES = set(
-    "dir lang style title href target rel class span open src alt width height type checked disabled data-checked "
-    "data-type data-color data-id data-label value reversed start colspan rowspan colwidth scope datetime".split(" ")
-)
-TOP_LEVEL = TAGS - set(
+
+def _words(text: str) -> set[str]:
+    return set(text.split())
+
+
+VOID = _words("br col hr img input wbr")
+_INLINE = _words(
     "br img input wbr a abbr b bdi bdo cite code del em i ins kbd label mark q s samp small span strike strong sub sup "
-    "time u var".split(" ")
+    "time u var"
+)
+TOP_LEVEL = _words(
+    "p h1 h2 h3 h4 h5 h6 ul ol li dl dt dd blockquote pre hr table caption colgroup col thead tbody tfoot tr td th div "
+    "section article header footer main nav aside address figure figcaption details summary"
+)
+TAGS = _INLINE | TOP_LEVEL
+ATTRIBUTES = _words(
+    "dir lang style title href target rel class span open src alt width height type checked disabled data-checked "
+    "data-type data-color data-id data-label value reversed start colspan rowspan colwidth scope datetime"
 )
 
 _TOKEN = re.compile(r'<(/?)([a-z][a-z0-9]*)((?: [a-z-]+="[^"<>]*")*)>|([^<>]+)')
@@ -47,23 +52,23 @@ def faults(markup: str) -> list[str]:
         if token is None:
             return [*found, f"no token at {markup[at : at + 40]!r}"]
         at = token.end()
-        slash, name, attributes, text = token.groups()
-        if text is not None:
-            if not stack:
-                found.append(f"text outside of any block: {text[:40]!r}")
-            continue
-        if name not in TAGS:
-            found.append(f"tag {name}")
-        if slash:
-            if not stack or stack.pop() != name:
-                return [*found, f"end tag {name} out of order"]
-            continue
-        if not stack and name not in TOP_LEVEL:
-            found.append(f"{name} is no block")
+        found += _token_faults(*token.groups(), stack)
+    return found + [f"{name} not closed" for name in stack]
+
+
+def _token_faults(slash: str | None, name: str, attributes: str, text: str | None, stack: list[str]) -> Iterator[str]:
+    if text is not None:
+        if not stack:
+            yield f"text outside of any block: {text[:40]!r}"
+    elif slash:
+        if not stack or stack.pop() != name:
+            yield f"end tag {name} out of order"
+    else:
+        if name not in (TAGS if stack else TOP_LEVEL):
+            yield f"tag {name}"
         if name not in VOID:
             stack.append(name)
-        found += _attribute_faults(name, attributes)
-    return found + [f"{name} not closed" for name in stack]
+        yield from _attribute_faults(name, attributes)
 
 
 def _attribute_faults(tag: str, attributes: str) -> Iterator[str]:

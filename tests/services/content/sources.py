@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from services.content.pipeline.allowed import words
+
 TAGS = st.sampled_from(
-    "p b i a span div ul ol li table tbody tr td th caption col colgroup pre code h1 h2 blockquote br hr img input "
-    "details summary label dl dt dd s mark section svg math script style title textarea template noscript iframe form "
-    "button select option frameset body html head object foreignObject".split(" ")
+    sorted(
+        words(
+            "p b i a span div ul ol li table tbody tr td th caption col colgroup pre code h1 h2 blockquote br hr img "
+            "input details summary label dl dt dd s mark section svg math script style title textarea template "
+            "noscript iframe form button select option frameset body html head object foreignObject"
+        )
+    )
 )
 ATTRIBUTES = st.sampled_from(
     [

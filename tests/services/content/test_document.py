@@ -78,7 +78,10 @@ def test_lines_of_code_are_its_sentences() -> None:
 
 
 def test_paragraphs() -> None:
-    source = "<h1>a</h1><ul><li>b<ul><li><p>c</p><p>d</p></li></ul></li></ul><table><tr><td><p>e</p></td><td>f</td></tr><tr><td>g</table>"
+    source = (
+        "<h1>a</h1><ul><li>b<ul><li><p>c</p><p>d</p></li></ul></li></ul>"
+        "<table><tr><td><p>e</p></td><td>f</td></tr><tr><td>g</table>"
+    )
     assert steps(source, Unit.PARAGRAPH) == [
         ("open", 0, "<h1>a</h1>"),
         ("open", 0, "<ul><li>b<ul><li><p>c</p></li></ul></li></ul>"),
@@ -113,7 +116,10 @@ def test_every_block_is_closed_once_after_its_last_chunk() -> None:
 
 
 def test_the_text_reads_as_the_document_does() -> None:
-    source = "<h1>A &amp; B</h1>\n<ul>\n <li>c</li>\n <li>d<br>e</li>\n</ul><table><td>f</td><td>g</td></table><pre> h\n  <b> i</b></pre>"
+    source = (
+        "<h1>A &amp; B</h1>\n<ul>\n <li>c</li>\n <li>d<br>e</li>\n</ul>"
+        "<table><td>f</td><td>g</td></table><pre> h\n  <b> i</b></pre>"
+    )
     for unit in (Unit.WORD, Unit.SENTENCE, Unit.PARAGRAPH):
         whole = assembled(list(document(source, unit).chunks()))
         assert whole.text == "A & B\nc\nd\ne\nf\ng\n h\n   i\n"

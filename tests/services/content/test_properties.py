@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from itertools import pairwise
 
 import pytest
 import regex
@@ -30,9 +30,7 @@ SANITISER = Sanitiser(100)
 UNITS = st.sampled_from([Unit.WORD, Unit.SENTENCE, Unit.PARAGRAPH])
 SOURCES = {ContentType.HTML: sources.markup, ContentType.MARKDOWN: sources.markdown, ContentType.TEXT: sources.text}
 
-quick = settings(
-    max_examples=int(os.environ.get("EX", "150")), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assembled(chunks: list[Chunk]) -> ContentAssembler:
@@ -54,7 +52,8 @@ def test_every_prefix_is_safe_and_the_end_is_the_whole(
         document = pipeline.document(source, kind, unit).document
         chunks = list(document.chunks())
     except HubError as error:
-        assert error.code is ErrorCode.EMPTY_CONTENT
+        if error.code is not ErrorCode.EMPTY_CONTENT:
+            raise
         return
     for prefix in prefixes(chunks):
         assert faults(prefix) == []
@@ -62,7 +61,7 @@ def test_every_prefix_is_safe_and_the_end_is_the_whole(
     whole = assembled(chunks)
     assert whole.html == document.html
     assert chunks[-1].progress == 1.0
-    assert all(before.progress <= after.progress for before, after in zip(chunks, chunks[1:], strict=False))
+    assert all(before.progress <= after.progress for before, after in pairwise(chunks))
     if kind is ContentType.HTML:
         assert document.html == SANITISER.clean(source)
     if kind is ContentType.TEXT:
@@ -132,7 +131,8 @@ def test_live_every_prefix_is_safe_and_the_end_is_the_whole(kind: ContentType, d
     try:
         document, chunks = live(kind, unit, pieces)
     except HubError as error:
-        assert error.code is ErrorCode.EMPTY_CONTENT
+        if error.code is not ErrorCode.EMPTY_CONTENT:
+            raise
         return
     for prefix in prefixes(chunks):
         assert faults(prefix) == []

@@ -15,15 +15,18 @@ REL = ' rel="noopener noreferrer nofollow"'
 # What Tiptap's getHTML gives for its nodes and marks.
 TIPTAP = (
     '<h2 style="text-align: center">Title</h2>'
-    f'<p><strong>a</strong><em>b</em><u>c</u><s>d</s><code>e</code><sub>f</sub><sup>g</sup><a href="https://e.example"{REL}>h</a></p>'
-    '<p><span style="color: rgb(1, 2, 3)">i</span><mark data-color="#ffcc00" style="background-color: #ffcc00">j</mark><br></p>'
-    '<ul data-type="taskList"><li data-checked="true" data-type="taskItem"><label><input type="checkbox" checked="" disabled="">'
-    "<span></span></label><div><p>k</p></div></li></ul>"
+    "<p><strong>a</strong><em>b</em><u>c</u><s>d</s><code>e</code><sub>f</sub><sup>g</sup>"
+    f'<a href="https://e.example"{REL}>h</a></p>'
+    '<p><span style="color: rgb(1, 2, 3)">i</span>'
+    '<mark data-color="#ffcc00" style="background-color: #ffcc00">j</mark><br></p>'
+    '<ul data-type="taskList"><li data-checked="true" data-type="taskItem">'
+    '<label><input type="checkbox" checked="" disabled=""><span></span></label><div><p>k</p></div></li></ul>'
     '<ol start="3"><li><p>l</p></li></ol><blockquote><p>m</p></blockquote>'
     '<pre><code class="language-python">n = 1\n\n  o</code></pre><hr>'
     '<p><img src="https://e.example/p.png" alt="q" title="r"></p>'
-    '<table style="min-width: 50px"><colgroup><col style="width: 25px"><col></colgroup><tbody><tr><th colspan="2" rowspan="1">'
-    '<p>s</p></th></tr><tr><td colspan="1" rowspan="1" colwidth="25,30"><p>t</p></td><td><p></p></td></tr></tbody></table>'
+    '<table style="min-width: 50px"><colgroup><col style="width: 25px"><col></colgroup><tbody>'
+    '<tr><th colspan="2" rowspan="1"><p>s</p></th></tr>'
+    '<tr><td colspan="1" rowspan="1" colwidth="25,30"><p>t</p></td><td><p></p></td></tr></tbody></table>'
     "<details><summary>u</summary><p>v</p></details>"
     '<p><span data-type="mention" data-id="1" data-label="w">@w</span></p>'
 )

@@ -1,4 +1,4 @@
-"""The corpus: more than 400 cases by kind, each as HTML, Markdown and text, whole and live; nothing of it survives any prefix.
+"""The corpus: over 400 cases by kind, each as HTML, Markdown and text, whole and live; nothing of it survives.
 
 ``xss_cases.json`` holds name and source. The same cases are for the tests in a browser.
 """
@@ -85,7 +85,8 @@ def test_no_prefix_does_anything(name: str) -> None:
                 parser.close()
                 assert parser.bad == []
     except HubError as error:
-        assert error.code is ErrorCode.EMPTY_CONTENT
+        if error.code is not ErrorCode.EMPTY_CONTENT:
+            raise
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(tuple(COUNTED)) and name not in QUIET])
@@ -94,7 +95,8 @@ def test_it_is_counted(name: str) -> None:
     try:
         prepared.document.html  # noqa: B018 - makes it
     except HubError as error:
-        assert error.code is ErrorCode.EMPTY_CONTENT
+        if error.code is not ErrorCode.EMPTY_CONTENT:
+            raise
     expected = next(found for start, found in COUNTED.items() if name.startswith(start))
     assert expected & set(prepared.findings), prepared.findings
 
