@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import TypeVar
 
 from hub.api import ErrorCode, HubError, bad_request
 from services.content.pipeline.characters import escape
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class ContentType(StrEnum):
@@ -40,6 +43,14 @@ def content_type(source: str, declared: str | None) -> ContentType:
     except ValueError:
         known = ", ".join(ContentType)
         raise HubError(ErrorCode.CONTENT_TYPE, f"content_type is none of: {known}; leave it out to detect it") from None
+
+
+def one_of(kind: type[E], value: object, field: str) -> E:
+    """``value`` as one of an enumeration's. Raises ``bad_request`` that names the field and what it may be."""
+    for member in kind:
+        if member == value:
+            return member
+    raise bad_request(f"{field} is one of: {', '.join(kind)}")
 
 
 def detect(source: str) -> ContentType:

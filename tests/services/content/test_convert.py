@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from services.content.pipeline.convert import ContentType, detect, text_to_html
+from hub.api import ErrorCode, HubError
+from services.content.pipeline.convert import ContentType, detect, one_of, text_to_html
 from services.content.pipeline.markdown import MAX_REFERENCE_CHARS, Markdown
 from services.content.pipeline.sanitise import Sanitiser
+from services.content.pipeline.units import Unit
 
 MARKDOWN = Markdown(references=True)
 SANITISER = Sanitiser(100)
@@ -98,3 +100,11 @@ def test_bombs_do_not_grow() -> None:
 )
 def test_deep_and_open_marks_end(bomb: str) -> None:
     assert len(SANITISER.clean(MARKDOWN.convert(bomb))) <= 10 * len(bomb) + 1_000
+
+
+def test_an_unknown_choice_is_named() -> None:
+    assert one_of(Unit, "word", "chunk_by") is Unit.WORD
+    for value in ("letter", 7, None):
+        with pytest.raises(HubError, match="chunk_by is one of: auto, word, sentence, paragraph") as refused:
+            one_of(Unit, value, "chunk_by")
+        assert refused.value.code is ErrorCode.BAD_REQUEST

@@ -111,9 +111,9 @@ def test_what_becomes_something_else_is_replaced() -> None:
     ],
 )
 def test_cost_is_linear(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Characters converted and characters sent: a constant for each that comes, though every four of them are fed alone."""
+    """Characters converted and characters sent: a constant for each that comes, though four are fed at a time."""
     head = {"one table": "| a | b |\n|---|---|\n", "code": "```\n"}.get(name, "")
-    whole = head + source * (20_000 // len(source))
+    whole = head + source * (10_000 // len(source))
     live = PIPELINE.live()
     convert = live._dialect.convert
     converted = 0
