@@ -82,7 +82,7 @@ class Sanitiser:
             again = "".join(blocks)
             if again == fenced:
                 return blocks
-            fenced = again
+            fenced = "".join(markup for markup, _ in fence(again, self._max_depth, Findings()))
         # No input is known that comes here. If a parser ever swings between two trees, the text must do.
         text = html.unescape(_TAGS.sub(" ", fenced)).strip()
         return [f"<p>{escape(text)}</p>"] if text else []

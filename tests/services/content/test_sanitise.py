@@ -50,6 +50,7 @@ def test_what_tiptap_writes_stays_as_it_is() -> None:
         ("<a href='ftp://e.example'>a</a>", "<p>a</p>"),
         ("<img src=https://e.example/a.png onerror=x>", '<p><img src="https://e.example/a.png"></p>'),
         ("<img src=data:image/png;base64,AA==>a", "<p>a</p>"),
+        ("<img src=https://>a", "<p>a</p>"),
         ("<input type=password name=p>", '<p><input type="checkbox" disabled=""></p>'),
         ("<table><td>a", "<table><tbody><tr><td>a</td></tr></tbody></table>"),
         ("<code class='language-c++'>a</code>", '<p><code class="language-c++">a</code></p>'),
