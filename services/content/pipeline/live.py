@@ -184,7 +184,7 @@ class LiveDocument:
             text = text[begins[-1] :]
         source = self._dialect.preview(text, self._unit)
         blocks = self._sanitiser.blocks(self._dialect.convert(source)) if source else []
-        if len(blocks) == 1:
+        if len(blocks) == 1:  # a guess that makes more is none
             yield from self._show(blocks[0])
 
     def _end(self) -> Iterator[_Step]:

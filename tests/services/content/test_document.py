@@ -12,7 +12,7 @@ from hub.client.content import ContentAssembler
 from services.content.pipeline.chunks import Chunk
 from services.content.pipeline.document import Document
 from services.content.pipeline.pipeline import Limits, Pipeline
-from services.content.pipeline.units import Unit
+from services.content.pipeline.units import Unit, cut_before
 from tests.services.content.safety import as_data, faults, prefixes
 
 PIPELINE = Pipeline(Limits(max_bytes=2_000_000))
@@ -167,11 +167,27 @@ def test_a_grapheme_without_end_is_cut_somewhere() -> None:
     assert assembled(chunks).html == whole.html
 
 
+def test_not_even_then_is_a_reference_cut() -> None:
+    for before in range(24, 40):
+        for reference in ("&lt;", "&amp;", "&nbsp;"):
+            text = "\u0600" * before + reference + "\u0301" * 40
+            at = cut_before(text, 0, 32, len(text))
+            assert 0 < at <= 32
+            assert not before < at < before + len(reference)
+
+
 def test_the_first_chunk_needs_only_the_beginning() -> None:
     made = document("<p>Some words here.</p>" * 20_000)
     first = next(made.chunks())
     assert first.html == "<p>Some</p>"
     assert len(made._segments) == 1
+
+
+def test_progress_ends_at_one_whatever_follows_the_last_block() -> None:
+    chunks = list(document("<p>" + "word " * 2_000 + "</p><!--" + "x" * 50_000 + "-->").chunks())
+    assert chunks[-1].progress == 1.0
+    assert chunks[-2].progress is not None
+    assert chunks[-2].progress > 0.9
 
 
 def test_a_node_that_takes_over_makes_the_same_chunks() -> None:

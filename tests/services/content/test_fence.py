@@ -64,6 +64,12 @@ def test_deep_tags_go_and_their_text_stays() -> None:
 
 def test_deep_tags_do_not_close_what_is_outside_of_them() -> None:
     assert fenced("<div><div><div>a</div>b</div>c</div>d", 2) == "<div><div>ab</div>c</div>d"
+    assert fenced("<div><div><b>a</div></div><b>b</b>c", 2) == "<div><div>a</div></div><b>b</b>c"
+
+
+def test_only_so_many_attributes_are_looked_at() -> None:
+    assert fenced("<p" + " a=b" * 31 + " dir=rtl dir=ltr>") == '<p dir="rtl"></p>'
+    assert fenced("<p" + " a=b" * 32 + " dir=rtl>") == "<p></p>"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +115,8 @@ def test_it_comes_in_pieces_that_end_with_a_block() -> None:
     assert "".join(markup for markup, _ in pieces) == source
     assert all(markup.endswith("</p>") and len(markup) < PIECE_CHARS + len(paragraph) for markup, _ in pieces)
     assert [end for _, end in pieces][-1] == len(source)
+    in_one = f"<div>{source}</div>"
+    assert list(fence(in_one, 100, Findings())) == [(in_one, len(in_one))]
 
 
 @pytest.mark.parametrize(

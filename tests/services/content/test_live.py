@@ -16,7 +16,8 @@ from tests.services.content.safety import prefixes
 PIPELINE = Pipeline()
 SCRIPT = """# A video about *tea*
 
-**Hook:** Did you know that `tea` is older than [paper](https://e.example/paper)? It _is_, and ~~not~~ by little.
+**Hook:** Did you know that `tea` is older than [paper](https://e.example/paper)? It _is_, and ~~not~~ by little:
+several **bold words *in a row* of** `code of three`.
 
 ## Scenes
 
