@@ -13,7 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
-from tests.bench import dispatch, recovery, wire
+from tests.bench import content, dispatch, recovery, wire
 from tests.bench.report import rows, worse
 from tests.bench.timer import measure
 
@@ -29,7 +29,11 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep these ratios")
     parser.add_argument("--fail-above", type=float, default=0.0, help="this many times the kept ratio is a failure")
     options = parser.parse_args()
-    cases = [case for case in (*dispatch.cases(), *wire.cases(), *recovery.cases()) if options.only in case.name]
+    cases = [
+        case
+        for case in (*dispatch.cases(), *wire.cases(), *recovery.cases(), *content.cases())
+        if options.only in case.name
+    ]
     if not cases:
         parser.error(f"no case has {options.only!r} in its name")
     timings = asyncio.run(measure(cases, options.repetitions, options.seconds))

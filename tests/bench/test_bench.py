@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench import dispatch, recovery, wire
+from tests.bench import content, dispatch, recovery, wire
 from tests.bench.report import rows, worse
 from tests.bench.timer import Case, Timing, measure
 
-CASES = [*dispatch.cases(), *wire.cases(), *recovery.cases()]
+CASES = [*dispatch.cases(), *wire.cases(), *content.cases(), *recovery.cases()]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

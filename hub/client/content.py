@@ -1,0 +1,77 @@
+"""Puts the chunks of a content stream together: the reference for every client. No dependency on the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ContentAssembler:
+    """What a reader of a content stream has: ``apply`` each chunk's data in the order of the events.
+
+    After every chunk ``html`` is well-formed and safe to show; after the last it is the whole document.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._closed: list[str] = []
+        self._texts: list[str] = []
+        self._body: list[str] = []  # of the last block, without the end tags it ends with
+        self._ends: list[str] = []  # those, the outermost first
+        self._open = False
+
+    @property
+    def blocks(self) -> list[str]:
+        """The top-level blocks, each one element."""
+        return [*self._closed, self._tail()] if self._open else list(self._closed)
+
+    @property
+    def html(self) -> str:
+        """The document so far."""
+        return "".join(self.blocks)
+
+    @property
+    def text(self) -> str:
+        """The same as plain text, a line or more per block."""
+        return "".join(self._texts)
+
+    def apply(self, chunk: Mapping[str, Any]) -> bool:
+        """Takes the next chunk's data. False: it was there before, after a reconnect. Raises ValueError when chunks are
+        missing: subscribe again from the start.
+        """
+        if chunk["index"] < self._next:
+            return False
+        if chunk["index"] > self._next:
+            raise ValueError(f"chunk {chunk['index']} came where {self._next} was expected")
+        self._next += 1
+        op = chunk["op"]
+        if op == "append":
+            self._append(chunk["html"], chunk["depth"])
+            self._texts[-1] += chunk["text"]
+        elif op == "close":
+            self._closed.append(self._tail())
+            self._texts[-1] += chunk["text"]
+            self._open = False
+        else:  # open, replace_tail
+            if op == "open":
+                self._texts.append("")
+            self._open = True
+            self._body.clear()
+            self._ends.clear()
+            self._append(chunk["html"], 0)
+            self._texts[-1] = chunk["text"]
+        return True
+
+    def _append(self, html: str, depth: int) -> None:
+        """Inserts before the last ``depth`` end tags."""
+        while len(self._ends) > depth:
+            self._body.append(self._ends.pop())
+        ends: list[str] = []
+        while (begin := html.rfind("<")) >= 0 and html.startswith("</", begin) and html.endswith(">"):
+            ends.append(html[begin:])
+            html = html[:begin]
+        self._body.append(html)
+        self._ends.extend(ends)
+
+    def _tail(self) -> str:
+        return "".join(self._body) + "".join(reversed(self._ends))

@@ -1,0 +1,35 @@
+"""From a source to safe chunks that an editor can apply one by one. Pure: no clock, no I/O, no log.
+
+``pipeline`` is the door. A source that is known whole becomes a ``document``, one that is being written a ``live`` one.
+Both convert (``convert``, ``markdown``, ``heal`` for what is unfinished), sanitise (``fence`` before the parser,
+``allowed`` as the list, ``findings`` as the count of attacks), split (``blocks``) and cut (``cutting``, ``units``).
+"""
+
+from services.content.pipeline.chunks import Chunk, Op
+from services.content.pipeline.convert import ContentType, one_of
+from services.content.pipeline.document import Document
+from services.content.pipeline.findings import Finding, Findings
+from services.content.pipeline.live import LiveDocument
+from services.content.pipeline.pace import INTERVAL_MS, MAX_INTERVAL_MS, Complexity, Speed, interval_ms
+from services.content.pipeline.pipeline import Limits, Pipeline, Prepared
+from services.content.pipeline.units import Unit
+
+__all__ = (
+    "INTERVAL_MS",
+    "MAX_INTERVAL_MS",
+    "Chunk",
+    "Complexity",
+    "ContentType",
+    "Document",
+    "Finding",
+    "Findings",
+    "Limits",
+    "LiveDocument",
+    "Op",
+    "Pipeline",
+    "Prepared",
+    "Speed",
+    "Unit",
+    "interval_ms",
+    "one_of",
+)

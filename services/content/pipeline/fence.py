@@ -1,0 +1,246 @@
+"""What stands before the HTML parser: any markup in; out come allowed tags only, closed, nested in order, not too deep.
+
+Safety does not rest on it, ``sanitise`` cleans what it gives. It keeps the parser from harm: 100 KB of formatting tags
+that are never closed made it take gigabytes, deep nesting quadratic time. Every tag is written anew, so the parser
+sees the tags that were counted here and no others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Set
+
+from services.content.pipeline.allowed import (
+    ATTRIBUTES,
+    BLOCK_TAGS,
+    CHECKBOX,
+    HEADINGS,
+    LINK_REL,
+    MAX_ATTRIBUTES,
+    MAX_URL_CHARS,
+    OPAQUE_TAGS,
+    TAGS,
+    VOID_TAGS,
+    safe_value,
+)
+from services.content.pipeline.characters import escape, escape_value, resolve
+from services.content.pipeline.findings import Finding, Findings, suspect_attribute, suspect_tag
+
+# After a tag's name: attributes with quoted, bare or no values. Possessive, so that no input makes it go back; a quote
+# that is never closed is looked for at most twice.
+_ATTRIBUTES = r"""(?:[\s/]++|[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>"'][^\s>]*+)?+)?+)*+"""
+_TOKEN = re.compile(
+    rf"<(?:(/?+)([a-zA-Z][^\s/>]*+)(?:>|({_ATTRIBUTES})(?:>|\Z))"
+    r"|!--(?:-?>|.*?(?:--!?>|\Z))"
+    r"|[!?/][^>]*+>?)",
+    re.DOTALL | re.ASCII,
+)
+_ATTRIBUTE = re.compile(
+    r"""([^\s/>][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"'][^\s>]*+))?+)?+""", re.ASCII
+)
+_END_OF_OPAQUE = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE | re.ASCII) for name in OPAQUE_TAGS}
+_MAX_ESCAPED_CHARS = 2 * MAX_URL_CHARS
+
+# An element whose end tag may be left out -> what ends when the next one comes, and where the search for it ends.
+_CELLS = frozenset({"td", "th"})
+_CELL_WALLS = frozenset({"td", "th", "caption", "table"})
+_LIST_WALLS = BLOCK_TAGS - {"p", "div", "address", "li", "dt", "dd"}
+_IN_TABLE = frozenset({"table"})
+_SECTIONS = frozenset({"thead", "tbody", "tfoot", "caption", "colgroup"})
+_IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "a": (frozenset({"a"}), _CELL_WALLS),
+    "li": (frozenset({"li"}), _LIST_WALLS),
+    "dt": (frozenset({"dt", "dd"}), _LIST_WALLS),
+    "dd": (frozenset({"dt", "dd"}), _LIST_WALLS),
+    "td": (_CELLS, frozenset({"table", "tr"})),
+    "th": (_CELLS, frozenset({"table", "tr"})),
+    "tr": (frozenset({"tr", "caption", "colgroup"}), _IN_TABLE),
+    **dict.fromkeys(("thead", "tbody", "tfoot", "colgroup", "caption"), (_SECTIONS, _IN_TABLE)),
+    **dict.fromkeys(HEADINGS, (HEADINGS, TAGS - HEADINGS)),
+}
+_PARAGRAPH = frozenset({"p"})
+_ENDS_PARAGRAPH = BLOCK_TAGS - {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "td", "th"}
+
+# What the sanitiser sets is set here already, so that it mostly finds nothing to change and need not look twice.
+_FIXED = {"a": {"rel": LINK_REL}, "input": CHECKBOX}
+# Without these an element does nothing.
+_NEEDS = {"a": ' href="', "img": ' src="'}
+_FREE = TAGS - BLOCK_TAGS - VOID_TAGS - _IMPLIED.keys()
+"""Tags that may stand anywhere and end nothing."""
+_COUNTED_DEPTH = 100
+PIECE_CHARS = 8192
+"""A piece ends with the first top-level block that ends so far from where the piece began, or later."""
+
+
+def fence(source: str, max_depth: int, found: Findings) -> Iterator[tuple[str, int]]:
+    """``source`` as balanced markup of allowed tags, at most ``max_depth`` deep; adds to ``found``.
+
+    Deeper tags go and their text stays. Comes in pieces, each whole top-level elements, with the position in the source
+    that it reaches to. Takes time linear in the source.
+    """
+    writer = _Writer(max_depth, found)
+    at = begun = 0
+    while at < len(source):
+        at = writer.write(source, at, begun + PIECE_CHARS)
+        if at < len(source) and not writer.idle:
+            continue
+        yield writer.take(), at
+        begun = at
+
+
+def count_markup(source: str, found: Findings) -> None:
+    """Adds to ``found`` what HTML there would be in text or Markdown."""
+    if "<" in source:
+        for _ in fence(source, _COUNTED_DEPTH, found):
+            pass
+
+
+class _Writer:
+    """Keeps the tags that are open and writes the next one so that they stay nested in order."""
+
+    def __init__(self, max_depth: int, found: Findings) -> None:
+        self._max_depth = max_depth
+        self._found = found
+        self._out: list[str] = []
+        self._open: list[str] = []
+        self._count = dict.fromkeys(TAGS, 0)
+        self._too_deep: Counter[str] = Counter()  # start tags that went, so that their end tags go too
+        self._written: dict[tuple[str, str | None], str] = {}  # what attributes became; documents repeat them
+        self.idle = False
+        """Whether the last ``write`` came to the end of a top-level block."""
+
+    def write(self, source: str, at: int, enough: int) -> int:
+        """Writes from ``at`` to the end, to that of an opaque element or, from ``enough`` on, of a top-level block;
+        returns where that is.
+        """
+        out, stack = self._out, self._open
+        self.idle = False
+        for token in _TOKEN.finditer(source, at):
+            start, end = token.span()
+            if start > at:
+                text = source[at:start]
+                if "&" in text or "<" in text or ">" in text or "\xa0" in text:
+                    text = self._text(text)
+                out.append(text)
+            at = end
+            slash, name, attributes = token.groups()
+            if not name:
+                continue
+            name = name.lower()
+            if slash:
+                if not stack:
+                    continue
+                self.end(name)
+                if not stack and at >= enough and name in BLOCK_TAGS:
+                    self.idle = True
+                    return at
+            elif name not in OPAQUE_TAGS:
+                self.start(name, attributes)
+            else:
+                self.suspect(name)
+                closing = _END_OF_OPAQUE[name].search(source, at)
+                return closing.start() if closing else len(source)
+        out.append(self._text(source[at:]))
+        return len(source)
+
+    def take(self) -> str:
+        """What was written, with all that is open closed."""
+        while self._open:
+            self._pop()
+        written = "".join(self._out)
+        self._out.clear()
+        return written
+
+    def _text(self, written: str) -> str:
+        return escape(resolve(written, self._found))
+
+    def suspect(self, name: str) -> None:
+        finding = suspect_tag(name)
+        if finding is not None:
+            self._found[finding] += 1
+
+    def start(self, name: str, attributes: str | None) -> None:
+        if name not in TAGS:
+            self.suspect(name)
+            if attributes:
+                self._attributes(name, attributes)
+            return
+        attributes = self._attributes(name, attributes) if attributes or name in _FIXED else ""
+        if name not in _FREE:
+            if not self._makes_room(name, attributes):
+                return
+            if name in VOID_TAGS:
+                self._out.append(f"<{name}{attributes}>")
+                return
+        if len(self._open) >= self._max_depth:
+            self._found[Finding.NESTING] += 1
+            self._too_deep[name] += 1
+            return
+        self._open.append(name)
+        self._count[name] += 1
+        self._out.append(f"<{name}{attributes}>")
+
+    def end(self, name: str) -> None:
+        if self._too_deep and self._too_deep[name]:
+            self._too_deep[name] -= 1
+        elif self._open and self._open[-1] == name:
+            self._pop()
+        elif self._count.get(name):
+            # An inline element's end tag in a cell closes nothing outside of the cell.
+            self._close(frozenset({name}), frozenset() if name in BLOCK_TAGS else _CELL_WALLS)
+
+    def _makes_room(self, name: str, attributes: str) -> bool:
+        """Ends what the tag ends by being there. False: the tag may not stand here."""
+        if self._count["p"] and name in _ENDS_PARAGRAPH:
+            self._close(_PARAGRAPH, _CELL_WALLS)
+        implied = _IMPLIED.get(name)
+        if implied is not None:
+            self._close(*implied)
+        if name == "a" and self._count["a"]:
+            return False  # a link in a cell of a link
+        return _NEEDS.get(name, "") in attributes
+
+    def _close(self, names: Set[str], walls: Set[str]) -> None:
+        """Closes up to the nearest of ``names``, unless a wall is nearer."""
+        for depth in range(len(self._open) - 1, -1, -1):
+            if self._open[depth] in names:
+                while len(self._open) > depth:
+                    self._pop()
+                return
+            if self._open[depth] in walls:
+                return
+
+    def _pop(self) -> None:
+        name = self._open.pop()
+        self._count[name] -= 1
+        if self._too_deep:
+            self._too_deep.clear()
+        self._out.append(f"</{name}>")
+
+    def _attributes(self, tag: str, written: str | None) -> str:
+        """The allowed ones, each once, quoted; with a blank before each."""
+        known = self._written.get((tag, written))
+        if known is not None:
+            return known
+        kept: dict[str, str] = {}
+        clean = True
+        allowed = ATTRIBUTES.get(tag, frozenset())
+        for index, match in enumerate(_ATTRIBUTE.finditer(written or "")):
+            if index >= MAX_ATTRIBUTES:
+                break
+            name = match[1].lower()
+            value = match[2] or match[3] or match[4] or ""
+            finding = suspect_attribute(name, value)
+            if finding is not None:
+                self._found[finding] += 1
+                clean = False
+            if name in allowed and name not in kept and len(value) <= _MAX_ESCAPED_CHARS:
+                safe = safe_value(tag, name, resolve(value, self._found))
+                if safe is not None:
+                    kept[name] = safe
+        kept.update(_FIXED.get(tag, {}))
+        result = "".join(f' {name}="{escape_value(value)}"' for name, value in kept.items())
+        if clean:
+            self._written[tag, written] = result
+        return result

@@ -1,0 +1,110 @@
+"""Types found out and declared; Markdown in the shape that Tiptap parses; its bombs."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub.api import ErrorCode, HubError
+from services.content.pipeline.convert import ContentType, detect, one_of, text_to_html
+from services.content.pipeline.markdown import MAX_REFERENCE_CHARS, Markdown
+from services.content.pipeline.sanitise import Sanitiser
+from services.content.pipeline.units import Unit
+
+MARKDOWN = Markdown(references=True)
+SANITISER = Sanitiser(100)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("just a line", "text"),
+        ("2 < 3 and 5 > 4", "text"),
+        ("a * b * c, see e.g. [1] and snake_case", "text"),
+        ("<p>a</p>", "html"),
+        ("<!DOCTYPE html><html>", "html"),
+        ("<!-- c --><p>a</p>", "html"),
+        ("hello <b>you</b>", "html"),
+        ("<h1># not a heading</h1>", "html"),
+        ("# Title", "markdown"),
+        ("some **bold** text", "markdown"),
+        ("- a\n- b", "markdown"),
+        ("1. a", "markdown"),
+        ("use `<div>` here", "markdown"),
+        ("```\n<p>\n```", "markdown"),
+        ("| a | b |\n|---|---|", "markdown"),
+        ("[a](https://e.example)", "markdown"),
+        ("a\n<br>\n- b", "markdown"),
+    ],
+)
+def test_the_type_is_found_out(source: str, expected: str) -> None:
+    assert detect(source) is ContentType(expected)
+
+
+def test_detection_looks_at_the_beginning_only() -> None:
+    assert detect("x" * 20_000 + "<p>") is ContentType.TEXT
+    assert detect("[" * 10_000 + "`" + "*" * 10_000) is ContentType.TEXT
+
+
+def test_text() -> None:
+    assert text_to_html("a <b>\n  b&amp;\n\n \n\nc\n") == "<p>a &lt;b&gt;<br>b&amp;amp;</p><p>c</p>"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("# a *b*", "<h1>a <em>b</em></h1>"),
+        ("- a\n- b", "<ul><li><p>a</p></li><li><p>b</p></li></ul>"),
+        (
+            "- [ ] a\n- [x] b",
+            '<ul data-type="taskList"><li data-type="taskItem" data-checked="false"><p>a</p></li>'
+            '<li data-type="taskItem" data-checked="true"><p>b</p></li></ul>',
+        ),
+        ("1. [ ] a", "<ol><li><p>[ ] a</p></li></ol>"),
+        ("- [a](/b)", '<ul><li><p><a href="/b">a</a></p></li></ul>'),
+        ("a<br>b<BR/>c <b>d</b>", "<p>a<br>b<br>c &lt;b&gt;d&lt;/b&gt;</p>"),
+        ("a  \nb\nc", "<p>a<br>b\nc</p>"),
+        ("~~a~~", "<p><s>a</s></p>"),
+        ("```py\nx\n\ny\n```", '<pre><code class="language-py">x\n\ny\n</code></pre>'),
+        (
+            "| a | b |\n|:-:|---|\n| c |",
+            '<table><thead><tr><th style="text-align:center">a</th><th>b</th></tr></thead>'
+            '<tbody><tr><td style="text-align:center">c</td><td></td></tr></tbody></table>',
+        ),
+        ("[a][b]\n\n[b]: https://e.example 't'", '<p><a href="https://e.example" title="t">a</a></p>'),
+    ],
+)
+def test_markdown(source: str, expected: str) -> None:
+    assert MARKDOWN.convert(source).strip() == expected
+
+
+def test_definitions_only_where_the_end_is_known() -> None:
+    assert Markdown(references=False).convert("[a]\n\n[a]: /b") == "<p>[a]</p><p>[a]: /b</p>"
+
+
+def test_bombs_do_not_grow() -> None:
+    references = MARKDOWN.convert("[a]: https://e.example/" + "x" * 10_000 + "\n\n" + "[a] " * 5_000)
+    assert references.count("<a ") < MAX_REFERENCE_CHARS / 10_000 + 1
+    assert references.count("[a]") > 4_900
+    wide = "|" + "a|" * 500 + "\n|" + "-|" * 500 + "\n" + "|\n" * 500
+    assert len(MARKDOWN.convert(wide * 4)) < 20 * len(wide)
+    assert "<table>" in MARKDOWN.convert("|a|b|c|\n|-|-|-|\n" + "| x |\n" * 500)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        part * 4_000 + "a"
+        for part in ("> ", "- ", "[", "![", "*_`[", "**a", "1. ", "<", "[a](", "`", "~~", "&#", "|", "a\n=", "\\")
+    ],
+    ids=lambda bomb: bomb[:6],
+)
+def test_deep_and_open_marks_end(bomb: str) -> None:
+    assert len(SANITISER.clean(MARKDOWN.convert(bomb))) <= 10 * len(bomb) + 1_000
+
+
+def test_an_unknown_choice_is_named() -> None:
+    assert one_of(Unit, "word", "chunk_by") is Unit.WORD
+    for value in ("letter", 7, None):
+        with pytest.raises(HubError, match="chunk_by is one of: auto, word, sentence, paragraph") as refused:
+            one_of(Unit, value, "chunk_by")
+        assert refused.value.code is ErrorCode.BAD_REQUEST
