@@ -1,0 +1,1 @@
+"""What the nodes of a hub agree on through Redis, beside topics: limits, duties, attention, a cache."""
