@@ -10,11 +10,15 @@ from hub.config import Settings
 from hub.database import Database
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
+from hub.nodes.cache import Cache
+from hub.nodes.limits import Bucket, Quota, SharedLimits
 from hub.orgs import OrgId
 from hub.service import Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
+    "Bucket",
+    "Cache",
     "ConfigError",
     "Database",
     "ErrorCode",
@@ -25,9 +29,11 @@ __all__ = (
     "OrgId",
     "Principal",
     "Published",
+    "Quota",
     "Service",
     "ServiceFactory",
     "Settings",
+    "SharedLimits",
     "SlowPolicy",
     "TopicKind",
     "bad_request",

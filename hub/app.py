@@ -56,6 +56,8 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
+from hub.nodes.cache import Cache
+from hub.nodes.limits import SharedLimits
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
 from hub.telemetry import Metrics, configure_logging
@@ -90,13 +92,14 @@ class Node:
         self._membership = Membership(settings, topics, self._broker, self._history, self._healer, delivery, turnstile)
         kinds = TopicKinds()
         publisher = Publisher(settings, metrics, kinds, self._broker)
-        hub = Hub(settings, database, publisher)
+        limits = SharedLimits(self._redis, settings)
+        self._admission = Admission(self._redis, settings, limits)
+        hub = Hub(settings, database, publisher, cache=Cache(self._redis, settings), limits=limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
             for kind in service.kinds:
                 kinds.register(kind)
         self._jwks = JwksCache(settings) if settings.jwks_url else None
-        self._admission = Admission(self._redis, settings)
         metrics.unchecked.set_function(lambda: self._admission.fail_open.count)
         sessions = Sessions(self._redis, settings)
         self._saver = SessionSaver(settings, sessions)

@@ -17,6 +17,7 @@ from hub.errors import ConfigError, ErrorCode, HubError
 # Starts with a letter or digit, so no token can bear the reserved organisation below; no braces or slash, because
 # Redis hash tags and the names below are cut at them.
 _ORG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PURPOSE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _MOST_SHARED = 4096  # names of which there is one object, however many connections; beyond it some have more
 
 
@@ -89,6 +90,16 @@ def org_key(org: OrgId, *parts: str) -> str:
     return ":".join((f"hub:{{{_checked(org)}}}", *parts))
 
 
+def limit_key(org: OrgId, purpose: str, who: str) -> str:
+    """The Redis key of what one user or address has used up. ``who`` may contain anything, so it stands last."""
+    return f"hub:{{{_checked(org)}/limit/{check_purpose(purpose)}/{who}}}"
+
+
+def cache_key(org: OrgId, purpose: str, name: str) -> str:
+    """The Redis key of a cached value. ``name`` may contain anything, so it stands last."""
+    return f"hub:{{{_checked(org)}/cache/{check_purpose(purpose)}/{name}}}"
+
+
 def session_key(org: OrgId, session: str) -> str:
     """The Redis key of one session's acknowledged positions; spread over the cluster by session."""
     return f"hub:{{{_checked(org)}/session/{session}}}"
@@ -97,6 +108,13 @@ def session_key(org: OrgId, session: str) -> str:
 def ticket_key(ticket: str) -> str:
     """The Redis key of a one-use ticket. It belongs to the hub: the organisation is known only after it was read."""
     return f"hub:{{{CONTROL_ORG}/ticket/{ticket}}}"
+
+
+def check_purpose(purpose: str) -> str:
+    """A word of the program's own that stands in Redis keys. Raises ``ValueError`` when it may not."""
+    if not _PURPOSE.fullmatch(purpose):
+        raise ValueError(f"{purpose!r} is no purpose; it must match {_PURPOSE.pattern}")
+    return purpose
 
 
 def _checked(org: OrgId) -> OrgId:

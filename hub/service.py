@@ -15,6 +15,8 @@ from hub.config import Settings
 from hub.database import Database
 from hub.fanout.broker import Published
 from hub.fanout.publisher import NewEvent, Publisher
+from hub.nodes.cache import Cache
+from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.protocol.frames import Tags
 from hub.topics.kinds import TopicKind
@@ -33,6 +35,8 @@ class Hub:
     settings: Settings
     database: Database
     publisher: Publisher
+    cache: Cache
+    limits: SharedLimits
 
     async def publish(  # noqa: PLR0913 - an event has these fields
         self,

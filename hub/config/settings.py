@@ -154,7 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)
     ] = 60
     limits_retry_s: Annotated[
-        float, _doc("After Redis did not answer, frames are let through uncounted for this long.", gt=0)
+        float, _doc("After Redis did not answer, it is not asked about limits and caches for this long.", gt=0)
     ] = 1.0
 
     # --- history and recovery
@@ -188,6 +188,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_waiting_messages: Annotated[
         int, _doc("Messages of topics that rest or wait for their turn; when there are more all go out at once.", ge=1)
     ] = 20_000
+    cache_max_bytes: Annotated[int, _doc("Largest value that a service may keep in Redis as a cache.", ge=0)] = (
+        1_048_576
+    )
     redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
     redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[

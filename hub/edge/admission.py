@@ -18,9 +18,9 @@ import structlog
 
 from hub.auth.principal import Principal
 from hub.config import Settings
-from hub.edge.fail_open import FailOpen
-from hub.edge.frame_budget import FrameBudget, Limits, PublishBudget
+from hub.edge.frame_budget import FrameBudget, PublishBudget
 from hub.errors import ErrorCode, HubError
+from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId, org_key
 from hub.redis import Arg, Command, Redis, ScriptCall, load_script
 
@@ -48,7 +48,9 @@ class Admission:
     back after ``connection_lease_s``.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings, limits: SharedLimits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._redis = redis
         self._settings = settings
         self._lease_ms = settings.connection_lease_s * 1000
@@ -56,20 +58,12 @@ class Admission:
         self._renew = load_script("hub.edge", "renew.lua")
         self._revoke = load_script("hub.edge", "revoke.lua")
         redis.register(self._admit, self._renew, self._revoke)
-        self.fail_open: Final = FailOpen(settings.limits_retry_s, clock)
-        self._frames = Limits(
-            redis,
-            self.fail_open,
-            purpose="frames",
-            per_second=settings.messages_per_second,
-            burst=settings.messages_burst,
+        self.fail_open: Final = limits.fail_open
+        self._frames = limits.bucket(
+            "frames", per_second=settings.messages_per_second, burst=settings.messages_burst, what="frames"
         )
-        publications = Limits(
-            redis,
-            self.fail_open,
-            purpose="publications",
-            per_second=settings.http_events_per_second,
-            burst=settings.http_events_burst,
+        publications = limits.bucket(
+            "publications", per_second=settings.http_events_per_second, burst=settings.http_events_burst, what="events"
         )
         self.publications: Final = PublishBudget(publications, settings.max_connections)
         """What users may publish by HTTP."""

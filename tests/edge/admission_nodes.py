@@ -8,6 +8,7 @@ from typing import Any
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.edge.admission import Admission
+from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.redis import Redis
 from tests.support.clock import Clock
@@ -29,7 +30,8 @@ class Nodes:
     def add(self, clock: Clock | None = None, **changes: Any) -> Admission:
         settings = Settings(redis_url=self.url, database_url="x", **changes)
         redis = Redis(settings)
-        admission = Admission(redis, settings, *([clock] if clock else []))
+        clocks = [clock] if clock else []
+        admission = Admission(redis, settings, SharedLimits(redis, settings, *clocks), *clocks)
         self._opened.append((redis, admission))
         return admission
 

@@ -13,6 +13,7 @@ from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.edge.admission import Admission, _cutoff_key, _lease_keys
 from hub.errors import ErrorCode, HubError
+from hub.nodes.limits import SharedLimits
 from hub.orgs import org_key
 from hub.redis import Arg, Redis, Script
 from hub.redis.masters import slot_of
@@ -197,7 +198,7 @@ class StuckAfterAnswer(Redis):
 async def test_a_client_that_leaves_while_it_is_admitted_keeps_no_lease(redis_url: str, redis: Redis) -> None:
     settings = Settings(redis_url=redis_url, database_url="x")
     stuck = StuckAfterAnswer(settings)
-    node = Admission(stuck, settings)
+    node = Admission(stuck, settings, SharedLimits(stuck, settings))
     node.start()
     joining = asyncio.create_task(node.admit(who(), "c1"))
 

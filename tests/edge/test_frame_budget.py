@@ -8,7 +8,7 @@ import pytest
 
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
-from hub.orgs import org_key
+from hub.orgs import limit_key
 from hub.redis import Redis
 from tests.edge.admission_nodes import ACME, Nodes, who
 from tests.support.clock import Clock
@@ -83,7 +83,7 @@ async def test_a_full_bucket_takes_no_place_in_redis(nodes: Nodes, redis: Redis)
     while budget.take():
         pass
     await budget.refill()
-    key = org_key(ACME, "frames", "u1")
+    key = limit_key(ACME, "frames", "u1")
     assert 0 < await redis.command(key, "PTTL", key) <= 3000
 
 

@@ -1,4 +1,4 @@
-"""What is let through because Redis did not answer: counted always, logged once a minute."""
+"""What goes on unchecked because Redis did not answer: counted always, logged once a minute."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _log = structlog.get_logger(__name__)
 
 
 class FailOpen:
-    """Remembers that a limit could not be checked. ``clock`` is monotonic seconds."""
+    """Remembers that Redis could not be asked. ``event`` is the line in the log; ``clock`` is monotonic seconds."""
 
-    def __init__(self, retry_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, retry_s: float, clock: Callable[[], float] = time.monotonic, *, event: str = "limits_not_checked"
+    ) -> None:
         self._retry_s = retry_s
         self._clock = clock
+        self._event = event
         self._failed_at: float | None = None
         self._logged_at: float | None = None
         self.count = 0
@@ -39,4 +42,4 @@ class FailOpen:
         self.count += 1
         if self._logged_at is None or self._clock() - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = self._clock()
-            _log.warning("limits_not_checked", what=what, so_far=self.count, reason="redis is not reachable")
+            _log.warning(self._event, what=what, so_far=self.count, reason="redis is not reachable")
