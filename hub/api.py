@@ -10,6 +10,7 @@ from hub.config import Settings
 from hub.database import Database
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
+from hub.fanout.kept_events import KeptEvent, Page
 from hub.nodes.cache import Cache
 from hub.nodes.limits import Bucket, Quota, SharedLimits
 from hub.orgs import OrgId
@@ -25,8 +26,10 @@ __all__ = (
     "History",
     "Hub",
     "HubError",
+    "KeptEvent",
     "Method",
     "OrgId",
+    "Page",
     "Principal",
     "Published",
     "Quota",

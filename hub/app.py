@@ -49,6 +49,7 @@ from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.errands import Errands
 from hub.fanout.healer import Healer
 from hub.fanout.history import History
+from hub.fanout.kept_events import KeptEvents
 from hub.fanout.membership import Membership
 from hub.fanout.outbox_relay import OutboxRelay
 from hub.fanout.publisher import Publisher
@@ -94,7 +95,15 @@ class Node:
         publisher = Publisher(settings, metrics, kinds, self._broker)
         limits = SharedLimits(self._redis, settings)
         self._admission = Admission(self._redis, settings, limits)
-        hub = Hub(settings, database, publisher, cache=Cache(self._redis, settings), limits=limits)
+        hub = Hub(
+            settings=settings,
+            database=database,
+            publisher=publisher,
+            kept_events=KeptEvents(settings, kinds, self._broker),
+            registry=metrics.registry,
+            cache=Cache(self._redis, settings),
+            limits=limits,
+        )
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
             for kind in service.kinds:

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database
 from hub.fanout.broker import Published
+from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
 from hub.nodes.cache import Cache
 from hub.nodes.limits import SharedLimits
@@ -35,6 +38,9 @@ class Hub:
     settings: Settings
     database: Database
     publisher: Publisher
+    kept_events: KeptEvents
+    registry: CollectorRegistry
+    """For a service's own metrics; ``/metrics`` shows them. No labels but bounded ones, as in ``hub.telemetry``."""
     cache: Cache
     limits: SharedLimits
 
@@ -58,6 +64,28 @@ class Hub:
         """
         event = NewEvent(topic, name, data, key, tags, ephemeral)
         return await self.publisher.publish(parse_topic(org, topic), event, by)
+
+    async def append(
+        self, org: OrgId, topic: str, events: Sequence[tuple[str, Any]], *, after: int, by: str | None = None
+    ) -> int:
+        """Publishes a few events (name, data) in one step, if the topic's newest number is ``after``.
+
+        Returns the newest number then. So of several writers that believe to be the only one, one is. The number is
+        that of whatever epoch the topic has now. Raises ``HubError``: what ``publish`` raises, ``bad_request`` for a
+        kind without history, and ``conflict`` with ``details["top"]`` when the newest number is another. Nothing was
+        published then; after ``unavailable`` all of it may have been, or nothing: ``read`` what the topic ends with.
+        """
+        return await self.publisher.append(parse_topic(org, topic), events, after, by)
+
+    async def read(self, org: OrgId, topic: str, *, after: int = 0, last: int | None = None, limit: int = 500) -> Page:
+        """A page of a topic's kept events, oldest first: those after the number ``after``, or the ``last`` ones.
+
+        ``after`` is a number of the epoch that the topic has now; beyond its top there is nothing. What is no longer
+        kept is left out: the first event's ``seq`` says so. ``replay_page_events`` and ``replay_page_bytes`` bound a
+        page too. A kind without history gives epoch "" and no events. Raises ``HubError``: ``not_found``,
+        ``unavailable``.
+        """
+        return await self.kept_events.read(parse_topic(org, topic), after, last, limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

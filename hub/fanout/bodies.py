@@ -18,7 +18,13 @@ class _Body(Struct, omit_defaults=True, gc=False):
     by: str | None = None
 
 
+class _NameAndData(Struct, gc=False):
+    name: str
+    data: Any
+
+
 _encoder = msgspec.json.Encoder()
+_name_and_data_decoder = msgspec.json.Decoder(_NameAndData)
 
 
 def encode_body(
@@ -33,3 +39,9 @@ def encode_body(
     How large the data may be is the caller's to check. Raises ``TypeError`` for values that JSON does not have.
     """
     return _encoder.encode(_Body(id, name, data, tags or None, by))
+
+
+def name_and_data(body: bytes) -> tuple[str, Any]:
+    """What a service published, without what the hub added."""
+    found = _name_and_data_decoder.decode(body)
+    return found.name, found.data

@@ -21,20 +21,23 @@ from hub.topics.publication import Publication, TopicState
 from hub.topics.topic import Topic
 
 __all__ = (
+    "AnyEpoch",
     "Broker",
     "BrokerEvents",
+    "ConditionFailed",
     "Draft",
     "HistoryPage",
     "HistoryRequest",
     "Publication",
     "Published",
     "ServerChanged",
+    "TopMoved",
     "TopicState",
 )
 
 
 class Draft(Struct, frozen=True, gc=False):
-    """An event to be published."""
+    """An event to be published, or several of one topic in one step."""
 
     topic: Topic
     history: History | None
@@ -44,10 +47,20 @@ class Draft(Struct, frozen=True, gc=False):
     ephemeral: bool = False
     if_server: str | None = None
     """Publish only if the topic's server still has this ``run_id``; else ``ServerChanged``."""
+    if_top: int | None = None
+    """Publish only if the topic's newest event has this number, in whatever epoch; else ``TopMoved``.
+
+    Not asked of ephemeral events, nor of one whose ``key`` is known: that one has been published.
+    """
+    further: tuple[bytes, ...] = ()
+    """Bodies of events that follow at once: all are published or none is."""
 
 
 class Published(Struct, frozen=True, gc=False):
-    """Where an event stands. For a duplicate: where the first one stood. Ephemeral: epoch "" and seq 0."""
+    """Where an event stands. For a duplicate: where the first one stood. Ephemeral: epoch "" and seq 0.
+
+    Of a draft of several events: the last one.
+    """
 
     epoch: str
     seq: int
@@ -55,24 +68,42 @@ class Published(Struct, frozen=True, gc=False):
     server: str
 
 
-class ServerChanged(Exception):
-    """The Redis server behind a topic is not the one named in ``if_server``. Nothing was published."""
+class ConditionFailed(Exception):
+    """A condition of the draft does not hold. Nothing was published. ``server``: the ``run_id`` of who says so."""
 
     def __init__(self, server: str) -> None:
         super().__init__(server)
         self.server = server
 
 
+class ServerChanged(ConditionFailed):
+    """The Redis server behind a topic is not the one named in ``if_server``."""
+
+
+class TopMoved(ConditionFailed):
+    """The newest event of a topic has the number ``top`` and not ``if_top``."""
+
+    def __init__(self, server: str, top: int) -> None:
+        super().__init__(server)
+        self.top = top
+
+
+class AnyEpoch(Struct, frozen=True, gc=False):
+    """A number in whatever epoch the topic has now."""
+
+    seq: int
+
+
 class HistoryRequest(Struct, frozen=True, gc=False):
     """Which part of a topic's history is wanted.
 
     ``after``: a Position — everything after it by the rules of PROTOCOL section 5 (same epoch: after seq; previous
-    epoch: after min(seq, base); any other or beyond the top: everything kept); ``"start"`` — everything kept;
-    ``"top"`` — nothing, only the state; an int N — the last N events.
+    epoch: after min(seq, base); any other or beyond the top: everything kept); ``AnyEpoch`` — everything after
+    that number; ``"start"`` — everything kept; ``"top"`` — nothing, only the state; an int N — the last N events.
     """
 
     topic: Topic
-    after: Position | Literal["start", "top"] | int
+    after: Position | AnyEpoch | Literal["start", "top"] | int
     limit: int
     max_bytes: int
 
@@ -106,9 +137,9 @@ class Broker(Protocol):
         """Every link is up and its own probe came back."""
 
     async def publish(self, draft: Draft) -> Published:
-        """Publishes one event: atomic with idempotency, numbering, history and epoch. Raises ``ServerChanged``."""
+        """Publishes one event: atomic with idempotency, numbering, history and epoch. Raises ``ConditionFailed``."""
 
-    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ServerChanged]:
+    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ConditionFailed]:
         """The same for many, pipelined, in order per topic; one outcome each. What failed may yet have happened."""
 
     async def read(self, requests: Sequence[HistoryRequest]) -> list[HistoryPage | HubError]:

@@ -20,7 +20,7 @@ from hub.config import Settings
 from hub.database.outbox import Outbox, OutboxRow, open_outbox
 from hub.errors import HubError
 from hub.fanout.bodies import encode_body
-from hub.fanout.broker import Broker, Draft, Published, ServerChanged
+from hub.fanout.broker import Broker, ConditionFailed, Draft, Published, ServerChanged
 from hub.orgs import OrgId
 from hub.protocol.codec import check_data
 from hub.telemetry import Metrics
@@ -234,7 +234,7 @@ class _Shift:
             runs = [run for run, _ in sent if run.rows]
         return outcome
 
-    async def _send(self, drafts: list[Draft]) -> Sequence[Published | HubError | ServerChanged]:
+    async def _send(self, drafts: list[Draft]) -> Sequence[Published | HubError | ConditionFailed]:
         try:
             return await self._broker.publish_many(drafts)
         except HubError as error:
@@ -303,7 +303,7 @@ def _runs(rows: Sequence[OutboxRow]) -> list[_Run]:
     return list(runs.values())
 
 
-def _take(run: _Run, draft: Draft, answer: Published | HubError | ServerChanged, outcome: _Outcome) -> None:
+def _take(run: _Run, draft: Draft, answer: Published | HubError | ConditionFailed, outcome: _Outcome) -> None:
     """Notes one answer. A run that cannot go on in this turn loses its rows; they are pending still."""
     match answer:
         case Published():

@@ -1,12 +1,16 @@
--- Publishes one event, atomically: who we are, was it here before, its number, history, the envelope.
+-- Publishes one event, atomically: who we are, was it here before, its number, history, the envelope. Or several, which
+-- get numbers in a row; seq is then that of the last.
 -- KEYS: position, history, and the idempotency key when there is one.
--- Returns {epoch, seq, status, server}; status 0: published, 1: a duplicate, 2: refused because of if_server.
+-- Returns {epoch, seq, status, server}; status 0: published, 1: a duplicate, 2: refused because of if_server,
+-- 3: refused because of if_top (seq: the top).
 
 local POSITION, HISTORY, DEDUPE = KEYS[1], KEYS[2], KEYS[3]
-local CHANNEL, BODY, CANDIDATE_EPOCH, IF_SERVER = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local CHANNEL, CANDIDATE_EPOCH, IF_SERVER, IF_TOP = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local PUBLISH, KEPT = ARGV[5], ARGV[6] == '1'
 local MAX_COUNT, MAX_BYTES, MAX_AGE_MS = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local POSITION_TTL_MS, DEDUPE_TTL_MS = ARGV[10], ARGV[11]
+-- The bodies are the arguments from here on.
+local FIRST_BODY = 12
 
 -- So that no publication pays for a long tail; two thirds of a burst's excess go with the next few events.
 local MOST_TRIMMED = 8
@@ -38,11 +42,11 @@ local function trim(record, now, size)
   end
 end
 
-local function append(record, now)
-  local size = #BODY + ENTRY_BYTES
+local function append(record, now, body)
+  local size = #body + ENTRY_BYTES
   trim(record, now, size)
   record.seq, record.bytes = record.seq + 1, record.bytes + size
-  redis.call('XADD', HISTORY, digits(record.seq) .. '-0', 'ts', digits(now), 'body', BODY)
+  redis.call('XADD', HISTORY, digits(record.seq) .. '-0', 'ts', digits(now), 'body', body)
   redis.call('PEXPIRE', HISTORY, digits(MAX_AGE_MS + EXPIRY_SLACK_MS))
 end
 
@@ -67,13 +71,25 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local epoch, seq = '', 0
 if KEPT then
   local record, changed = load_position(POSITION, HISTORY, server, CANDIDATE_EPOCH)
-  append(record, now)
+  if IF_TOP ~= '' and tonumber(IF_TOP) ~= record.seq then
+    if changed then
+      -- As read.lua does: an epoch begins when it is found to be due, whoever finds it.
+      save_position(POSITION, record, POSITION_TTL_MS, true)
+    end
+    return { record.epoch, record.seq, 3, server }
+  end
+  for index = FIRST_BODY, #ARGV do
+    append(record, now, ARGV[index])
+  end
   save_position(POSITION, record, POSITION_TTL_MS, changed)
   epoch, seq = record.epoch, record.seq
 end
 if DEDUPE then
   redis.call('SET', DEDUPE, epoch .. ' ' .. digits(seq), 'PX', DEDUPE_TTL_MS)
 end
-local header = (KEPT and epoch or '-') .. ' ' .. digits(seq) .. ' ' .. digits(now) .. '\n'
-redis.call(PUBLISH, CHANNEL, header .. BODY)
+for index = FIRST_BODY, #ARGV do
+  local number = KEPT and seq - #ARGV + index or 0
+  local header = (KEPT and epoch or '-') .. ' ' .. digits(number) .. ' ' .. digits(now) .. '\n'
+  redis.call(PUBLISH, CHANNEL, header .. ARGV[index])
+end
 return { epoch, seq, 0, server }

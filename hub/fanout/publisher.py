@@ -16,7 +16,7 @@ from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError, bad_request, unavailable
 from hub.fanout.bodies import encode_body
-from hub.fanout.broker import Broker, Draft, Published, ServerChanged
+from hub.fanout.broker import Broker, ConditionFailed, Draft, Published, TopMoved
 from hub.protocol.codec import check_data
 from hub.protocol.frames import EventName, IdempotencyKey, Tags
 from hub.telemetry import Metrics
@@ -68,6 +68,27 @@ class Publisher:
         """Publishes one event of a service. Raises ``HubError``."""
         self._kinds.resolve_internal(topic)
         return await self._publish(self._draft(topic, event, by), "service")
+
+    async def append(self, topic: Topic, events: Sequence[tuple[str, Any]], after: int, by: str | None = None) -> int:
+        """Publishes events (name, data) of a service in one step, if the topic's newest number is ``after``.
+
+        Returns the new one. Raises ``HubError``; ``conflict`` when the newest is another, with it in ``details``.
+        """
+        kind = self._kinds.resolve_internal(topic)
+        if kind.history is None:
+            raise bad_request(f"{topic.wire} keeps no events, so there is no end to append to")
+        bodies = [self._body(NewEvent(topic.text, name, data), by) for name, data in events]
+        if not bodies:
+            return after
+        try:
+            done = await self._broker.publish(
+                Draft(topic, kind.history, bodies[0], if_top=after, further=tuple(bodies[1:]))
+            )
+        except TopMoved as moved:
+            text = f"the topic's newest event is number {moved.top} and not {after}"
+            raise HubError(ErrorCode.CONFLICT, text, details={"top": moved.top}) from moved
+        self._metrics.published(kind.name, "service", len(bodies))
+        return done.seq
 
     async def publish_all_as(
         self, principal: Principal, items: Sequence[Item], read: Callable[[Item], NewEvent], way: str
@@ -130,7 +151,7 @@ class Publisher:
         published: Counter[str] = Counter()
         for item in prepared:
             outcome = next(outcomes) if isinstance(item, Draft) else item
-            assert not isinstance(outcome, ServerChanged)  # noqa: S101 - only drafts with if_server get it
+            assert not isinstance(outcome, ConditionFailed)  # noqa: S101 - these drafts have no conditions
             if isinstance(item, Draft) and isinstance(outcome, Published):
                 published[item.topic.kind] += 1
             results.append(outcome)
@@ -140,11 +161,13 @@ class Publisher:
 
     def _draft(self, topic: Topic, event: NewEvent, by: str | None) -> Draft:
         kind = self._kinds.kind_of(topic)
+        ephemeral = event.ephemeral or kind.history is None
+        return Draft(topic, kind.history, self._body(event, by), event.key, ephemeral)
+
+    def _body(self, event: NewEvent, by: str | None) -> bytes:
         encoded = self._encoded(event.data)
         _check_tags(event.tags)
-        body = encode_body(event_id(), event.name, msgspec.Raw(encoded), event.tags, by)
-        ephemeral = event.ephemeral or kind.history is None
-        return Draft(topic, kind.history, body, event.key, ephemeral)
+        return encode_body(event_id(), event.name, msgspec.Raw(encoded), event.tags, by)
 
     def _encoded(self, data: Any) -> bytes:
         try:

@@ -2,7 +2,8 @@
 -- a topic that never had an event has an epoch already, and its first event is (that epoch, 1).
 -- KEYS: position, history.
 -- ARGV: candidate epoch, position ttl, then what is wanted:
---   'top' | 'start' | 'last' n | 'position' epoch seq   followed by limit and max_bytes (in ARGV[6] and ARGV[7]).
+--   'top' | 'start' | 'last' n | 'number' seq | 'position' epoch seq
+-- and limit and max_bytes (in ARGV[6] and ARGV[7]). A number is one of the epoch that the topic has now.
 -- Returns {epoch, top, first, previous, base, server, more, id, ts, body, id, ts, body, …}.
 
 local POSITION, HISTORY = KEYS[1], KEYS[2]
@@ -15,6 +16,9 @@ local PAGE = 32
 local function wanted_after(record, first)
   if WANTED == 'last' then
     return record.seq - tonumber(ARGV[5])
+  end
+  if WANTED == 'number' then
+    return tonumber(ARGV[5])
   end
   if WANTED == 'position' then
     local epoch, seq = ARGV[4], tonumber(ARGV[5])

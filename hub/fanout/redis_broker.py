@@ -8,11 +8,11 @@ from hub.config import Settings
 from hub.errors import HubError
 from hub.fanout.broker import (
     BrokerEvents,
+    ConditionFailed,
     Draft,
     HistoryPage,
     HistoryRequest,
     Published,
-    ServerChanged,
     TopicState,
 )
 from hub.fanout.reader import Reader
@@ -50,7 +50,7 @@ class RedisBroker:
             return outcome
         raise outcome
 
-    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ServerChanged]:
+    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ConditionFailed]:
         """See ``Broker.publish_many``."""
         sharded = self._redis.cluster
         calls = [publish_call(draft, self._settings, sharded=sharded) for draft in drafts]

@@ -6,7 +6,18 @@ import random
 from typing import Any
 
 from hub.config import Settings
-from hub.fanout.broker import Draft, HistoryPage, HistoryRequest, Publication, Published, ServerChanged, TopicState
+from hub.fanout.broker import (
+    AnyEpoch,
+    ConditionFailed,
+    Draft,
+    HistoryPage,
+    HistoryRequest,
+    Publication,
+    Published,
+    ServerChanged,
+    TopicState,
+    TopMoved,
+)
 from hub.protocol.frames import Position
 from hub.redis import Arg, ScriptCall, load_script
 from hub.topics.topic import Topic
@@ -15,7 +26,7 @@ PUBLISH = load_script("hub.fanout", "position.lua", "publish.lua")
 READ = load_script("hub.fanout", "position.lua", "read.lua")
 IDENTITY = load_script("hub.fanout", "identity.lua")
 
-_REFUSED = 2
+_DUPLICATE, _SERVER_CHANGED, _TOP_MOVED = 1, 2, 3
 
 
 def publish_call(draft: Draft, settings: Settings, *, sharded: bool) -> ScriptCall:
@@ -27,9 +38,9 @@ def publish_call(draft: Draft, settings: Settings, *, sharded: bool) -> ScriptCa
         keys += (names.dedupe + draft.key,)
     args: tuple[Arg, ...] = (
         names.channel,
-        draft.body,
         _candidate_epoch(),
         draft.if_server or "",
+        "" if draft.if_top is None else draft.if_top,
         "SPUBLISH" if sharded else "PUBLISH",
         int(kept),
     )
@@ -37,15 +48,17 @@ def publish_call(draft: Draft, settings: Settings, *, sharded: bool) -> ScriptCa
     if draft.history is not None:
         bounds = (draft.history.count, draft.history.bytes, draft.history.age_s * 1000)
     lifetimes = (settings.position_ttl_s * 1000, settings.idempotency_ttl_s * 1000)
-    return ScriptCall(PUBLISH, keys, args + bounds + lifetimes)
+    return ScriptCall(PUBLISH, keys, (*args, *bounds, *lifetimes, draft.body, *draft.further))
 
 
-def published(reply: Any) -> Published | ServerChanged:
+def published(reply: Any) -> Published | ConditionFailed:
     """What ``publish_call`` came to."""
     epoch, seq, status, server = reply
-    if status == _REFUSED:
+    if status == _SERVER_CHANGED:
         return ServerChanged(server.decode())
-    return Published(epoch.decode(), seq, status == 1, server.decode())
+    if status == _TOP_MOVED:
+        return TopMoved(server.decode(), seq)
+    return Published(epoch.decode(), seq, status == _DUPLICATE, server.decode())
 
 
 def state_call(topic: Topic, settings: Settings) -> ScriptCall:
@@ -61,6 +74,8 @@ def read_call(request: HistoryRequest, settings: Settings) -> ScriptCall:
     wanted: tuple[Arg, ...]
     if isinstance(after, Position):
         wanted = ("position", after.epoch, after.seq)
+    elif isinstance(after, AnyEpoch):
+        wanted = ("number", "", after.seq)
     elif isinstance(after, int):
         wanted = ("last", "", after)
     else:

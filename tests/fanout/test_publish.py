@@ -1,14 +1,16 @@
-"""publish.lua on a real server: numbering, history and its bounds, idempotency, epochs."""
+"""publish.lua on a real server: numbering, history and its bounds, idempotency, conditions, epochs."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from hub.embedded import RedisServer
-from hub.fanout.broker import Published, ServerChanged
+from hub.errors import HubError
+from hub.fanout.broker import Published, ServerChanged, TopMoved
 from hub.topics.kinds import History
 from tests.support.redis_world import KEPT, World, draft, page, restart, topic, world
 from tests.support.servers import running_redis
@@ -176,6 +178,79 @@ async def test_if_server_refuses_when_it_is_another(hub: World) -> None:
         await hub.broker.publish(draft(subject, if_server="0" * 40))
 
 
+async def test_if_top_refuses_when_the_newest_event_is_another(hub: World) -> None:
+    subject = topic("if-top")
+    outcomes = await hub.broker.publish_many([draft(subject, b"%d" % top, if_top=top) for top in (0, 1, 1, 0, 3, 2)])
+    tops = [item.top if isinstance(item, TopMoved) else item.seq for item in outcomes if not isinstance(item, HubError)]
+    assert [isinstance(item, TopMoved) for item in outcomes] == [False, False, True, True, True, False]
+    assert tops == [1, 2, 2, 2, 2, 3]
+    assert [event.body for event in (await page(hub.broker, subject)).publications] == [b"0", b"1", b"2"]
+    with pytest.raises(TopMoved) as caught:
+        await hub.broker.publish(draft(subject, if_top=4))
+    assert (caught.value.top, caught.value.server) == (3, await hub.broker.server_of(subject))
+
+
+async def test_several_events_are_one_step(hub: World) -> None:
+    subject, five = topic("several"), History(count=5, bytes=10**6, age_s=3600)
+    done = await hub.broker.publish(draft(subject, b"1", five, if_top=0, further=(b"2", b"3", b"4")))
+    assert done.seq == 4
+    # A writer behind by one gets none of its events in, though the number before its second is the top.
+    with pytest.raises(TopMoved):
+        await hub.broker.publish(draft(subject, b"no", five, if_top=3, further=(b"no", b"no")))
+    assert (await hub.broker.publish(draft(subject, b"5", five, if_top=4, further=(b"6", b"7")))).seq == 7
+    history = await page(hub.broker, subject)
+    assert [(event.seq, event.body) for event in history.publications] == [(n, b"%d" % n) for n in range(3, 8)]
+    again = await hub.broker.publish(draft(subject, b"8", five, key="k", further=(b"9",)))
+    assert (again.seq, (await hub.broker.publish(draft(subject, key="k"))).seq) == (9, 9)
+
+
+async def test_what_is_refused_because_of_its_top_reaches_nobody_and_leaves_no_key(hub: World) -> None:
+    subject = topic("if-top-silent")
+    with pytest.raises(TopMoved):
+        await hub.broker.publish(draft(subject, if_top=1, key="k"))
+    assert await hub.redis.command(subject.names.history, "EXISTS", subject.names.history) == 0
+    assert not (await hub.broker.publish(draft(subject, if_top=0, key="k"))).duplicate
+
+
+async def test_a_known_key_is_a_duplicate_whatever_the_top(hub: World) -> None:
+    subject = topic("if-top-key")
+    first = await hub.broker.publish(draft(subject, if_top=0, key="k"))
+    again = await hub.broker.publish(draft(subject, if_top=0, key="k"))
+    assert (again.epoch, again.seq, again.duplicate) == (first.epoch, 1, True)
+
+
+async def test_ephemeral_events_have_no_top(hub: World) -> None:
+    subject = topic("if-top-ephemeral")
+    for event in (draft(subject, ephemeral=True, if_top=7), draft(subject, history=None, if_top=7)):
+        assert (await hub.broker.publish(event)).seq == 0
+    assert await hub.redis.command("", "DBSIZE") == 0
+
+
+async def test_the_server_is_asked_before_the_top(hub: World) -> None:
+    subject = topic("if-both")
+    with pytest.raises(ServerChanged):
+        await hub.broker.publish(draft(subject, if_server="0" * 40, if_top=9))
+
+
+async def test_a_refusal_keeps_the_epoch_that_it_has_begun(hub: World) -> None:
+    subject, forked = topic("if-top-new"), topic("if-top-fork")
+    first = await hub.broker.publish(draft(forked))
+    await hub.redis.command(forked.names.position, "HSET", forked.names.position, "server", "another")
+    for of, base in ((subject, 0), (forked, 1)):
+        with pytest.raises(TopMoved) as caught:
+            await hub.broker.publish(draft(of, if_top=5))
+        assert caught.value.top == base
+        names = ("epoch", "previous", "base", "server")
+        record = await hub.redis.command(of.names.position, "HMGET", of.names.position, *names)
+        assert record[3].decode() == await hub.broker.server_of(of)
+        assert await hub.redis.command(of.names.position, "PTTL", of.names.position) > 0
+        done = await hub.broker.publish(draft(of, if_top=base))
+        state = (await page(hub.broker, of)).state
+        assert (done.epoch, done.seq) == (record[0].decode(), base + 1) == (state.epoch, state.top)
+        assert (record[1].decode(), int(record[2])) == (state.previous_epoch, state.base)
+        assert state.previous_epoch == ("" if of is subject else first.epoch)
+
+
 async def test_flushall_begins_anew(hub: World) -> None:
     subject = topic("flushed")
     first = await hub.broker.publish(draft(subject))
@@ -218,3 +293,43 @@ async def test_a_restart_with_data_forks_the_epoch(own_server: RedisServer, read
         assert [event.body for event in history.publications] == [b"1", b"2", b"3", b"4"]
         now = (await page(hub.broker, quiet, "top")).state
         assert (now.previous_epoch, now.base, now.top) == (before.epoch, 0, 0)
+
+
+async def test_a_writer_goes_on_after_a_restart_with_data_and_not_after_one_without(own_server: RedisServer) -> None:
+    subject = topic("if-top-restart")
+    async with world(own_server.url, listening=False) as hub:
+        first = await hub.broker.publish(draft(subject, if_top=0, further=(b"2", b"3")))
+        await restart(own_server)
+        fourth = await hub.broker.publish(draft(subject, if_top=3))
+        assert fourth.seq == 4
+        assert fourth.epoch != first.epoch
+        await hub.redis.command("", "FLUSHALL")
+        with pytest.raises(TopMoved) as caught:
+            await hub.broker.publish(draft(subject, if_top=4))
+        assert caught.value.top == 0
+
+
+async def test_a_writer_whose_newest_events_were_lost_is_told_the_top_that_survived(hub: World) -> None:
+    subject = topic("if-top-lost")
+    names = (subject.names.position, subject.names.history)
+    await hub.broker.publish(draft(subject, b"1", if_top=0, further=(b"2",)))
+    replicated = [await hub.redis.command(name, "DUMP", name) for name in names]
+    await hub.broker.publish(draft(subject, b"lost", if_top=2))
+    for name, dump in zip(names, replicated, strict=True):
+        await hub.redis.command(name, "RESTORE", name, 0, dump, "REPLACE")
+    await hub.redis.command(names[0], "HSET", names[0], "server", "the one before")
+    with pytest.raises(TopMoved) as caught:
+        await hub.broker.publish(draft(subject, b"4", if_top=3))
+    assert caught.value.top == 2
+    assert (await hub.broker.publish(draft(subject, b"3", if_top=2))).seq == 3
+    history = await page(hub.broker, subject)
+    assert [event.body for event in history.publications] == [b"1", b"2", b"3"]
+    assert history.state.base == 2
+
+
+async def test_of_writers_that_all_believe_to_be_the_only_one_one_is(hub: World) -> None:
+    subject = topic("if-top-race")
+    writers = (hub.broker.publish(draft(subject, b"%d" % number, if_top=0)) for number in range(40))
+    outcomes = await asyncio.gather(*writers, return_exceptions=True)
+    assert sorted(type(item).__name__ for item in outcomes) == ["Published"] + ["TopMoved"] * 39
+    assert len((await page(hub.broker, subject)).publications) == 1

@@ -16,6 +16,7 @@ from hub.fanout.publisher import NewEvent, Publisher, event_id
 from hub.orgs import OrgId
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKind, TopicKinds
+from hub.topics.topic import Topic
 from tests.support.fake_broker import FakeBroker
 from tests.support.fan_out import FLEETING, ORG, REPLAY, settings, topic
 
@@ -70,6 +71,54 @@ async def test_a_service_publishes_without_a_user(desk: Desk) -> None:
     assert set(desk.body()) == {"id", "name", "data"}
     await desk.publisher.publish(topic(REPLAY), NewEvent("replay:1", "n", None), by="u7")
     assert desk.body()["by"] == "u7"
+
+
+async def test_a_service_appends_to_what_it_knows_to_be_the_end(desk: Desk) -> None:
+    subject = topic(REPLAY)
+    assert await desk.publisher.append(subject, [("made", 1), ("made", {"a": "é"})], 0) == 2
+    assert await desk.publisher.append(subject, [("done", None)], 2, by="u7") == 3
+    assert desk.body() | {"id": ""} == {"id": "", "name": "done", "data": None, "by": "u7"}
+    assert [(draft.if_top, len(draft.further)) for draft in desk.broker.drafts] == [(0, 1), (2, 0)]
+    assert all(draft.history is REPLAY.history and not draft.ephemeral for draft in desk.broker.drafts)
+    assert b'hub_events_published_total{kind="replay",way="service"} 3.0' in desk.metrics.prometheus()
+    assert await desk.publisher.append(subject, [], 3) == 3
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_to_append_elsewhere_is_a_conflict_and_nothing_happens(desk: Desk, after: int) -> None:
+    await desk.publisher.append(topic(REPLAY), [("n", 1), ("n", 2)], 0)
+    with pytest.raises(HubError, match=f"number 2 and not {after}") as caught:
+        await desk.publisher.append(topic(REPLAY), [("n", 3), ("n", 4)], after)
+    assert (caught.value.code, caught.value.details) == (ErrorCode.CONFLICT, {"top": 2})
+    assert desk.broker.state(topic(REPLAY)).top == 2
+    assert b'hub_events_published_total{kind="replay",way="service"} 2.0' in desk.metrics.prometheus()
+
+
+async def test_what_may_have_been_appended_is_no_conflict(desk: Desk) -> None:
+    refused = unavailable("redis")
+    desk.broker.publish_now = lambda draft: refused  # type: ignore[method-assign]
+    with pytest.raises(HubError) as caught:
+        await desk.publisher.append(topic(REPLAY), [("n", 1)], 0)
+    assert caught.value is refused
+    assert b'hub_events_published_total{kind="replay"' not in desk.metrics.prometheus()
+
+
+@pytest.mark.parametrize(
+    ("subject", "data", "code"),
+    [
+        (topic(REPLAY), "x" * 99, ErrorCode.TOO_LARGE),
+        (topic(REPLAY), 2**64, ErrorCode.BAD_REQUEST),
+        (topic(FLEETING), 1, ErrorCode.BAD_REQUEST),
+        (Topic(ORG, "other", "1"), 1, ErrorCode.NOT_FOUND),
+    ],
+)
+async def test_what_cannot_be_appended_never_reaches_the_broker(
+    desk: Desk, subject: Topic, data: Any, code: ErrorCode
+) -> None:
+    with pytest.raises(HubError) as caught:
+        await desk.publisher.append(subject, [("n", 1), ("n", data)], 0)
+    assert caught.value.code == code
+    assert desk.broker.drafts == []
 
 
 async def test_the_same_key_is_the_same_event(desk: Desk) -> None:

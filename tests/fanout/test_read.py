@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from hub.fanout.broker import HistoryPage
+from hub.fanout.broker import AnyEpoch, HistoryPage
 from hub.fanout.scripts import READ
 from hub.protocol.frames import Position
 from hub.topics.kinds import History
@@ -39,6 +39,8 @@ class Model(Struct):
             return self.top
         if isinstance(after, int):
             return self.top - after
+        if isinstance(after, AnyEpoch):
+            return after.seq
         if isinstance(after, Position):
             if after.epoch == self.epoch and after.seq <= self.top:
                 return after.seq
@@ -73,6 +75,7 @@ class Case(Struct):
 AFTER = st.one_of(
     st.sampled_from(["start", "top"]),
     st.integers(0, 60),
+    st.builds(AnyEpoch, st.integers(0, 60)),
     st.tuples(st.sampled_from(["now", "before", "never"]), st.integers(0, 60)),
 )
 

@@ -52,6 +52,16 @@ async def test_an_event_arrives_with_its_position(hub: World) -> None:
     assert 0 <= passing.ts - kept.ts < 60_000
 
 
+async def test_events_of_one_step_arrive_with_numbers_of_their_own(hub: World) -> None:
+    subject = topic("one-step")
+    await subscribed(hub, subject)
+    await hub.broker.publish(draft(subject, b"1", further=(b"2", b"3")))
+    await hub.broker.publish(draft(subject, b"passing", ephemeral=True, further=(b"by",)))
+    await until(lambda: len(hub.ear.heard(subject)) == 5)
+    came = [(event.seq, event.body) for event in hub.ear.heard(subject)]
+    assert came == [(1, b"1"), (2, b"2"), (3, b"3"), (0, b"passing"), (0, b"by")]
+
+
 async def test_the_state_is_the_one_after_the_subscription_took_effect(hub: World) -> None:
     subject = topic("no-hole")
     busy = True

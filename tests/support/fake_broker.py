@@ -12,12 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from hub.errors import HubError, unavailable
 from hub.fanout.broker import (
+    AnyEpoch,
     BrokerEvents,
+    ConditionFailed,
     Draft,
     HistoryPage,
     HistoryRequest,
     Published,
     ServerChanged,
+    TopMoved,
 )
 from hub.fanout.envelope import make_envelope
 from hub.protocol.frames import Position
@@ -84,7 +87,7 @@ class FakeBroker:
             return outcome
         raise outcome
 
-    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ServerChanged]:
+    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ConditionFailed]:
         await self.delay()
         return [self.publish_now(draft) for draft in drafts]
 
@@ -138,7 +141,7 @@ class FakeBroker:
         """The topic's position record; made or forked when that is due."""
         return self._record(topic).state()
 
-    def publish_now(self, draft: Draft) -> Published | HubError | ServerChanged:
+    def publish_now(self, draft: Draft) -> Published | HubError | ConditionFailed:
         self.drafts.append(draft)
         if draft.if_server is not None and draft.if_server != self.server:
             return ServerChanged(self.server)
@@ -146,20 +149,16 @@ class FakeBroker:
             return Published(*self._keys[draft.topic, draft.key], duplicate=True, server=self.server)
         self._ts += 1
         channel = draft.topic.names.channel.encode()
-        if draft.history is None or draft.ephemeral:
-            publication = Publication("", 0, self._ts, draft.body)
-        else:
+        if draft.history is not None and not draft.ephemeral:
             record = self._record(draft.topic)
-            record.top += 1
-            publication = Publication(record.epoch, record.top, self._ts, draft.body)
-            record.kept.append(publication)
-            while len(record.kept) > draft.history.count:
-                record.kept.popleft()
-            self.published[channel, record.epoch, record.top] = draft.body
+            if draft.if_top is not None and draft.if_top != record.top:
+                return TopMoved(self.server, record.top)
+        for body in (draft.body, *draft.further):
+            publication = self._numbered(draft, body)
+            if self.link.is_set() and channel in self._heard:
+                self.wire.append((channel, make_envelope(publication)))
         if draft.key is not None:
             self._keys[draft.topic, draft.key] = (publication.epoch, publication.seq)
-        if self.link.is_set() and channel in self._heard:
-            self.wire.append((channel, make_envelope(publication)))
         return Published(publication.epoch, publication.seq, duplicate=False, server=self.server)
 
     def pump(self, most: int | None = None) -> int:
@@ -206,6 +205,18 @@ class FakeBroker:
 
     # --- inside
 
+    def _numbered(self, draft: Draft, body: bytes) -> Publication:
+        if draft.history is None or draft.ephemeral:
+            return Publication("", 0, self._ts, body)
+        record = self._record(draft.topic)
+        record.top += 1
+        publication = Publication(record.epoch, record.top, self._ts, body)
+        record.kept.append(publication)
+        while len(record.kept) > draft.history.count:
+            record.kept.popleft()
+        self.published[draft.topic.names.channel.encode(), record.epoch, record.top] = body
+        return publication
+
     def _record(self, topic: Topic) -> _Record:
         record = self._records.get(topic)
         if record is None:
@@ -245,7 +256,9 @@ class FakeBroker:
         return HistoryPage(state, tuple(found), more=reached < state.top)
 
 
-def _after(asked: Position | str | int, state: TopicState) -> int:
+def _after(asked: Position | AnyEpoch | str | int, state: TopicState) -> int:
+    if isinstance(asked, AnyEpoch):
+        return asked.seq
     if isinstance(asked, int):
         return state.top - asked
     if isinstance(asked, Position):

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from hub.errors import HubError
-from hub.fanout.broker import Draft, HistoryPage, HistoryRequest, Published, ServerChanged, TopicState
+from hub.fanout.broker import (
+    ConditionFailed,
+    Draft,
+    HistoryPage,
+    HistoryRequest,
+    Published,
+    ServerChanged,
+    TopicState,
+    TopMoved,
+)
 from hub.topics.topic import Topic
 
 
@@ -37,7 +46,7 @@ class MemoryBroker:
             return outcome
         raise outcome
 
-    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ServerChanged]:
+    async def publish_many(self, drafts: Sequence[Draft]) -> list[Published | HubError | ConditionFailed]:
         self.calls += 1
         self.waiting += 1
         try:
@@ -46,7 +55,7 @@ class MemoryBroker:
             self.waiting -= 1
         return [self._publish(draft) for draft in drafts]
 
-    def _publish(self, draft: Draft) -> Published | HubError | ServerChanged:
+    def _publish(self, draft: Draft) -> Published | HubError | ConditionFailed:
         refused = self.refuse(draft)
         if refused is not None:
             return refused
@@ -57,8 +66,12 @@ class MemoryBroker:
             seq = self.keys.get((draft.topic, draft.key))
             if seq is not None:
                 return Published("e", seq, True, self.server)
-            self.keys[draft.topic, draft.key] = len(events) + 1
-        events.append(draft.body)
+        kept = draft.history is not None and not draft.ephemeral
+        if kept and draft.if_top not in (None, len(events)):
+            return TopMoved(self.server, len(events))
+        events += (draft.body, *draft.further)
+        if draft.key is not None:
+            self.keys[draft.topic, draft.key] = len(events)
         return Published("e", len(events), False, self.server)
 
     def fail_over(self, server: str, kept: int) -> None:

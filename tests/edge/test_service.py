@@ -1,0 +1,87 @@
+"""What the hub hands to a service, used by one on a running node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client import Counter
+
+from hub.api import Hub, Principal, Service, TopicKind
+from hub.embedded import RedisServer
+from hub.protocol.frames import Event
+from tests.support.peers import Peers
+from tests.support.running_hub import running_hub
+
+
+def journal(hub: Hub) -> Service:
+    """Appends to a topic and reads it, as its callers ask."""
+    lines = Counter("journal_lines", "Lines written.", registry=hub.registry)
+
+    async def append(principal: Principal, params: dict[str, Any]) -> int:
+        new = [("line", text) for text in params["lines"]]
+        top = await hub.append(principal.org, "journal:a", new, after=params["after"], by=principal.user)
+        lines.inc(len(new))
+        return top
+
+    async def read(principal: Principal, params: dict[str, Any]) -> Any:
+        return msgspec.to_builtins(await hub.read(principal.org, "journal:a", **params))
+
+    return Service(
+        name="journal",
+        kinds=[TopicKind(name="journal")],
+        methods={"journal.append": append, "journal.read": read},
+    )
+
+
+@pytest.fixture
+async def peers(redis_server: RedisServer) -> AsyncIterator[Peers]:
+    async with running_hub("direct", redis_server.url, factories=[journal]) as hub, Peers(hub) as peers:
+        yield peers
+
+
+def append(after: int, *lines: str) -> dict[str, Any]:
+    return {"type": "call", "id": 7, "method": "journal.append", "params": {"after": after, "lines": lines}}
+
+
+def read(**params: int) -> dict[str, Any]:
+    return {"type": "call", "id": 8, "method": "journal.read", "params": params}
+
+
+async def test_appended_events_reach_subscribers_and_can_be_read(peers: Peers) -> None:
+    client = await peers.join(subscribe=[{"topic": "journal:a"}])
+    assert await client.result(append(0, "one", "two")) == 2
+    assert await client.result(append(2, "three")) == 3
+    events = await client.events(3)
+    assert [(event.seq, event.data, event.by) for event in events] == [
+        (1, "one", "u1"),
+        (2, "two", "u1"),
+        (3, "three", "u1"),
+    ]
+    page = await client.result(read(after=1))
+    kept = [{"seq": seq, "name": "line", "data": text} for seq, text in ((2, "two"), (3, "three"))]
+    assert page == {"epoch": page["epoch"], "top": 3, "events": kept, "more": False}
+    assert [event["seq"] for event in (await client.result(read(last=1)))["events"]] == [3]
+
+
+async def test_who_is_not_at_the_end_is_told_where_it_is(peers: Peers) -> None:
+    client = await peers.join(subscribe=[{"topic": "journal:a"}])
+    await client.result(append(0, "one", "two"))
+    refused = await client.refusal(append(1, "late", "later"), "conflict")
+    assert refused.details == {"top": 2}
+    await client.result(append(2, "three"))
+    assert [event.data for event in await client.events(3)] == ["one", "two", "three"]
+    assert isinstance(await client.publish("journal:a", "four"), dict)
+    assert (await client.expect(Event)).seq == 4
+
+
+async def test_a_service_has_metrics_of_its_own(peers: Peers) -> None:
+    client = await peers.join()
+    await client.result(append(0, "one", "two"))
+    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+        shown = (await http.get("/metrics")).text
+    assert "journal_lines_total 2.0" in shown
+    assert 'hub_events_published_total{kind="journal",way="service"} 2.0' in shown
