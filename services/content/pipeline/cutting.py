@@ -15,10 +15,12 @@ import regex
 
 from services.content.pipeline.allowed import BLOCK_TAGS, HEADINGS, VOID_TAGS
 from services.content.pipeline.blocks import TAG
-from services.content.pipeline.units import LINE_END, SENTENCE_END, Unit, cut_before, word_end
+from services.content.pipeline.units import LINE_END, SENTENCE_END, Unit, cut_before, word_ends
 
 _PARAGRAPHS = HEADINGS | frozenset({"p", "pre", "li", "dt", "dd", "tr", "caption", "figcaption", "summary", "hr"})
-_NEXT_TEXT = regex.compile(r"(?:<[^>]*+>)*+")
+_LINE_BREAKS = "|".join(sorted(BLOCK_TAGS | {"br"}))
+_SAME_LINE = regex.compile(rf"(?:<(?!/?(?:{_LINE_BREAKS})[ >])[^>]*+>)*+")
+"""Tags after which a line goes on."""
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -29,8 +31,8 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     text: str
     depth: int
     """How many elements are open where it belongs; 0 for the block's beginning."""
-    end: int
-    """Position in the block up to which everything has been given."""
+    done: float
+    """How much of what was cut last has been given with it, up to 1."""
 
 
 class Place(NamedTuple):
@@ -57,24 +59,19 @@ def place_of_end(block: str) -> Place:
     return Place(at, tuple(reversed(names)))
 
 
-def cut(block: str, unit: Unit | None, limit: int, place: Place = START) -> Iterator[Piece]:
-    """The pieces of ``block`` from ``place`` on, in order; together they are all of it.
+class Cutter:
+    """Of one block, which may come in parts. Written for speed: most of what a stream costs is here.
 
     ``unit`` is not AUTO; None: as few pieces as can be. A piece's html has at most ``limit`` characters and one tag,
     and end tags for what is open.
     """
-    return _Cutter(block, unit, limit, place).pieces()
 
-
-class _Cutter:
-    """Reads a block tag by tag. Written for speed: most of what a stream costs is here."""
-
-    def __init__(self, block: str, unit: Unit | None, limit: int, place: Place) -> None:
-        self._block = block
+    def __init__(self, unit: Unit | None, limit: int, place: Place = START) -> None:
+        self._block = ""  # from what was not given yet
         self._by_paragraph = unit is Unit.PARAGRAPH
         self._within_lines = unit is Unit.WORD or unit is Unit.SENTENCE
+        self._by_word = unit is Unit.WORD
         self._limit = limit
-        self._word_end = word_end(block) if unit is Unit.WORD else None
         self._begin = place.at  # of the next piece
         self._open = list(place.open)
         self._base = len(place.open)  # how many of them are where the next piece belongs
@@ -84,8 +81,21 @@ class _Cutter:
         self._row = 0  # how many tr are open
         self._code = self._open.count("pre")
 
-    def pieces(self) -> Iterator[Piece]:
-        at = self._begin
+    def cut(self, markup: str, *, last: bool = True) -> Iterator[Piece]:
+        """The pieces of the block from the place on, in order, as far as they are known: all when ``markup`` is the
+        ``last`` of it. A part ends with the tag of a block; how a block is parted changes nothing but ``done``.
+        """
+        if self._block:
+            markup = self._block[self._begin :] + markup
+            at, self._begin = len(self._block) - self._begin, 0
+        else:
+            at = self._begin
+        self._block = markup
+        yield from self._pieces(at)
+        if last and len(markup) > self._begin:
+            yield self._piece(len(markup))
+
+    def _pieces(self, at: int) -> Iterator[Piece]:
         for tag in TAG.finditer(self._block, at):
             start, end = tag.span()
             slash, name = tag.groups()
@@ -106,8 +116,6 @@ class _Cutter:
                 self._start_tag(name)
                 if name == "hr" and self._by_paragraph:
                     yield self._piece(end)
-        if at > self._begin:
-            yield self._piece(at)
 
     def _ends_before(self, name: str, start: int) -> bool:
         """Whether a piece ends before a start tag: there is enough, or the tag begins another line."""
@@ -171,17 +179,20 @@ class _Cutter:
 
     def _cuts(self, at: int, end: int) -> list[int]:
         """Where units end in the text between two tags."""
-        pattern = self._word_end or (LINE_END if self._code else SENTENCE_END)
-        cuts = [found.end() for found in pattern.finditer(self._block, at, end)]
+        if self._by_word:
+            cuts = word_ends(self._block, at, end)
+        else:
+            pattern = LINE_END if self._code else SENTENCE_END
+            cuts = [found.end() for found in pattern.finditer(self._block, at, end)]
         if cuts and cuts[-1] == end and not self._ends_unit(end):
             cuts.pop()
         return cuts
 
     def _ends_unit(self, end: int) -> bool:
-        """Whether a unit that goes to the end of a text ends there, and not in the next one: a blank follows."""
-        following = _NEXT_TEXT.match(self._block, end)
+        """Whether a unit that goes to the end of a text ends there, not in the next one: a blank or a line follows."""
+        following = _SAME_LINE.match(self._block, end)
         after = self._block[following.end() : following.end() + 1] if following else ""
-        return after == "\n" or (after.isspace() and not self._code)
+        return after in ("\n", "<") or (after.isspace() and not self._code)
 
     def _say(self, at: int, end: int) -> None:
         raw = self._block[at:end]
@@ -205,4 +216,4 @@ class _Cutter:
         text = said[0] if len(said) == 1 else "".join(said)
         said.clear()
         self._begin = end
-        return Piece(markup, text, depth, end)
+        return Piece(markup, text, depth, end / len(self._block))

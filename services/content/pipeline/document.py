@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from hub.api import ErrorCode, HubError
 from services.content.pipeline.chunks import Chunk, Op
-from services.content.pipeline.cutting import cut
+from services.content.pipeline.cutting import Cutter
 from services.content.pipeline.pace import Complexity
 from services.content.pipeline.sanitise import Segment
 from services.content.pipeline.units import Unit
 
 _WORDS_UP_TO = 4_000
 _SENTENCES_UP_TO = 40_000
+
+
+class _Part(NamedTuple):
+    """A top-level block, or what comes next of one."""
+
+    markup: str
+    since: float
+    """The progress before it."""
+    until: float
+    """The progress after it."""
+    last: bool
+    """Whether the block ends with it."""
 
 
 class Document:
@@ -45,16 +58,19 @@ class Document:
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks in order, made one by one; each call begins anew. The last one's progress is 1."""
-        index = 0
-        for number, (block, since, until) in enumerate(self._blocks()):
-            progress = since
-            for piece in cut(block, self.unit, self._max_chunk_chars):
-                progress = round(since + (until - since) * piece.end / len(block), 4)
+        index = number = 0
+        cutter = Cutter(self.unit, self._max_chunk_chars)
+        for markup, since, until, last in self._parts():
+            for piece in cutter.cut(markup, last=last):
+                progress = round(since + (until - since) * piece.done, 4)
                 op: Op = "append" if piece.depth else "open"
                 yield Chunk(index, op, number, piece.html, piece.text, progress, piece.depth)
                 index += 1
-            yield Chunk(index, "close", number, "", "\n", until)
-            index += 1
+            if last:
+                yield Chunk(index, "close", number, "", "\n", until)
+                index += 1
+                number += 1
+                cutter = Cutter(self.unit, self._max_chunk_chars)
 
     def _make(self) -> bool:
         made = next(self._coming, None)
@@ -62,25 +78,29 @@ class Document:
             self._segments.append(made)
         return made is not None
 
-    def _blocks(self) -> Iterator[tuple[str, float, float]]:
-        """Each block with the progress before and after it. What follows the last one shows nothing, so that it ends
-        at 1; and so a block is given only when there is another or no more.
+    def _parts(self) -> Iterator[_Part]:
+        """The document in the parts in which it is made. What follows the last block shows nothing, so that it ends at
+        1; and so the end of a block is given only when there is another part or no more.
         """
         since = 0.0
-        waiting: tuple[str, float, float] | None = None
+        waiting: _Part | None = None
         for segment in self.segments():
             chars = sum(map(len, segment.blocks))
             begin, done = since, 0
-            for block in segment.blocks:
+            open_one = len(segment.blocks) if segment.open else 0
+            for number, markup in enumerate(segment.blocks, 1):
                 if waiting is not None:
                     yield waiting
-                done += len(block)
+                done += len(markup)
                 until = begin + (segment.until - begin) * done / chars
-                waiting = (block, since, round(until, 4))
+                waiting = _Part(markup, since, round(until, 4), number != open_one)
                 since = until
+            if waiting is not None and not waiting.last:
+                yield waiting
+                waiting = None
             since = segment.until
         if waiting is not None:
-            yield waiting[0], waiting[1], 1.0
+            yield waiting._replace(until=1.0)
 
 
 def automatic(unit: Unit, chars: int) -> Unit:

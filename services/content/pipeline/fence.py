@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
+from typing import NamedTuple
 
 from services.content.pipeline.allowed import (
     ATTRIBUTES,
@@ -23,6 +24,7 @@ from services.content.pipeline.allowed import (
     TAGS,
     VOID_TAGS,
     safe_value,
+    words,
 )
 from services.content.pipeline.characters import escape, escape_value, resolve
 from services.content.pipeline.findings import Finding, Findings, suspect_attribute, suspect_tag
@@ -48,6 +50,7 @@ _CELL_WALLS = frozenset({"td", "th", "caption", "table"})
 _LIST_WALLS = BLOCK_TAGS - {"p", "div", "address", "li", "dt", "dd"}
 _IN_TABLE = frozenset({"table"})
 _SECTIONS = frozenset({"thead", "tbody", "tfoot", "caption", "colgroup"})
+_TABLE_PARTS = _SECTIONS | {"col", "tr", "td", "th"}
 _IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "a": (frozenset({"a"}), _CELL_WALLS),
     "li": (frozenset({"li"}), _LIST_WALLS),
@@ -68,25 +71,47 @@ _FIXED = {"a": {"rel": LINK_REL}, "input": CHECKBOX}
 _NEEDS = {"a": ' href="', "img": ' src="'}
 _FREE = TAGS - BLOCK_TAGS - VOID_TAGS - _IMPLIED.keys()
 """Tags that may stand anywhere and end nothing."""
+_CONTAINERS = words(
+    "div section article header footer main nav aside address blockquote figure figcaption details ul ol li dl dt dd"
+)
+"""Elements in which the parser reads what comes next no matter what came before."""
+_PIECE_ENDS = frozenset(f"</{name}>" for name in _CONTAINERS | HEADINGS | {"p", "pre", "table"})
+"""End tags that a piece may end with, and after which blanks mean nothing at the top level."""
 _COUNTED_DEPTH = 100
 PIECE_CHARS = 8192
-"""A piece ends with the first top-level block that ends so far from where the piece began, or later."""
+"""A piece ends with the first block that ends so far from where the piece began, or later."""
 
 
-def fence(source: str, max_depth: int, found: Findings) -> Iterator[tuple[str, int]]:
+class Fenced(NamedTuple):
+    """A piece. All ``markup`` together is balanced; each is, between its ``before`` and its ``after``."""
+
+    before: str
+    """Start tags of the containers that an earlier piece has opened."""
+    markup: str
+    after: str
+    """End tags of those that are still open at its end."""
+    end: int
+    """How far it goes in the source."""
+
+
+def fence(source: str, max_depth: int, found: Findings) -> Iterator[Fenced]:
     """``source`` as balanced markup of allowed tags, at most ``max_depth`` deep; adds to ``found``.
 
-    Deeper tags go and their text stays. Comes in pieces, each whole top-level elements, with the position in the source
-    that it reaches to. Takes time linear in the source.
+    Deeper tags go and their text stays. Comes in pieces that a parser reads alone as it would in the whole. Takes time
+    linear in the source, and so does who reads the pieces with what is around them.
     """
     writer = _Writer(max_depth, found)
     at = begun = 0
+    before = ""
     while at < len(source):
-        at = writer.write(source, at, begun + PIECE_CHARS)
+        at = writer.write(source, at, begun + max(PIECE_CHARS, len(before)))
         if at < len(source) and not writer.idle:
             continue
-        yield writer.take(), at
-        begun = at
+        if at == len(source):
+            writer.close()
+        markup, opened, after = writer.take()
+        yield Fenced(before, markup, after, at)
+        begun, before = at, opened
 
 
 def count_markup(source: str, found: Findings) -> None:
@@ -104,14 +129,16 @@ class _Writer:
         self._found = found
         self._out: list[str] = []
         self._open: list[str] = []
+        self._tags: list[str] = []  # what was written for each of them
+        self._holding = 0  # how many of them are no containers
         self._count = dict.fromkeys(TAGS, 0)
         self._too_deep: Counter[str] = Counter()  # start tags that went, so that their end tags go too
         self._written: dict[tuple[str, str | None], str] = {}  # what attributes became; documents repeat them
         self.idle = False
-        """Whether the last ``write`` came to the end of a top-level block."""
+        """Whether the last ``write`` came to the end of a block, outside of all elements that are no containers."""
 
     def write(self, source: str, at: int, enough: int) -> int:
-        """Writes from ``at`` to the end, to that of an opaque element or, from ``enough`` on, of a top-level block;
+        """Writes from ``at`` to the end, to that of an opaque element or, from ``enough`` on, to where a piece may end;
         returns where that is.
         """
         out, stack = self._out, self._open
@@ -122,7 +149,8 @@ class _Writer:
                 text = source[at:start]
                 if "&" in text or "<" in text or ">" in text or "\xa0" in text:
                     text = self._text(text)
-                out.append(text)
+                if stack or not (text.isspace() and self._at_line_start()):
+                    out.append(text)
             at = end
             slash, name, attributes = token.groups()
             if not name:
@@ -132,7 +160,7 @@ class _Writer:
                 if not stack:
                     continue
                 self.end(name)
-                if not stack and at >= enough and name in BLOCK_TAGS:
+                if at >= enough and not self._holding and out and out[-1] in _PIECE_ENDS:
                     self.idle = True
                     return at
             elif name not in OPAQUE_TAGS:
@@ -144,13 +172,20 @@ class _Writer:
         out.append(self._text(source[at:]))
         return len(source)
 
-    def take(self) -> str:
-        """What was written, with all that is open closed."""
-        while self._open:
-            self._pop()
+    def take(self) -> tuple[str, str, str]:
+        """What was written, and what opens and closes the elements that are open."""
         written = "".join(self._out)
         self._out.clear()
-        return written
+        return written, "".join(self._tags), "".join(f"</{name}>" for name in reversed(self._open))
+
+    def close(self) -> None:
+        """Closes all that is open."""
+        while self._open:
+            self._pop()
+
+    def _at_line_start(self) -> bool:
+        """Whether blanks between top-level blocks would come next; they say nothing."""
+        return not self._out or self._out[-1] in _PIECE_ENDS
 
     def _text(self, written: str) -> str:
         return escape(resolve(written, self._found))
@@ -177,9 +212,13 @@ class _Writer:
             self._found[Finding.NESTING] += 1
             self._too_deep[name] += 1
             return
+        tag = f"<{name}{attributes}>"
         self._open.append(name)
+        self._tags.append(tag)
         self._count[name] += 1
-        self._out.append(f"<{name}{attributes}>")
+        if name not in _CONTAINERS:
+            self._holding += 1
+        self._out.append(tag)
 
     def end(self, name: str) -> None:
         if self._too_deep and self._too_deep[name]:
@@ -192,6 +231,8 @@ class _Writer:
 
     def _makes_room(self, name: str, attributes: str) -> bool:
         """Ends what the tag ends by being there. False: the tag may not stand here."""
+        if name in _TABLE_PARTS and not self._count["table"]:
+            return False
         if self._count["p"] and name in _ENDS_PARAGRAPH:
             self._close(_PARAGRAPH, _CELL_WALLS)
         implied = _IMPLIED.get(name)
@@ -213,7 +254,10 @@ class _Writer:
 
     def _pop(self) -> None:
         name = self._open.pop()
+        self._tags.pop()
         self._count[name] -= 1
+        if name not in _CONTAINERS:
+            self._holding -= 1
         if self._too_deep:
             self._too_deep.clear()
         self._out.append(f"</{name}>")

@@ -16,7 +16,7 @@ from hub.api import ErrorCode, HubError
 from services.content.pipeline.characters import clean_characters
 from services.content.pipeline.chunks import Chunk, Op
 from services.content.pipeline.convert import PARAGRAPH_BREAK, text_to_html
-from services.content.pipeline.cutting import Piece, cut, place_of_end
+from services.content.pipeline.cutting import Cutter, Piece, place_of_end
 from services.content.pipeline.fence import count_markup
 from services.content.pipeline.findings import Findings, in_markdown
 from services.content.pipeline.heal import preview, settled, whole_words
@@ -97,6 +97,10 @@ class TextDialect:
 
     def look(self, source: str, found: Findings) -> None:
         count_markup(source, found)
+
+
+_NOTHING = Piece("", "", 0, 1.0)
+_END = Piece("", "\n", 0, 1.0)
 
 
 class _Step(NamedTuple):
@@ -200,7 +204,7 @@ class LiveDocument:
             blocks = [""]  # a preview showed what is not there; an empty block takes it back
         for block in blocks:
             yield from self._show(block)
-            yield _Step("close", len(self._done), Piece("", "\n", 0, 0))
+            yield _Step("close", len(self._done), _END)
             self._done.append(block)
             self._shown = ""
 
@@ -211,10 +215,10 @@ class LiveDocument:
             return
         place = place_of_end(shown)
         if block.startswith(shown[: place.at]):
-            for piece in cut(block, self._unit, self._max_chunk_chars, place):
+            for piece in Cutter(self._unit, self._max_chunk_chars, place).cut(block):
                 yield _Step("append" if piece.depth else "open", len(self._done), piece)
         else:
-            for piece in cut(block, None, self._max_chunk_chars) if block else [Piece("", "", 0, 0)]:
+            for piece in Cutter(None, self._max_chunk_chars).cut(block) if block else [_NOTHING]:
                 yield _Step("append" if piece.depth else "replace_tail", len(self._done), piece)
 
     def _chunk(self, step: _Step) -> Chunk:

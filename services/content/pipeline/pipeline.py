@@ -72,7 +72,7 @@ class Pipeline:
 
     def restore(self, markup: str, unit: Unit = Unit.AUTO) -> Document:
         """A document from its ``html``, which was sanitised here before and kept where nobody else could write."""
-        segments = iter([Segment(split_blocks(markup), 1.0)])
+        segments = iter([Segment(split_blocks(markup), open=False, until=1.0)])
         return Document(segments, automatic(unit, len(markup)), complexity(markup), self.limits.max_chunk_chars)
 
     def live(self, kind: ContentType = ContentType.MARKDOWN, unit: Unit = Unit.AUTO) -> LiveDocument:

@@ -21,7 +21,7 @@ from services.content.pipeline.allowed import (
     TAGS,
     safe_value,
 )
-from services.content.pipeline.blocks import split_blocks
+from services.content.pipeline.blocks import TAG, split_blocks
 from services.content.pipeline.characters import clean_characters, escape
 from services.content.pipeline.fence import fence
 from services.content.pipeline.findings import Findings
@@ -37,6 +37,8 @@ class Segment(NamedTuple):
 
     blocks: list[str]
     """Each one element. Cleaned again, they are the same, byte for byte."""
+    open: bool
+    """Whether the last one ends within, and goes on with the first of the next segment."""
     until: float
     """How much of the source they and those before them come from, up to 1."""
 
@@ -59,19 +61,22 @@ class Sanitiser:
     def segments(self, markup: str, found: Findings) -> Iterator[Segment]:
         """The safe document that ``markup`` becomes, piece by piece; adds to ``found``.
 
-        A piece takes about a millisecond, unless one element is all there is.
+        A piece takes about a millisecond, unless one table or one paragraph is all there is.
         """
         markup = clean_characters(markup, found)
-        for fenced, end in fence(markup, self._max_depth, found):
-            yield Segment(self._settle(fenced), end / len(markup))
+        for before, fenced, after, end in fence(markup, self._max_depth, found):
+            blocks = self._settle(before + fenced + after)
+            if before or after:
+                blocks = _without(blocks, before, after)
+            yield Segment(blocks, bool(after), end / len(markup))
 
     def clean(self, markup: str) -> str:
         """The whole of it as one string."""
-        return "".join(self.blocks(markup))
+        return "".join(block for segment in self.segments(markup, Findings()) for block in segment.blocks)
 
     def blocks(self, markup: str) -> list[str]:
         """The whole of it as top-level blocks."""
-        return [block for segment in self.segments(markup, Findings()) for block in segment.blocks]
+        return split_blocks(self.clean(markup))
 
     def _settle(self, fenced: str) -> list[str]:
         for _ in range(_MAX_CLEANINGS):
@@ -82,7 +87,23 @@ class Sanitiser:
             again = "".join(blocks)
             if again == fenced:
                 return blocks
-            fenced = "".join(markup for markup, _ in fence(again, self._max_depth, Findings()))
+            fenced = "".join(piece.markup for piece in fence(again, self._max_depth, Findings()))
         # No input is known that comes here. If a parser ever swings between two trees, the text must do.
-        text = html.unescape(_TAGS.sub(" ", fenced)).strip()
-        return [f"<p>{escape(text)}</p>"] if text else []
+        text = _text(fenced)
+        return [f"<p>{text}</p>"] if text else []
+
+
+def _text(markup: str) -> str:
+    return escape(html.unescape(_TAGS.sub(" ", markup)).strip())
+
+
+def _without(blocks: list[str], before: str, after: str) -> list[str]:
+    """The blocks of a piece without what was put around it."""
+    if not (blocks and blocks[0].startswith(before) and blocks[-1].endswith(after)):
+        # No input is known that comes here either. The containers end, their text comes, and they begin anew.
+        ends = "".join(f"</{name}>" for _, name in reversed(TAG.findall(before)))
+        starts = "".join(f"<{name}>" for _, name in reversed(TAG.findall(after)))
+        return [part for part in (ends, f"<p>{_text(''.join(blocks))}</p>", starts) if part]
+    blocks[-1] = blocks[-1][: len(blocks[-1]) - len(after)]
+    blocks[0] = blocks[0][len(before) :]
+    return blocks if blocks[0] else []

@@ -50,11 +50,12 @@ _GRAPHEME = regex.compile(rf"{_GLUE}*+&(?:amp|lt|gt|nbsp);{_COMBINES}*+|\X")
 _REFERENCE_CHARS = len("&nbsp;")
 
 
-def word_end(text: str) -> re.Pattern[str] | regex.Pattern[str]:
-    """What ends words in ``text``."""
-    if text.isascii():
-        return _ASCII_WORD_END
-    return _UNSPACED_END if _ANY_UNSPACED.search(text) else _WORD_END
+def word_ends(text: str, begin: int, end: int) -> list[int]:
+    """Where words end in ``text[begin:end]``."""
+    if text[begin:end].isascii():
+        return [found.end() for found in _ASCII_WORD_END.finditer(text, begin, end)]
+    pattern = _UNSPACED_END if _ANY_UNSPACED.search(text, begin, end) else _WORD_END
+    return [found.end() for found in pattern.finditer(text, begin, end)]
 
 
 def cut_before(text: str, begin: int, limit: int, end: int) -> int:

@@ -96,6 +96,38 @@ def _elements(draw: st.DrawFn, inside: st.SearchStrategy[str]) -> str:
 markup = st.recursive(WORDS, lambda inside: st.lists(_elements(inside) | WORDS, max_size=5).map("".join), max_leaves=25)
 """HTML, more or less."""
 
+_WRAPPERS = st.sampled_from(sorted(words("div section article ul li blockquote dl dd details figure ol nav")))
+_BETWEEN = st.sampled_from(
+    [
+        "",
+        "</div>",
+        "<div title='a&quot;b\xa0'>",
+        "<section style='color:red'>",
+        "</section>",
+        "<ul>",
+        "<li>",
+        "</ul>",
+        "<br>",
+        "<hr>",
+        "<p>",
+        "</p>",
+        "<table>",
+        "</table>",
+        "<pre>\n",
+    ]
+)
+
+
+@st.composite
+def _wrapped(draw: st.DrawFn) -> str:
+    names = draw(st.lists(_WRAPPERS, max_size=4))
+    parts = draw(st.lists(st.tuples(markup, _BETWEEN), min_size=1, max_size=4))
+    return "".join(f"<{name}>" for name in names) + "".join(inner + between for inner, between in parts)
+
+
+wrapped = _wrapped()
+"""HTML in containers that are opened and closed between whatever comes."""
+
 _LINES = st.sampled_from(
     [
         "",

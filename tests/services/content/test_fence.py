@@ -9,7 +9,7 @@ from services.content.pipeline.findings import Finding, Findings
 
 
 def fenced(source: str, max_depth: int = 100) -> str:
-    return "".join(markup for markup, _ in fence(source, max_depth, Findings()))
+    return "".join(markup for _, markup, _, _ in fence(source, max_depth, Findings()))
 
 
 def found(source: str) -> dict[Finding, int]:
@@ -30,7 +30,8 @@ def found(source: str) -> dict[Finding, int]:
             "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>",
         ),
         ("<b>a<i>b</b>c</i>", "<b>a<i>b</i></b>c"),
-        ("<td><b>a</td></b>", "<td><b>a</b></td>"),
+        ("<table><td><b>a</td></b>", "<table><td><b>a</b></td></table>"),
+        ("<td>a</td><caption><col><tr>b", "ab"),
         ("<b><table><tr><td>x</b>y</td></tr></table></b>", "<b><table><tr><td>xy</td></tr></table></b>"),
         ("<h1>a<h2>b", "<h1>a</h1><h2>b</h2>"),
         ("</p></b></li>a", "a"),
@@ -112,11 +113,31 @@ def test_it_comes_in_pieces_that_end_with_a_block() -> None:
     source = paragraph * 100
     pieces = list(fence(source, 100, Findings()))
     assert len(pieces) > 5
-    assert "".join(markup for markup, _ in pieces) == source
-    assert all(markup.endswith("</p>") and len(markup) < PIECE_CHARS + len(paragraph) for markup, _ in pieces)
-    assert [end for _, end in pieces][-1] == len(source)
-    in_one = f"<div>{source}</div>"
-    assert list(fence(in_one, 100, Findings())) == [(in_one, len(in_one))]
+    assert "".join(markup for _, markup, _, _ in pieces) == source
+    assert all(markup.endswith("</p>") and len(markup) < PIECE_CHARS + len(paragraph) for _, markup, _, _ in pieces)
+    assert [end for *_, end in pieces][-1] == len(source)
+
+
+def test_what_is_wrapped_comes_in_pieces_too() -> None:
+    paragraph = "<p>" + "word " * 100 + "</p>"
+    source = f'<div dir="rtl"><ul><li>{paragraph * 100}</li></ul></div>{paragraph}'
+    pieces = list(fence(source, 100, Findings()))
+    assert len(pieces) > 5
+    assert "".join(piece.markup for piece in pieces) == source
+    assert [piece.before for piece in pieces] == ["", *['<div dir="rtl"><ul><li>'] * (len(pieces) - 1)]
+    assert [piece.after for piece in pieces] == [*["</li></ul></div>"] * (len(pieces) - 1), ""]
+
+
+@pytest.mark.parametrize("holder", ["<b>", "<table><tr><td>", "<span>", "<div><em>"])
+def test_no_piece_ends_in_what_the_parser_would_carry_over(holder: str) -> None:
+    assert len(list(fence(holder + "<p>text</p>" * 2_000, 100, Findings()))) == 1
+
+
+def test_what_is_around_the_pieces_does_not_cost_more_than_the_source() -> None:
+    source = f'<div title="{"x" * 900}">' * 90 + "<p>text</p>" * 100_000
+    pieces = list(fence(source, 100, Findings()))
+    assert len(pieces) > 5
+    assert sum(len(piece.before) for piece in pieces) <= len(source)
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,32 @@ def test_the_same_text_whatever_the_unit(source: str) -> None:
 def test_a_restored_document_has_the_same_blocks(source: str) -> None:
     try:
         document = PIPELINE.document(source, "html", Unit.WORD).document
-        blocks = [block for segment in document.segments() for block in segment.blocks]
+        markup = document.html
     except HubError:
         return
-    restored = PIPELINE.restore(document.html, Unit.WORD)
-    assert [block for segment in restored.segments() for block in segment.blocks] == blocks
+    restored = PIPELINE.restore(markup, Unit.WORD)
+    assert restored.html == markup
     assert [chunk.html for chunk in restored.chunks()] == [chunk.html for chunk in document.chunks()]
+
+
+@given(source=sources.wrapped, size=st.sampled_from([1, 7, 30]), unit=UNITS)
+@quick
+def test_pieces_of_any_size_make_the_same_kind_of_document(source: str, size: int, unit: Unit) -> None:
+    """Wherever a block is parted: the parts are safe, join into a clean whole, and are cut like the whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.content.pipeline.fence.PIECE_CHARS", size)
+        try:
+            document = PIPELINE.document(source, "html", unit).document
+            chunks = list(document.chunks())
+        except HubError:
+            return
+    assert SANITISER.clean(document.html) == document.html
+    for prefix in prefixes(chunks):
+        assert faults(prefix) == []
+    whole = PIPELINE.restore(document.html, unit)
+    assert [(chunk.op, chunk.html, chunk.text) for chunk in chunks] == [
+        (chunk.op, chunk.html, chunk.text) for chunk in whole.chunks()
+    ]
 
 
 @given(source=sources.text, limit=st.integers(32, 60), unit=UNITS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
+from services.content.pipeline.fence import fence
+from services.content.pipeline.findings import Findings
 from services.content.pipeline.sanitise import Sanitiser
 from tests.services.content import sources
 from tests.services.content.safety import faults
@@ -95,3 +97,21 @@ def test_a_parser_that_never_settles_leaves_the_text(monkeypatch: pytest.MonkeyP
     sanitiser = Sanitiser(100)
     monkeypatch.setattr(sanitiser, "_cleaner", Swinging())
     assert sanitiser.clean("<p>x</p>") == "<p>a &lt; b</p>"
+
+
+def test_a_parser_that_reads_a_piece_otherwise_leaves_its_text() -> None:
+    class Forgetful:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def clean(self, markup: str) -> str:
+            self.calls += 1
+            return markup if self.calls != 2 else "<p>a &lt; <b>b</b></p>"
+
+    sanitiser = Sanitiser(100)
+    sanitiser._cleaner = Forgetful()
+    source = f"<div><section>{'<p>word</p>' * 1_600}</section></div>"
+    assert len(list(fence(source, 100, Findings()))) == 3
+    cleaned = sanitiser.clean(source)
+    assert "</section></div><p>a &lt;  b</p><div><section>" in cleaned
+    assert faults(cleaned) == []
