@@ -40,7 +40,8 @@ class Hub:
     publisher: Publisher
     kept_events: KeptEvents
     registry: CollectorRegistry
-    """For a service's own metrics; ``/metrics`` shows them. No labels but bounded ones, as in ``hub.telemetry``."""
+    """For a service's own metrics; ``/metrics`` shows them, of all workers. Labels are bounded, and a gauge says its
+    ``multiprocess_mode``, as in ``hub.telemetry``."""
     cache: Cache
     limits: SharedLimits
 

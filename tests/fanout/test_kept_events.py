@@ -90,6 +90,7 @@ async def test_pages_are_bounded_in_events_and_bytes_and_join(desk: Desk) -> Non
     for key, size, count in (("many", 20, 50), ("large", 2, 4)):
         seen: list[int] = []
         page = await desk.read(key)
+        assert page.more
         while page.more:
             assert len(page.events) == size
             seen += seqs(page)
