@@ -12,6 +12,7 @@ from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
 from hub.nodes.cache import Cache
+from hub.nodes.duties import Duties, DutyBook
 from hub.nodes.limits import Bucket, Quota, SharedLimits
 from hub.orgs import OrgId
 from hub.service import Hub, Method, Service, ServiceFactory
@@ -22,6 +23,8 @@ __all__ = (
     "Cache",
     "ConfigError",
     "Database",
+    "Duties",
+    "DutyBook",
     "ErrorCode",
     "History",
     "Hub",

@@ -43,7 +43,7 @@ from hub.edge.registry import Connections
 from hub.edge.session_saver import SessionSaver
 from hub.errors import ConfigError
 from hub.fanout.catch_up import CatchUp
-from hub.fanout.control import Control, Kick, TakeOver
+from hub.fanout.control import Control, Kick, Signal, TakeOver
 from hub.fanout.delivery import Delivery
 from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.errands import Errands
@@ -58,10 +58,11 @@ from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
 from hub.nodes.cache import Cache
+from hub.nodes.duties import DutyBook
 from hub.nodes.limits import SharedLimits
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
-from hub.telemetry import Metrics, configure_logging
+from hub.telemetry import DutyMetrics, Metrics, configure_logging
 from hub.topics.kinds import TopicKinds
 from hub.topics.subscriptions import LocalTopics
 
@@ -95,6 +96,8 @@ class Node:
         publisher = Publisher(settings, metrics, kinds, self._broker)
         limits = SharedLimits(self._redis, settings)
         self._admission = Admission(self._redis, settings, limits)
+        self._control = Control(name, self._broker, dispatcher)
+        self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
         hub = Hub(
             settings=settings,
             database=database,
@@ -103,6 +106,7 @@ class Node:
             registry=metrics.registry,
             cache=Cache(self._redis, settings),
             limits=limits,
+            duties=self._duties,
         )
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -113,7 +117,6 @@ class Node:
         sessions = Sessions(self._redis, settings)
         self._saver = SessionSaver(settings, sessions)
         self._keeper = Keeper(settings, delivery)
-        self._control = Control(name, self._broker, dispatcher)
         self._relay = OutboxRelay(settings, self._broker, kinds, metrics) if settings.database_relay_url else None
         self.gateway = Gateway(
             settings=settings,
@@ -141,6 +144,7 @@ class Node:
         )
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
+        self._control.on(Signal, self._duties.receive)
 
     @classmethod
     async def build(cls, settings: Settings, factories: Sequence[ServiceFactory]) -> Node:
@@ -163,6 +167,7 @@ class Node:
         for service in self._services:
             if service.start is not None:
                 await service.start()
+        self._duties.start()
         if self._relay is not None:
             self._relay.start()
         log.info("started", node=self.gateway.node, version=self.gateway.version)
@@ -171,9 +176,12 @@ class Node:
         """From the top down; whoever is still connected has been told to leave before."""
         if self._relay is not None:
             await self._relay.close()
+        # A service stops its work first and gives it away then, so that no two nodes do it.
+        self._duties.retire()
         for service in reversed(self._services):
             if service.stop is not None:
                 await service.stop()
+        await self._duties.close()
         await self._keeper.close()
         await self._saver.close()
         await self._admission.close()

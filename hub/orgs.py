@@ -117,6 +117,31 @@ def check_purpose(purpose: str) -> str:
     return purpose
 
 
+class DutyNames(NamedTuple):
+    """Redis names of the duties of one purpose, under one hash tag. They belong to the hub: nodes sweep all of them."""
+
+    ends: str
+    holders: str
+    clock: str
+
+
+def duty_names(purpose: str) -> DutyNames:
+    """All Redis names of the duties of ``purpose``. Raises ``ValueError`` for what may not stand in a key."""
+    prefix = f"hub:{{{CONTROL_ORG}/duties/{check_purpose(purpose)}}}"
+    return DutyNames(f"{prefix}:ends", f"{prefix}:holders", f"{prefix}:clock")
+
+
+def duty_text(org: OrgId, name: str) -> str:
+    """How a duty of ``org`` is called among those of all organisations."""
+    return f"{_checked(org)}/{name}"
+
+
+def parse_duty(text: str) -> tuple[OrgId, str]:
+    """The organisation and name of a duty in hand. Raises ``ValueError`` when malformed."""
+    org, _, name = text.partition("/")
+    return OrgId.from_row(org), name
+
+
 def _checked(org: OrgId) -> OrgId:
     if not isinstance(org, OrgId):
         raise TypeError("an OrgId is needed here; a plain string may not name an organisation")

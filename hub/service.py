@@ -19,6 +19,7 @@ from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
 from hub.nodes.cache import Cache
+from hub.nodes.duties import DutyBook
 from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.protocol.frames import Tags
@@ -44,6 +45,8 @@ class Hub:
     ``multiprocess_mode``, as in ``hub.telemetry``."""
     cache: Cache
     limits: SharedLimits
+    duties: DutyBook
+    """Work that one node does at a time: ``hub.duties.of("purpose")``, asked for when the service is made."""
 
     async def publish(  # noqa: PLR0913 - an event has these fields
         self,

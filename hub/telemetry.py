@@ -182,6 +182,33 @@ class Metrics:
         }
 
 
+class DutyMetrics:
+    """The metrics of duties (``hub.nodes.duties``), by purpose."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._held = Gauge(
+            "hub_duties", "Duties of the node.", ["purpose"], registry=registry, multiprocess_mode="livesum"
+        )
+        self._adopted = Counter(
+            "hub_duties_adopted", "Duties of other nodes that were taken over.", ["purpose"], registry=registry
+        )
+        self._lost = Counter(
+            "hub_duties_lost", "Duties that another node took while this one lived.", ["purpose"], registry=registry
+        )
+
+    def held(self, purpose: str, count: int) -> None:
+        """The node has so many duties now."""
+        self._held.labels(purpose).set(count)
+
+    def adopted(self, purpose: str) -> None:
+        """A duty of another node was taken over."""
+        self._adopted.labels(purpose).inc()
+
+    def lost(self, purpose: str) -> None:
+        """Another node has a duty that this one thought it had."""
+        self._lost.labels(purpose).inc()
+
+
 def configure_logging(level: str, node: str) -> None:
     """structlog for the hub and for the libraries' standard logging: lines for a terminal, JSON otherwise."""
     shared: list[Any] = [

@@ -157,6 +157,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _doc("After Redis did not answer, it is not asked about limits and caches for this long.", gt=0)
     ] = 1.0
 
+    # --- sharing between nodes
+    duty_lease_s: Annotated[
+        float,
+        _doc("Work that a node has taken on is another's so long after the node has died; renewed four times.", gt=0),
+    ] = 4.0
+    duty_sweep_batch: Annotated[int, _doc("Work of dead nodes that a node takes over at a time.", ge=1, le=1000)] = 100
+    max_duties: Annotated[int, _doc("Work of one purpose (streams, for example) that a node takes on.", ge=1)] = 20_000
+
     # --- history and recovery
     replay_page_events: Annotated[int, _doc("Events per page of a replay.", ge=1, le=10_000)] = 500
     replay_page_bytes: Annotated[int, _doc("Bytes per page of a replay.", ge=65_536)] = 262_144

@@ -38,7 +38,16 @@ class TakeOver(Struct, tag="take_over", frozen=True):
     """The older connection. Named, because the message may come when a third one has the session already."""
 
 
-ControlMessage = Kick | TakeOver
+class Signal(Struct, tag="signal", frozen=True):
+    """For whichever node has the duty (``hub.nodes.duties``)."""
+
+    purpose: str
+    org: str
+    name: str
+    message: dict[str, Any]
+
+
+ControlMessage = Kick | TakeOver | Signal
 
 
 class _Body(Struct):

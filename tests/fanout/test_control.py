@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from hub.errors import HubError, unavailable
-from hub.fanout.control import Control, Kick, TakeOver
+from hub.fanout.control import Control, Kick, Signal, TakeOver
 from hub.orgs import CONTROL_ORG, OrgId
 from hub.topics.topic import Topic
 from tests.support.fan_out import FanOut
@@ -17,6 +17,7 @@ from tests.support.waiting import until
 
 KICK = Kick("acme", "u1", 5.0)
 TAKE_OVER = TakeOver("s_1", "c_1")
+SIGNAL = Signal("work", "acme", "name/ü", {"please": ["release", 1, None]})
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def listen(control: Control) -> list[Any]:
     got: list[Any] = []
     control.on(Kick, got.append)
     control.on(TakeOver, got.append)
+    control.on(Signal, got.append)
     return got
 
 
@@ -41,8 +43,9 @@ async def test_to_all_and_to_one(hub: FanOut, control: Control) -> None:
     await control.send(KICK)
     await control.send(TAKE_OVER, "me")
     await control.send(TAKE_OVER, "another")
+    await control.send(SIGNAL)
     hub.broker.pump()
-    assert got == [KICK, TAKE_OVER]
+    assert got == [KICK, TAKE_OVER, SIGNAL]
 
 
 async def test_control_messages_are_never_kept(hub: FanOut, control: Control) -> None:
