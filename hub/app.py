@@ -98,16 +98,7 @@ class Node:
         self._admission = Admission(self._redis, settings, limits)
         self._control = Control(name, self._broker, dispatcher)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
-        hub = Hub(
-            settings=settings,
-            database=database,
-            publisher=publisher,
-            kept_events=KeptEvents(settings, kinds, self._broker),
-            registry=metrics.registry,
-            cache=Cache(self._redis, settings),
-            limits=limits,
-            duties=self._duties,
-        )
+        hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
             for kind in service.kinds:
@@ -150,6 +141,19 @@ class Node:
     async def build(cls, settings: Settings, factories: Sequence[ServiceFactory]) -> Node:
         """A node that is not started. Needs a running event loop."""
         return cls(settings, await Database.open(settings), factories)
+
+    def _door(self, kinds: TopicKinds, publisher: Publisher, limits: SharedLimits) -> Hub:
+        """What services are given."""
+        return Hub(
+            settings=self._settings,
+            database=self._database,
+            publisher=publisher,
+            kept_events=KeptEvents(self._settings, kinds, self._broker),
+            registry=self._metrics.registry,
+            cache=Cache(self._redis, self._settings),
+            limits=limits,
+            duties=self._duties,
+        )
 
     def http(self) -> Litestar:
         """The ASGI application; its lifespan starts and stops the node."""
