@@ -11,6 +11,7 @@ from hub.database import Database
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
+from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import Duties, DutyBook
 from hub.nodes.limits import Bucket, Quota, SharedLimits
@@ -19,6 +20,7 @@ from hub.service import Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
+    "Attention",
     "Bucket",
     "Cache",
     "ConfigError",

@@ -57,6 +57,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
+from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
 from hub.nodes.limits import SharedLimits
@@ -98,6 +99,7 @@ class Node:
         self._admission = Admission(self._redis, settings, limits)
         self._control = Control(name, self._broker, dispatcher)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
+        self._attention = Attention(settings, name, self._membership.attentive, self._control)
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -153,6 +155,7 @@ class Node:
             cache=Cache(self._redis, self._settings),
             limits=limits,
             duties=self._duties,
+            attention=self._attention,
         )
 
     def http(self) -> Litestar:
@@ -168,6 +171,7 @@ class Node:
         self._saver.start()
         self._keeper.start()
         self._control.start()
+        self._attention.start()
         for service in self._services:
             if service.start is not None:
                 await service.start()
@@ -189,6 +193,7 @@ class Node:
         await self._keeper.close()
         await self._saver.close()
         await self._admission.close()
+        await self._attention.close()
         await self._control.close()
         await self._membership.close()
         await self._catch_up.close()

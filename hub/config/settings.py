@@ -121,6 +121,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ack_window: Annotated[
         int, _doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)
     ] = 1000
+    attentive_s: Annotated[
+        float,
+        _doc(
+            "A writer waits for an ack:true subscription of a paced topic until it has acknowledged nothing for this "
+            "long, though it could.",
+            gt=0,
+        ),
+    ] = 10.0
+    attention_least: Annotated[int, _doc("Events that such a subscription may be behind unnoticed.", ge=0)] = 10
+    attention_reports: Annotated[
+        int, _doc("Topics with somebody who lags that a node tells the others of: the worst.", ge=1)
+    ] = 500
     position_skip_events: Annotated[
         int, _doc("A filtered subscription gets its position after this many skipped events.", ge=1)
     ] = 500

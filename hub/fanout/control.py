@@ -1,4 +1,4 @@
-"""What the nodes tell one another: close a user's connections, give up a session. Through the hub's own topics.
+"""What the nodes tell one another: close a user's connections, give up a session, who lags. Through the hub's topics.
 
 Every node listens to ``control:all`` and to ``control:<node>`` of the reserved organisation, which no token can bear.
 Messages are ephemeral; what must outlive a lost link (revocations) stands in Redis and is checked at the next hello.
@@ -47,7 +47,14 @@ class Signal(Struct, tag="signal", frozen=True):
     message: dict[str, Any]
 
 
-ControlMessage = Kick | TakeOver | Signal
+class Lags(Struct, tag="lags", frozen=True):
+    """Who lags on a node: (organisation, topic, events behind). Nothing: nobody does any more."""
+
+    node: str
+    lags: tuple[tuple[str, str, int], ...]
+
+
+ControlMessage = Kick | TakeOver | Signal | Lags
 
 
 class _Body(Struct):

@@ -11,12 +11,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 from msgspec import Struct
 
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
+from hub.fanout.attentive import Attentive
 from hub.fanout.broker import Broker
 from hub.fanout.delivery import Delivery
 from hub.fanout.healer import Healer
@@ -74,6 +76,7 @@ class Membership:
         self._delivery = delivery
         self._turnstile = turnstile
         self._tasks: set[asyncio.Task[None]] = set()
+        self.attentive: Final = Attentive(settings.attentive_s)
 
     async def join(self, subscriber: Subscriber, requests: Sequence[JoinRequest]) -> list[Joined | HubError]:
         """Joins all; one outcome each, in order. Nothing is delivered before ``activate``."""
@@ -124,6 +127,7 @@ class Membership:
         if sub.state is SubState.JOINING:
             sub.topic.release_tail()
         sub.topic.leave_live(sub, SubState.ENDED)
+        self.attentive.discard(sub)
         sub.topic.holders -= 1
         if sub.topic.holders == 0:
             asyncio.get_running_loop().call_later(self._settings.unsubscribe_delay_s, self._give_up, sub.topic)
@@ -145,7 +149,9 @@ class Membership:
                 local.subscribed = asyncio.get_running_loop().create_future()
                 fresh.append(local)
             local.keep_tail()
-            subs.append(_subscription(local, subscriber, request, self._settings.ack_window))
+            sub = _subscription(local, subscriber, request, self._settings.ack_window)
+            self.attentive.add(sub)
+            subs.append(sub)
         if fresh:
             # A task of its own: others may wait for the same topics, whatever becomes of this subscriber.
             task = asyncio.create_task(self._open(fresh), name="subscribe")

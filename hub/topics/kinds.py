@@ -48,6 +48,8 @@ class TopicKind(Struct, frozen=True, kw_only=True):
     latest_tag: str | None = None
     exists: Callable[[str], bool] | None = None
     """Whether a topic of this key can exist at all; None: every key."""
+    paced: bool = False
+    """Who writes to it asks ``hub.attention`` how far its readers are behind."""
     may_subscribe: Rule | None = None
     may_publish: Rule | None = None
     history_from: HistoryFrom | None = None
@@ -55,6 +57,8 @@ class TopicKind(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.slow is SlowPolicy.REPLAY and self.history is None:
             raise ValueError(f"kind {self.name}: the policy 'replay' needs a history; use 'gap'")
+        if self.paced and self.history is None:
+            raise ValueError(f"kind {self.name}: what is not kept is not acknowledged; it cannot be paced")
         if self.slow is SlowPolicy.LATEST and (self.latest_tag is None or self.history is None):
             raise ValueError(f"kind {self.name}: the policy 'latest' needs latest_tag and a history")
 

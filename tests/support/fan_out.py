@@ -41,6 +41,7 @@ REPLAY = TopicKind(name="replay")
 LATEST = TopicKind(name="latest", slow=SlowPolicy.LATEST, latest_tag="g")
 SKIP = TopicKind(name="skip", slow=SlowPolicy.GAP)
 FLEETING = TopicKind(name="fleeting", history=None, slow=SlowPolicy.GAP)
+PACED = TopicKind(name="paced", paced=True)
 SHORT = TopicKind(name="short", history=Kept(count=5))
 
 _decoders: dict[Encoding, Any] = {

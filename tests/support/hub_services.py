@@ -28,6 +28,7 @@ class TestService:
     __test__ = False
 
     def __init__(self) -> None:
+        self.hub: Hub
         self.released = asyncio.Event()
         self.running = 0
         self.callers: list[tuple[str, str]] = []
@@ -42,8 +43,9 @@ class TestService:
         service = self.factory(hub)
         return dataclasses.replace(service, kinds=[kind for kind in service.kinds if kind.name != "events"])
 
-    def factory(self, _: Hub) -> Service:
+    def factory(self, hub: Hub) -> Service:
         """What the hub is given."""
+        self.hub = hub
         plenty = History(count=10_000, bytes=64 * 1024 * 1024, age_s=3600)
         return Service(
             name="test",
@@ -55,6 +57,7 @@ class TestService:
                 TopicKind(name="typing", history=None, slow=SlowPolicy.GAP),
                 TopicKind(name="feed", history=plenty, slow=SlowPolicy.GAP),
                 TopicKind(name="price", history=plenty, slow=SlowPolicy.LATEST, latest_tag="symbol"),
+                TopicKind(name="paced", history=plenty, paced=True),
                 TopicKind(name="late", history_from=_from_third),
             ],
             methods={
