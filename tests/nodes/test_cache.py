@@ -81,8 +81,14 @@ async def test_without_redis_nothing_is_found_and_nobody_is_troubled() -> None:
             assert await cache.get(ACME, "plans", "a") is None
             await cache.put(ACME, "plans", "a", b"2", ttl_s=60)
             clock.now += 1
+        assert await cache.get(ACME, "plans", "a") is None
         server.start()
-        await cache.put(ACME, "plans", "a", b"3", ttl_s=60)
+        await Cache(redis, settings).put(ACME, "plans", "a", b"3", ttl_s=60)
+        assert await cache.get(ACME, "plans", "a") is None, "within the pause it is not asked"
+        await cache.put(ACME, "plans", "a", b"4", ttl_s=60)
+        clock.now += 1
         assert await cache.get(ACME, "plans", "a") == b"3"
+        await cache.put(ACME, "plans", "a", b"5", ttl_s=60)
+        assert await cache.get(ACME, "plans", "a") == b"5"
         assert [entry["event"] for entry in logs.entries].count("cache_not_reached") == 1
         await redis.close()

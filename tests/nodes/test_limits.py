@@ -85,6 +85,15 @@ async def test_who_waits_as_long_as_told_is_let_through(
     await bucket.spend(ACME, "u1")
 
 
+async def test_a_rounding_error_refuses_nobody(nodes: list[SharedLimits], redis: Redis) -> None:
+    bucket = nodes[0].bucket("test", per_second=NEVER, burst=1)
+    key = limit_key(ACME, "test", "u1")
+    await bucket.spend(ACME, "u1")
+    await redis.command(key, "HSET", key, "tokens", "0.99999999999")
+    await bucket.spend(ACME, "u1")
+    assert float(await redis.command(key, "HGET", key, "tokens")) < 0
+
+
 async def test_a_slow_bucket_fills_however_often_it_is_asked(nodes: list[SharedLimits], redis: Redis) -> None:
     bucket = nodes[0].bucket("test", per_second=0.1, burst=1)
     await bucket.spend(ACME, "u1")
