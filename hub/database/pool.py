@@ -145,6 +145,14 @@ class Database:
         finally:
             await self._give_back(connection)
 
+    async def maintain(self, query: str, *args: object) -> Any:
+        """The one value of a statement that is bound to no organisation, and so sees no row of any.
+
+        For functions of the schema's owner that do their work for all of them (expiry). Raises as ``transaction``.
+        """
+        async with self.transaction(CONTROL_ORG) as tx:
+            return await tx.fetch_value(query, *args)
+
     async def _begin(self, org: OrgId) -> tuple[Any, Any]:
         """A connection and its open transaction. Connections that died while idle are dropped on the way."""
         while True:

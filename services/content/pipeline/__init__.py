@@ -10,7 +10,7 @@ from services.content.pipeline.convert import ContentType, one_of
 from services.content.pipeline.document import Document
 from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import LiveDocument
-from services.content.pipeline.pace import INTERVAL_MS, MAX_INTERVAL_MS, Complexity, Speed, interval_ms
+from services.content.pipeline.pace import INTERVAL_MS, MAX_INTERVAL_MS, Complexity, Speed, interval_ms, slowed_ms
 from services.content.pipeline.pipeline import Limits, Pipeline, Prepared
 from services.content.pipeline.units import Unit
 
@@ -32,4 +32,5 @@ __all__ = (
     "Unit",
     "interval_ms",
     "one_of",
+    "slowed_ms",
 )

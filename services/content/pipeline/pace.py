@@ -28,6 +28,11 @@ INTERVAL_MS: dict[Speed, int] = {Speed.SLOW: 300, Speed.NORMAL: 100, Speed.FAST:
 MAX_INTERVAL_MS = 1000
 """The slowest that a stream gets when those who watch it cannot follow."""
 
+LAG_IGNORED = 20
+"""Events that a watcher may be behind without anybody waiting for him."""
+LAG_SLOWEST = 100
+"""… and how many until everybody gets the slowest pace."""
+
 # What is simple is read as fast as it comes; tables and code want a look, and cost the editor a layout each time.
 _ADAPTIVE = {Complexity.LOW: Speed.FAST, Complexity.MEDIUM: Speed.NORMAL, Complexity.HIGH: Speed.SLOW}
 
@@ -41,6 +46,17 @@ _HIGH_WEIGHT = 60.0
 def interval_ms(speed: Speed, complexity: Complexity) -> int:
     """Milliseconds from one chunk to the next. A ``close`` does not wait: it goes with the chunk before it."""
     return INTERVAL_MS[_ADAPTIVE[complexity] if speed is Speed.ADAPTIVE else speed]
+
+
+def slowed_ms(usual_ms: int, lag: int) -> int:
+    """The interval while the slowest attentive watcher is ``lag`` events behind: as usual up to a few, then ever slower.
+
+    Half of what is missing to ``MAX_INTERVAL_MS`` is added at the middle of the range, all of it from its end on.
+    """
+    if lag <= LAG_IGNORED:
+        return usual_ms
+    part = min(1.0, (lag - LAG_IGNORED) / (LAG_SLOWEST - LAG_IGNORED))
+    return round(usual_ms + part * max(0, MAX_INTERVAL_MS - usual_ms))
 
 
 def complexity(markup: str) -> Complexity:

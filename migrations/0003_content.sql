@@ -1,0 +1,62 @@
+-- Content streams: what is to be streamed, what somebody wants of it, and what has been streamed, until it expires.
+--
+-- Who drives a stream, and how far it has come, is in Redis (a duty, and the topic itself).
+
+CREATE TABLE hub.content_streams (
+  org text COLLATE "C" NOT NULL,
+  id text COLLATE "C" NOT NULL,
+  owner text NOT NULL,
+  state text NOT NULL CHECK (state IN ('running', 'paused', 'complete', 'cancelled', 'failed')),
+  speed text NOT NULL,
+  -- Raised by every change of state or speed, so that a late message is known as one.
+  version bigint NOT NULL DEFAULT 1,
+  -- Several requests may follow one another in a stream; each is a part.
+  part integer NOT NULL DEFAULT 1,
+  bytes bigint NOT NULL,
+  -- The present part: how it is made into chunks, and of what. A source may hold what no text of PostgreSQL can.
+  plan jsonb NOT NULL,
+  source bytea NOT NULL,
+  -- What the complete parts came to.
+  html text NOT NULL DEFAULT '',
+  chunks integer NOT NULL DEFAULT 0,
+  blocks integer NOT NULL DEFAULT 0,
+  result jsonb,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  started_at timestamptz NOT NULL DEFAULT now(),
+  finished_at timestamptz,
+  expires_at timestamptz NOT NULL,
+  PRIMARY KEY (org, id)
+);
+-- A hundred kilobytes that are written once and read once: compressing them costs more than it saves.
+ALTER TABLE hub.content_streams ALTER COLUMN source SET STORAGE EXTERNAL;
+CREATE INDEX content_streams_of_owner ON hub.content_streams (org, owner, created_at DESC, id DESC);
+CREATE INDEX content_streams_expiring ON hub.content_streams (expires_at);
+CALL hub.isolate('hub.content_streams');
+GRANT SELECT, INSERT, UPDATE, DELETE ON hub.content_streams TO hub_app;
+
+-- Nodes expire rows of all organisations, but see none of them: the owner's function does, and the owner sees nothing
+-- but what has expired.
+DO $policy$
+BEGIN
+  EXECUTE format(
+    'CREATE POLICY expired ON hub.content_streams TO %I USING (expires_at < now()) WITH CHECK (false)', current_user);
+END
+$policy$;
+
+CREATE FUNCTION hub.expire_content(most integer) RETURNS bigint
+LANGUAGE sql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+  WITH gone AS (
+    DELETE FROM hub.content_streams AS s USING (
+      SELECT org, id FROM hub.content_streams WHERE expires_at < now()
+      ORDER BY expires_at LIMIT most FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE s.org = old.org AND s.id = old.id
+    RETURNING 1
+  )
+  SELECT count(*) FROM gone
+$body$;
+REVOKE ALL ON FUNCTION hub.expire_content(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.expire_content(integer) TO hub_app;

@@ -1,0 +1,70 @@
+"""What a language model has said so far, piece by piece, in a topic nobody listens to: another node goes on from there.
+
+The number of an entry in its topic is its place in the list, so the topic says what it lacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hub.api import ErrorCode, Hub, HubError, OrgId
+from services.content.kinds import dictation_topic
+from services.content.sources import TakenOver
+
+TEXT = "text"
+END = "end"
+
+_PAGE = 500
+_RETRY_S = 0.5
+
+Entry = tuple[str, Any]
+"""Name and data: a piece of text, or how the text ended."""
+
+
+class Journal:
+    """The journal of one stream. One task writes at a time."""
+
+    def __init__(self, hub: Hub, org: OrgId, stream: str) -> None:
+        self._hub = hub
+        self._org = org
+        self._topic = dictation_topic(stream)
+        self.entries: list[Entry] = []
+        """What is written for good. Bounded by what a text may have."""
+
+    async def read(self) -> None:
+        """Takes over what another node has written. Raises ``unavailable``."""
+        while True:
+            page = await self._hub.read(self._org, self._topic, after=len(self.entries), limit=_PAGE)
+            self.entries += [(event.name, event.data) for event in page.events]
+            if not page.more:
+                return
+
+    async def write(self, entries: list[Entry]) -> None:
+        """Writes entries at the end; they are in ``entries`` when this returns. Waits until Redis answers.
+
+        What Redis has lost is written again. Raises ``TakenOver`` when there is something that was not written here.
+        """
+        wanted = [*self.entries, *entries]
+        done = len(self.entries)
+        while done < len(wanted):
+            try:
+                done = await self._hub.append(self._org, self._topic, wanted[done:], after=done)
+            except HubError as error:
+                if error.code is ErrorCode.CONFLICT:
+                    done = await self._compare(wanted)
+                elif error.code is ErrorCode.UNAVAILABLE:
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    raise
+        self.entries = wanted
+
+    async def _compare(self, wanted: list[Entry]) -> int:
+        """How many of ``wanted`` are there."""
+        page = await self._hub.read(self._org, self._topic, last=1)
+        if page.top > len(wanted):
+            raise TakenOver
+        for event in page.events:
+            if (event.name, event.data) != wanted[event.seq - 1]:
+                raise TakenOver
+        return page.top

@@ -1,0 +1,196 @@
+"""The streams that this node drives: begun here, or taken over from a node that died.
+
+One task per stream. That this node drives it and no other is a duty (``hub.api.Duties``); what its owner wants comes
+as a signal to whoever has the duty, and is looked up regularly, because a signal may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import structlog
+
+from hub.api import ErrorCode, Hub, HubError, OrgId
+from services.content.assistant import Writer, parse_prompt
+from services.content.dictation import Dictation
+from services.content.driver import Driver
+from services.content.journal import Journal
+from services.content.metrics import ContentMetrics
+from services.content.pipeline import Pipeline
+from services.content.sources import DocumentSource, Source, TakenOver
+from services.content.store import Store, Stored, Wanted
+
+log = structlog.get_logger(__name__)
+
+_EXPIRE_EVERY_S = 60.0
+_EXPIRE_AT_ONCE = 500
+_RETRY_S = 1.0
+
+Key = tuple[OrgId, str]
+
+
+class Streams:
+    """See the module. ``start`` and ``close`` by the service."""
+
+    def __init__(self, hub: Hub, store: Store, pipeline: Pipeline, writer: Writer, metrics: ContentMetrics) -> None:
+        self._hub = hub
+        self._store = store
+        self._pipeline = pipeline
+        self._writer = writer
+        self._metrics = metrics
+        self._drivers: dict[Key, Driver] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        """Those that drive, and those that take over and will."""
+        self._adopting = asyncio.Semaphore(hub.settings.content_adoptions)
+        self._chores: list[asyncio.Task[None]] = []
+        self._duties = duties = hub.duties.of("content")
+        duties.on_adopt(self._adopt)
+        duties.on_lost(self._lost)
+        duties.on_signal(self._signal)
+
+    def start(self) -> None:
+        """Begins to look for lost signals and for streams whose time is over."""
+        self._chores = [
+            asyncio.create_task(self._check(), name="content-check"),
+            asyncio.create_task(self._expire(), name="content-expire"),
+        ]
+
+    async def close(self) -> None:
+        """Stops driving, in the middle; other nodes go on."""
+        tasks = [*self._chores, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def begin(self, stored: Stored, source: Source) -> None:
+        """Drives a stream that was just written to the store. Raises ``unavailable``: then it was taken back."""
+        key = (stored.org, stored.id)
+        try:
+            if len(self._tasks) >= self._hub.settings.content_streams_per_process:
+                raise HubError(ErrorCode.UNAVAILABLE, "this node drives as many streams as it may", retry_after_ms=1000)
+            if not await self._duties.take(stored.org, stored.id):
+                raise HubError(ErrorCode.CONFLICT, "the stream is driven by another node; try again", retry="later")
+        except BaseException:
+            await source.close()
+            await self._store.give_up(stored)
+            raise
+        self._run(key, self._drive(stored, source, adopted=False))
+
+    async def control(self, org: OrgId, stream: str, wanted: Wanted) -> None:
+        """Tells whoever drives the stream what its owner wants now; at the latest it finds out by itself."""
+        try:
+            await self._duties.signal(org, stream, msgspec.to_builtins(wanted))
+        except HubError as error:
+            if error.code is not ErrorCode.UNAVAILABLE:
+                raise
+
+    # --- driving
+
+    def _run(self, key: Key, work: Any) -> None:
+        task = asyncio.create_task(work, name="content-stream")
+        self._tasks[key] = task
+        self._metrics.running.set(len(self._tasks))
+        task.add_done_callback(lambda done: self._ended(key, done))
+
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+            self._drivers.pop(key, None)
+            self._metrics.running.set(len(self._tasks))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a stream's driver failed", stream=key[1], exc_info=error)
+
+    async def _drive(self, stored: Stored, source: Source, *, adopted: bool) -> None:
+        driver = Driver(self._hub, self._store, self._metrics, stored, source)
+        self._drivers[stored.org, stored.id] = driver
+        try:
+            await driver.run(adopted=adopted)
+        except TakenOver:
+            return
+        self._duties.release(stored.org, stored.id)
+
+    # --- what the duties say
+
+    def _adopt(self, org: OrgId, stream: str) -> None:
+        if (org, stream) not in self._tasks:
+            self._run((org, stream), self._take_over(org, stream))
+
+    def _lost(self, org: OrgId, stream: str) -> None:
+        task = self._tasks.get((org, stream))
+        if task is not None:
+            log.warning("a stream is driven by another node now", stream=stream)
+            task.cancel()
+
+    def _signal(self, org: OrgId, stream: str, message: dict[str, Any]) -> None:
+        driver = self._drivers.get((org, stream))
+        if driver is not None:
+            driver.apply(msgspec.convert(message, Wanted))
+
+    async def _take_over(self, org: OrgId, stream: str) -> None:
+        async with self._adopting:
+            stored, source = await self._restored(org, stream)
+        if stored is None or source is None:
+            self._duties.release(org, stream)
+            return
+        log.info("stream taken over", org=org, stream=stream)
+        self._metrics.adopted()
+        await self._drive(stored, source, adopted=True)
+
+    async def _restored(self, org: OrgId, stream: str) -> tuple[Stored | None, Source | None]:
+        """The stream and its source as another node had them; None when there is nothing left to do."""
+        while True:
+            try:
+                stored = await self._store.load(org, stream)
+                if stored is None or stored.finished:
+                    return None, None
+                return stored, await self._source(stored)
+            except HubError as error:
+                if error.code is not ErrorCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+
+    async def _source(self, stored: Stored) -> Source:
+        plan = stored.plan
+        if plan.kind == "assistant":
+            journal = Journal(self._hub, stored.org, stored.id)
+            await journal.read()
+            return self.dictation(stored, journal)
+        if plan.kind == "restored":
+            return DocumentSource(self._pipeline.restore(stored.source, plan.unit))
+        prepared = self._pipeline.document(stored.source, plan.content_type, plan.unit)
+        return DocumentSource(prepared.document, prepared.findings)
+
+    def dictation(self, stored: Stored, journal: Journal | None = None) -> Dictation:
+        """The source of a stream that a language model writes."""
+        prompt = parse_prompt(msgspec.json.decode(stored.source), self._hub.settings)
+        journal = journal or Journal(self._hub, stored.org, stored.id)
+        return Dictation(journal, self._writer, prompt, stored.plan.provider, self._pipeline, stored.plan.unit)
+
+    # --- chores
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(self._hub.settings.content_check_s)
+            for org, keys in groupby(sorted(self._drivers), key=lambda key: key[0]):
+                try:
+                    found = await self._store.wanted(org, [stream for _, stream in keys])
+                except HubError as error:
+                    log.warning("streams not checked", reason=error.message)
+                    break
+                for stream, wanted in found.items():
+                    driver = self._drivers.get((org, stream))
+                    if driver is not None:
+                        driver.apply(wanted)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+            try:
+                while await self._store.expire(_EXPIRE_AT_ONCE) == _EXPIRE_AT_ONCE:
+                    await asyncio.sleep(0)
+            except HubError as error:
+                log.warning("streams not expired", reason=error.message)
+
