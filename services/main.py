@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hub.api import ServiceFactory
+from services.content.service import content
 from services.events.service import events
 
-SERVICES: Sequence[ServiceFactory] = (events,)
+SERVICES: Sequence[ServiceFactory] = (events, content)

@@ -254,6 +254,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
     ] = 1000
 
+    # --- content
+    content_max_bytes: Annotated[int, _doc("Content of one request.", ge=16)] = 102_400
+    content_max_stream_bytes: Annotated[int, _doc("Content of all requests of one stream together.", ge=16)] = 1_048_576
+    content_max_chunks: Annotated[int, _doc("Chunks of one stream; whoever wants fewer cuts larger.", ge=16)] = 100_000
+    content_max_chunk_chars: Annotated[int, _doc("Longest html of one chunk.", ge=256, le=16_384)] = 4096
+    content_max_depth: Annotated[
+        int, _doc("How deep elements may nest; what is deeper loses its tags.", ge=8, le=400)
+    ] = 100
+    content_session_requests: Annotated[
+        int, _doc("Requests of one user's session, over all nodes. It begins with the first request.", ge=1)
+    ] = 100
+    content_session_s: Annotated[
+        int, _doc("A session ends this long after it began; and no part of a stream runs longer.", ge=1)
+    ] = 3600
+    content_session_idle_s: Annotated[
+        int, _doc("… or this long after its last request. A stream that is paused this long ends.", ge=1)
+    ] = 300
+    content_streams_per_process: Annotated[int, _doc("Streams that one process drives at once.", ge=1)] = 5000
+    content_adoptions: Annotated[int, _doc("Streams of a dead node that are taken over at the same time.", ge=1)] = 4
+    content_check_s: Annotated[
+        float, _doc("A driver looks this often whether a word of the stream's owner was lost on its way.", gt=0)
+    ] = 2.0
+    content_cache_s: Annotated[int, _doc("Sanitised content is kept in Redis this long; 0: never.", ge=0)] = 3600
+    content_replay_s: Annotated[
+        int, _doc("The chunks of a stream can be replayed from its topic this long after its last.", ge=60)
+    ] = 86_400
+    content_keep_s: Annotated[
+        int, _doc("Streams are kept in PostgreSQL this long, to be listed, read and streamed again.", ge=60)
+    ] = 2_592_000
+
     # --- assistant
     assistant_providers: Annotated[
         tuple[str, ...],

@@ -34,7 +34,7 @@ class Dictation:
 
     complexity = Complexity.LOW
 
-    def __init__(  # noqa: PLR0913 - it stands between all of these
+    def __init__(
         self, journal: Journal, writer: Writer, prompt: Prompt, provider: str | None, pipeline: Pipeline, unit: Unit
     ) -> None:
         self._journal = journal
@@ -186,9 +186,7 @@ class Dictation:
     def _entries(self) -> list[Entry]:
         text = "".join(self._spoken)
         self._spoken.clear()
-        return [
-            (TEXT, {"text": text[at : at + _MOST_PIECE_CHARS]}) for at in range(0, len(text), _MOST_PIECE_CHARS)
-        ]
+        return [(TEXT, {"text": text[at : at + _MOST_PIECE_CHARS]}) for at in range(0, len(text), _MOST_PIECE_CHARS)]
 
     def _fail(self, error: Exception) -> None:
         self._failure = error

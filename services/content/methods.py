@@ -41,7 +41,7 @@ class _Cached(Struct, frozen=True):
 class ContentMethods:
     """All methods, by name in ``methods``."""
 
-    def __init__(  # noqa: PLR0913 - they meet here
+    def __init__(
         self, hub: Hub, store: Store, streams: Streams, pipeline: Pipeline, writer: Writer, metrics: ContentMetrics
     ) -> None:
         self._hub = hub
@@ -57,7 +57,7 @@ class ContentMethods:
             life_s=settings.content_session_s,
             idle_s=settings.content_session_idle_s,
         )
-        self._bucket = assistant_bucket(hub)
+        self._bucket = hub.limits.bucket("assistant", per_second=20 / 60, burst=10)
         self.methods: Mapping[str, Method] = {
             "content.start": self.start,
             "content.pause": self._control(Verb.PAUSE),
@@ -87,7 +87,12 @@ class ContentMethods:
         next(document.chunks())  # raises empty_content
         complexity = document.complexity if cached is None else Complexity(cached.complexity)
         plan = Plan(
-            "document" if cached is None else "restored", document.unit, kind, complexity, _ms(began), cached is not None
+            "document" if cached is None else "restored",
+            document.unit,
+            kind,
+            complexity,
+            _ms(began),
+            cached is not None,
         )
         source = DocumentSource(document, findings)
         stream = await self._begin(principal, wanted.stream, speed, plan, text, source)
@@ -110,7 +115,7 @@ class ContentMethods:
 
     async def generate(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Streams what a language model writes; the text is not known yet when this returns."""
-        prompt = parse_prompt(params, self._hub.settings)
+        parse_prompt(params, self._hub.settings)
         speed = speed_of(_text(params, "speed") or Speed.SUPERFAST)
         unit = one_of(Unit, params.get("chunk_by", Unit.AUTO), "'chunk_by'")
         provider = self._writer.provider(_text(params, "provider"))
@@ -168,7 +173,7 @@ class ContentMethods:
         await self._streams.control(principal.org, stream, wanted)
         return {"stream": stream, "state": str(wanted.state), "speed": str(wanted.speed)}
 
-    async def _begin(  # noqa: PLR0913 - a stream has these
+    async def _begin(
         self, principal: Principal, name: str | None, speed: Speed, plan: Plan, text: str, source: Source | None
     ) -> str:
         stream = name or _new_name()

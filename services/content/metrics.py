@@ -29,7 +29,9 @@ class ContentMetrics:
         self._adopted = Counter(
             "hub_content_streams_adopted", "Streams taken over from another node.", registry=registry
         )
-        self._cache = Counter("hub_content_cache", "Requests by whether the cache had it.", ["outcome"], registry=registry)
+        self._cache = Counter(
+            "hub_content_cache", "Requests by whether the cache had it.", ["outcome"], registry=registry
+        )
         self._findings = Counter(
             "hub_content_findings", "What looked like an attack in content, by kind.", ["finding"], registry=registry
         )

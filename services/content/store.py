@@ -110,8 +110,11 @@ class Store:
         self._database = database
         self._settings = settings
 
-    async def begin(self, org: OrgId, stream: str, owner: str, speed: Speed, plan: Plan, source: str) -> Stored:  # noqa: PLR0913 - a row has these
-        """Writes a new stream, or the next part of a complete one of the same owner. Raises ``conflict``, ``too_large``."""
+    async def begin(self, org: OrgId, stream: str, owner: str, speed: Speed, plan: Plan, source: str) -> Stored:
+        """Writes a new stream, or the next part of a complete one of the same owner.
+
+        Raises ``conflict``, ``too_large``.
+        """
         encoded = source.encode(_CODEC, _ANY_TEXT)
         longest = self._settings.content_max_stream_bytes
         keep_s = self._settings.content_session_s + self._settings.content_keep_s
@@ -160,8 +163,11 @@ class Store:
             rows = await tx.fetch(_WANTED, org, list(streams))
         return {row["id"]: _wanted(row) for row in rows}
 
-    async def finish(self, stored: Stored, state: State, html: str, counts: tuple[int, int], result: Any) -> None:  # noqa: PLR0913 - a row has these
-        """The part has ended in ``state``; ``counts``: chunks and blocks of the stream by now. A second time is nothing."""
+    async def finish(self, stored: Stored, state: State, html: str, counts: tuple[int, int], result: Any) -> None:
+        """The part has ended in ``state``; ``counts``: chunks and blocks of the stream by now.
+
+        A second time is nothing.
+        """
         keep_s = self._settings.content_keep_s
         async with self._database.transaction(stored.org) as tx:
             await tx.execute(_FINISH, stored.org, stored.id, stored.part, state, html, *counts, result, keep_s)

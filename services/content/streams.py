@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _EXPIRE_EVERY_S = 60.0
 _EXPIRE_AT_ONCE = 500
+_EXPIRE_ROUNDS = 20
 _RETRY_S = 1.0
 
 Key = tuple[OrgId, str]
@@ -189,8 +190,8 @@ class Streams:
         while True:
             await asyncio.sleep(_EXPIRE_EVERY_S)
             try:
-                while await self._store.expire(_EXPIRE_AT_ONCE) == _EXPIRE_AT_ONCE:
-                    await asyncio.sleep(0)
+                for _ in range(_EXPIRE_ROUNDS):
+                    if await self._store.expire(_EXPIRE_AT_ONCE) < _EXPIRE_AT_ONCE:
+                        break
             except HubError as error:
                 log.warning("streams not expired", reason=error.message)
-

@@ -49,9 +49,9 @@ def interval_ms(speed: Speed, complexity: Complexity) -> int:
 
 
 def slowed_ms(usual_ms: int, lag: int) -> int:
-    """The interval while the slowest attentive watcher is ``lag`` events behind: as usual up to a few, then ever slower.
+    """The interval while the slowest attentive watcher is ``lag`` events behind.
 
-    Half of what is missing to ``MAX_INTERVAL_MS`` is added at the middle of the range, all of it from its end on.
+    As usual up to ``LAG_IGNORED``, then ever longer, ``MAX_INTERVAL_MS`` from ``LAG_SLOWEST`` on.
     """
     if lag <= LAG_IGNORED:
         return usual_ms
