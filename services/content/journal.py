@@ -16,6 +16,7 @@ TEXT = "text"
 END = "end"
 
 _PAGE = 500
+_AT_ONCE = 16
 _RETRY_S = 0.5
 
 Entry = tuple[str, Any]
@@ -49,7 +50,7 @@ class Journal:
         done = len(self.entries)
         while done < len(wanted):
             try:
-                done = await self._hub.append(self._org, self._topic, wanted[done:], after=done)
+                done = await self._hub.append(self._org, self._topic, wanted[done : done + _AT_ONCE], after=done)
             except HubError as error:
                 if error.code is ErrorCode.CONFLICT:
                     done = await self._compare(wanted)
