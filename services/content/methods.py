@@ -118,9 +118,9 @@ class ContentMethods:
         parse_prompt(params, self._hub.settings)
         speed = speed_of(_text(params, "speed") or Speed.SUPERFAST)
         unit = one_of(Unit, params.get("chunk_by", Unit.AUTO), "'chunk_by'")
-        provider = self._writer.provider(_text(params, "provider"))
+        provider = _text(params, "provider")
         await self._bucket.spend(principal.org, principal.user)
-        most = self._hub.settings.assistant_max_per_user
+        most = 4
         if await self._store.generating(principal.org, principal.user) >= most:
             text = f"{most} texts are being written for you; wait for one to end, or cancel one"
             raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)

@@ -62,7 +62,8 @@ class Studio:
     async def client(self, user: str = "ada", *, org: str = "acme", node: int = 0) -> HubClient:
         """A client that is connected until the end of the test."""
         hub = self.nodes[node]
-        client = HubClient(hub.url, token=hub.token(org, user))
+        token = hub.token(org, user)
+        client = HubClient(hub.url, get_token=lambda: token)
         return await self._stack.enter_async_context(client)
 
     async def watch(self, stream: str, *, client: HubClient | None = None, node: int = 0, **how: Any) -> Editor:

@@ -42,7 +42,7 @@ async def test_a_page_unfolds_chunk_by_chunk_and_ends_as_the_sanitised_whole(hou
         "content_type": "html",
         "chunk_by": "sentence",
         "speed": "superfast",
-        "complexity": "high",
+        "complexity": "medium",
         "index": 0,
         "block": 0,
     }
