@@ -45,6 +45,8 @@ class Driver:
         self._deadline = clock() + hub.settings.content_session_s - stored.age_s
         self._paused_at = clock()
         self._progress: float | None = None
+        self.begun = asyncio.Event()
+        """Watchers have had the first chunks, or there are none."""
         self._untold = False
         self._stirred = False
         self._waiter: asyncio.Future[None] | None = None
@@ -83,6 +85,7 @@ class Driver:
                 await self._stream()
             await self._save()
         finally:
+            self.begun.set()
             await self._source.close()
 
     # --- the stream
@@ -159,6 +162,7 @@ class Driver:
         events = [chunk_event(chunk, self._stored) for chunk in chunks]
         if await track.append([*self._opening(), *events]):
             self._progress = chunks[-1].progress
+            self.begun.set()
         else:
             self._source.seek(track.chunks)
 

@@ -7,6 +7,7 @@ as a signal to whoever has the duty, and is looked up regularly, because a signa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from itertools import groupby
 from typing import Any
 
@@ -29,6 +30,7 @@ _EXPIRE_EVERY_S = 60.0
 _EXPIRE_AT_ONCE = 500
 _EXPIRE_ROUNDS = 20
 _RETRY_S = 1.0
+_BEGIN_S = 0.1
 
 Key = tuple[OrgId, str]
 
@@ -67,7 +69,10 @@ class Streams:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def begin(self, stored: Stored, source: Source) -> None:
-        """Drives a stream that was just written to the store. Raises ``unavailable``: then it was taken back."""
+        """Drives a stream that was just written to the store. Raises ``unavailable``: then it was taken back.
+
+        Returns when watchers have the first chunk, or it is clear that this takes longer.
+        """
         key = (stored.org, stored.id)
         try:
             if len(self._tasks) >= self._hub.settings.content_streams_per_process:
@@ -78,7 +83,11 @@ class Streams:
             await source.close()
             await self._store.give_up(stored)
             raise
-        self._run(key, self._drive(stored, source, adopted=False))
+        driver = Driver(self._hub, self._store, self._metrics, stored, source)
+        self._run(key, self._drive(key, driver, adopted=False))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BEGIN_S):
+                await driver.begun.wait()
 
     async def control(self, org: OrgId, stream: str, wanted: Wanted) -> None:
         """Tells whoever drives the stream what its owner wants now; at the latest it finds out by itself."""
@@ -104,14 +113,13 @@ class Streams:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a stream's driver failed", stream=key[1], exc_info=error)
 
-    async def _drive(self, stored: Stored, source: Source, *, adopted: bool) -> None:
-        driver = Driver(self._hub, self._store, self._metrics, stored, source)
-        self._drivers[stored.org, stored.id] = driver
+    async def _drive(self, key: Key, driver: Driver, *, adopted: bool) -> None:
+        self._drivers[key] = driver
         try:
             await driver.run(adopted=adopted)
         except TakenOver:
             return
-        self._duties.release(stored.org, stored.id)
+        self._duties.release(*key)
 
     # --- what the duties say
 
@@ -138,7 +146,8 @@ class Streams:
             return
         log.info("stream taken over", org=org, stream=stream)
         self._metrics.adopted()
-        await self._drive(stored, source, adopted=True)
+        driver = Driver(self._hub, self._store, self._metrics, stored, source)
+        await self._drive((org, stream), driver, adopted=True)
 
     async def _restored(self, org: OrgId, stream: str) -> tuple[Stored | None, Source | None]:
         """The stream and its source as another node had them; None when there is nothing left to do."""

@@ -45,7 +45,9 @@ class Writer:
         self._settings = settings
         self._rng = rng or random.Random()
 
-    def write(self, prompt: Prompt, provider: str | None = None, written: str = "") -> AsyncGenerator[str | Outcome, None]:
+    def write(
+        self, prompt: Prompt, provider: str | None = None, written: str = ""
+    ) -> AsyncGenerator[str | Outcome, None]:
         """The text piece by piece, and last of all, always, its ``Outcome``.
 
         ``provider`` begins instead of the default, and the others stand in for it in their order. When one fails after

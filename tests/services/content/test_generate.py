@@ -33,7 +33,6 @@ def of_fake(fake: FakeLlmServer, model: str = "fake", providers: tuple[str, ...]
         "assistant_backoff_max_s": 0.002,
         "assistant_first_token_timeout_s": 2.0,
         "assistant_token_timeout_s": 0.2,
-
     }
 
 

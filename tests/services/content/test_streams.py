@@ -195,7 +195,9 @@ async def test_somebody_elses_stream_can_be_watched_but_not_touched(house: Studi
     assert (await eve.call("content.start", {"content": "theirs", "stream": stream}))["stream"] == stream
 
 
-async def test_requests_follow_one_another_in_one_stream_up_to_its_bound(redis_url: str, hub_database: HubDatabase) -> None:
+async def test_requests_follow_one_another_in_one_stream_up_to_its_bound(
+    redis_url: str, hub_database: HubDatabase
+) -> None:
     async with studio(redis_url, hub_database, content_max_stream_bytes=60, content_max_bytes=40) as house:
         client = await house.client()
         editor = await house.watch("letter")
