@@ -289,7 +289,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         _doc(
             "Who writes: openai, anthropic, offline (comma-separated). The first is the default; when one fails, "
-            "the next goes on. Nothing calls them yet; see assistant.md."
+            "the next goes on; see assistant.md."
         ),
     ] = ("offline",)
     assistant_openai_base_url: Annotated[str, _doc("Where an OpenAI-compatible API is.")] = "https://api.openai.com/v1"
