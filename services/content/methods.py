@@ -178,8 +178,13 @@ class ContentMethods:
     async def _begin(
         self, principal: Principal, name: str | None, speed: Speed, plan: Plan, text: str, source: Source | None
     ) -> str:
-        stream = name or _new_name()
-        stored = await self._store.begin(principal.org, stream, principal.user, speed, plan, text)
+        org, stream = principal.org, name or _new_name()
+        await self._streams.claim(org, stream)
+        try:
+            stored = await self._store.begin(org, stream, principal.user, speed, plan, text)
+        except BaseException:
+            self._streams.give_up(org, stream)
+            raise
         await self._streams.begin(stored, source or self._streams.dictation(stored))
         return stream
 

@@ -42,7 +42,6 @@ UPDATE hub.content_streams SET state = $4, html = html || $5, chunks = $6, block
   version = version + 1, finished_at = now(), expires_at = now() + $9 * interval '1 second'
 WHERE org = $1 AND id = $2 AND part = $3 AND finished_at IS NULL
 """
-_GIVE_UP = "DELETE FROM hub.content_streams WHERE org = $1 AND id = $2 AND part = $3"
 _SUMMARY = """
 id AS stream, state, speed, part, chunks, bytes, plan ->> 'kind' AS kind, plan ->> 'content_type' AS content_type,
   plan ->> 'complexity' AS complexity, result,
@@ -128,11 +127,6 @@ class Store:
                 raise _refused(await tx.fetch_row(_WHY_NOT, org, stream), owner, longest)
         wanted = Wanted(State.RUNNING, speed, row["version"])
         return Stored(org, stream, owner, row["part"], plan, source, wanted, row["chunks"], row["blocks"])
-
-    async def give_up(self, stored: Stored) -> None:
-        """The stream that was just begun could not be started."""
-        async with self._database.transaction(stored.org) as tx:
-            await tx.execute(_GIVE_UP, stored.org, stored.id, stored.part)
 
     async def control(self, org: OrgId, stream: str, owner: str, verb: Verb, speed: Speed | None = None) -> Wanted:
         """Changes what is wanted. Raises ``not_found`` for what is not the owner's, and ``conflict``."""

@@ -47,6 +47,8 @@ class Streams:
         self._drivers: dict[Key, Driver] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         """Those that drive, and those that take over and will."""
+        self._claimed: set[Key] = set()
+        """Between ``claim`` and what follows it."""
         self._adopting = asyncio.Semaphore(hub.settings.content_adoptions)
         self._chores: list[asyncio.Task[None]] = []
         self._duties = duties = hub.duties.of("content")
@@ -68,34 +70,60 @@ class Streams:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def claim(self, org: OrgId, stream: str) -> None:
+        """Takes the duty of a stream that is about to begin; ``begin`` or ``give_up`` must follow.
+
+        Taken before anything is written, so that whatever happens then, somebody looks after it. Raises ``conflict``
+        while the stream is driven already, and ``unavailable``.
+        """
+        if len(self._tasks) >= self._hub.settings.content_streams_per_process:
+            raise HubError(ErrorCode.UNAVAILABLE, "this node drives as many streams as it may", retry_after_ms=1000)
+        key = (org, stream)
+        running = HubError(ErrorCode.CONFLICT, "the stream is running; wait for its stream_complete, or begin another")
+        if key in self._claimed or self._duties.holds(org, stream):
+            raise running
+        self._claimed.add(key)
+        try:
+            if not await self._duties.take(org, stream):
+                raise running
+        except BaseException:
+            self._claimed.discard(key)
+            raise
+
+    def give_up(self, org: OrgId, stream: str) -> None:
+        """Nothing was begun after ``claim``."""
+        self._claimed.discard((org, stream))
+        self._duties.release(org, stream)
+
     async def begin(self, stored: Stored, source: Source) -> None:
-        """Drives a stream that was just written to the store. Raises ``unavailable``: then it was taken back.
+        """Drives a stream that was claimed and written to the store.
 
         Returns when watchers have the first chunk, or it is clear that this takes longer.
         """
-        key = (stored.org, stored.id)
-        try:
-            if len(self._tasks) >= self._hub.settings.content_streams_per_process:
-                raise HubError(ErrorCode.UNAVAILABLE, "this node drives as many streams as it may", retry_after_ms=1000)
-            if not await self._duties.take(stored.org, stored.id):
-                raise HubError(ErrorCode.CONFLICT, "the stream is driven by another node; try again", retry="later")
-        except BaseException:
-            await source.close()
-            await self._store.give_up(stored)
-            raise
         driver = Driver(self._hub, self._store, self._metrics, stored, source)
+        key = (stored.org, stored.id)
+        self._claimed.discard(key)
         self._run(key, self._drive(key, driver, adopted=False))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN_S):
                 await driver.begun.wait()
 
     async def control(self, org: OrgId, stream: str, wanted: Wanted) -> None:
-        """Tells whoever drives the stream what its owner wants now; at the latest it finds out by itself."""
+        """Tells whoever drives the stream what its owner wants now; at the latest it finds out by itself.
+
+        When nobody does (Redis has lost its data, and the driver's node died), this node takes over.
+        """
         try:
-            await self._duties.signal(org, stream, msgspec.to_builtins(wanted))
+            if not await self._duties.take(org, stream):
+                await self._duties.signal(org, stream, msgspec.to_builtins(wanted))
         except HubError as error:
             if error.code is not ErrorCode.UNAVAILABLE:
                 raise
+        else:
+            if (driver := self._drivers.get((org, stream))) is not None:
+                driver.apply(wanted)
+            elif self._duties.holds(org, stream):
+                self._adopt(org, stream)
 
     # --- driving
 
@@ -124,7 +152,7 @@ class Streams:
     # --- what the duties say
 
     def _adopt(self, org: OrgId, stream: str) -> None:
-        if (org, stream) not in self._tasks:
+        if (org, stream) not in self._tasks and (org, stream) not in self._claimed:
             self._run((org, stream), self._take_over(org, stream))
 
     def _lost(self, org: OrgId, stream: str) -> None:

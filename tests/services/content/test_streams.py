@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -217,6 +218,22 @@ async def test_requests_follow_one_another_in_one_stream_up_to_its_bound(
         assert refused.value.code == "too_large"
         row = await client.call("content.get", {"stream": "letter"})
         assert (row["part"], row["html"]) == (2, editor.document.html)
+
+
+async def test_of_several_who_begin_a_stream_of_one_name_at_once_one_does(
+    redis_url: str, hub_database: HubDatabase
+) -> None:
+    async with studio(redis_url, hub_database, nodes=2) as house:
+        clients = [await house.client(node=n % 2) for n in range(6)]
+        asked = {"content": PAGE, "chunk_by": "word", "speed": "superfast", "stream": "draft"}
+        calls = [client.call("content.start", asked) for client in clients]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, RequestRefused)]
+        assert [error.code for error in refused] == ["conflict"] * 5
+        editor = await house.watch("draft")
+        await editor.ended()
+        assert editor.document.html == sanitised(PAGE)
+        assert len(editor.named("stream_start")) == len(editor.named("stream_complete")) == 1
 
 
 async def test_a_session_has_so_many_requests_on_all_nodes_together(redis_url: str, hub_database: HubDatabase) -> None:
