@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from hub.api import ErrorCode, Hub, HubError, Method, Principal, bad_request, not_found
 from services.content.asked import ChangeSpeed, ListStreams, OneStream, Replay, Start, asked, speed_of
 from services.content.assistant import Writer, parse_prompt
 from services.content.kinds import content_topic
+from services.content.making import Made, Maker
 from services.content.metrics import ContentMetrics
-from services.content.pipeline import Complexity, ContentType, Document, Pipeline, Speed, Unit, one_of
+from services.content.pipeline import ContentType, Pipeline, Speed, Unit, one_of
 from services.content.sources import DocumentSource, Source
 from services.content.states import Verb
 from services.content.store import Plan, Store
 from services.content.streams import Streams
 
 _NAME_BYTES = 16
-_CACHE = "content"
-_COUNT_S = 0.001
-# Raise it when the pipeline makes something else of the same source.
-_PIPELINE_VERSION = 1
-
-
-class _Cached(Struct, frozen=True):
-    """What the pipeline made of a source."""
-
-    html: str
-    unit: Unit
-    content_type: ContentType
-    complexity: str
-    chunks: int
 
 
 class ContentMethods:
@@ -49,9 +32,8 @@ class ContentMethods:
         self._hub = hub
         self._store = store
         self._streams = streams
-        self._pipeline = pipeline
         self._writer = writer
-        self._metrics = metrics
+        self._maker = Maker(hub, pipeline, metrics)
         settings = hub.settings
         self._quota = hub.limits.quota(
             "content",
@@ -75,45 +57,9 @@ class ContentMethods:
     async def start(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Streams content that is known whole, in a stream of its own or as the next part of a complete one."""
         wanted = asked(Start, params, "content.start")
-        speed, unit = speed_of(wanted.speed), wanted.unit
+        speed, _ = speed_of(wanted.speed), wanted.unit
         await self._quota.spend(principal.org, principal.user)
-        name = _cache_name(wanted, self._hub.settings.content_max_depth)
-        began = time.perf_counter()
-        cached = await self._cached(principal, name)
-        if cached is None:
-            prepared = self._pipeline.document(wanted.content, wanted.content_type, unit)
-            document, findings, kind, text = prepared.document, prepared.findings, prepared.content_type, wanted.content
-        else:
-            document, findings = self._pipeline.restore(cached.html, cached.unit), None
-            kind, text = cached.content_type, cached.html
-        next(document.chunks())  # raises empty_content
-        complexity = document.complexity if cached is None else Complexity(cached.complexity)
-        plan = Plan(
-            "document" if cached is None else "restored",
-            document.unit,
-            kind,
-            complexity,
-            _ms(began),
-            cached is not None,
-        )
-        source = DocumentSource(document, findings)
-        stream = await self._begin(principal, wanted.stream, speed, plan, text, source)
-        chunks = await self._count(document) if cached is None else cached.chunks
-        processing_ms = source.facts["processing_ms"] = _ms(began)
-        self._metrics.processed(str(kind), processing_ms / 1000)
-        if cached is None:
-            made = _Cached(document.html, document.unit, kind, document.complexity, chunks)
-            await self._keep(principal, name, made)
-        return {
-            "stream": stream,
-            "topic": content_topic(stream),
-            "chunks": chunks,
-            "complexity": str(complexity),
-            "processing_ms": processing_ms,
-            "cached": plan.cached,
-            "content_type": str(kind),
-            "chunk_by": str(document.unit),
-        }
+        return await self._show(principal, wanted.stream, speed, await self._maker.make(principal.org, wanted))
 
     async def generate(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Streams what a language model writes; the text is not known yet when this returns."""
@@ -139,12 +85,8 @@ class ContentMethods:
         if not row["html"]:
             raise HubError(ErrorCode.CONFLICT, "nothing of this stream is complete", details={"state": row["state"]})
         await self._quota.spend(principal.org, principal.user)
-        began = time.perf_counter()
-        document = self._pipeline.restore(row["html"], unit)
-        plan = Plan("restored", document.unit, ContentType.HTML, document.complexity, _ms(began), cached=True)
-        source = DocumentSource(document)
-        stream = await self._begin(principal, None, speed, plan, row["html"], source)
-        return {"stream": stream, "topic": content_topic(stream), "chunks": await self._count(document)}
+        made = self._maker.again(row["html"], unit, ContentType.HTML)
+        return await self._show(principal, None, speed, made)
 
     async def speed(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Changes the pace, also of a stream that is paused."""
@@ -175,6 +117,23 @@ class ContentMethods:
         await self._streams.control(principal.org, stream, wanted)
         return {"stream": stream, "state": str(wanted.state), "speed": str(wanted.speed)}
 
+    async def _show(self, principal: Principal, name: str | None, speed: Speed, made: Made) -> dict[str, Any]:
+        """Begins to stream a document; says how long it is."""
+        source = DocumentSource(made.document, made.findings)
+        stream = await self._begin(principal, name, speed, made.plan, made.source, source)
+        chunks, took_ms = await self._maker.count(principal.org, made)
+        source.facts["processing_ms"] = took_ms
+        return {
+            "stream": stream,
+            "topic": content_topic(stream),
+            "chunks": chunks,
+            "complexity": str(made.document.complexity),
+            "processing_ms": took_ms,
+            "cached": made.plan.cached,
+            "content_type": str(made.plan.content_type),
+            "chunk_by": str(made.document.unit),
+        }
+
     async def _begin(
         self, principal: Principal, name: str | None, speed: Speed, plan: Plan, text: str, source: Source | None
     ) -> str:
@@ -194,41 +153,9 @@ class ContentMethods:
             raise not_found("stream")
         return await self._store.get(principal.org, stream)
 
-    async def _count(self, document: Document) -> int:
-        """How many chunks there are, found out between what others do."""
-        count, pause = 0, time.perf_counter() + _COUNT_S
-        for _ in document.chunks():
-            count += 1
-            if time.perf_counter() >= pause:
-                await asyncio.sleep(0)
-                pause = time.perf_counter() + _COUNT_S
-        return count
-
-    async def _cached(self, principal: Principal, name: str) -> _Cached | None:
-        if not self._hub.settings.content_cache_s:
-            return None
-        value = await self._hub.cache.get(principal.org, _CACHE, name)
-        self._metrics.cache(value is not None)
-        return None if value is None else msgspec.msgpack.decode(value, type=_Cached)
-
-    async def _keep(self, principal: Principal, name: str, made: _Cached) -> None:
-        ttl_s = self._hub.settings.content_cache_s
-        if ttl_s:
-            await self._hub.cache.put(principal.org, _CACHE, name, msgspec.msgpack.encode(made), ttl_s=ttl_s)
-
 
 def _new_name() -> str:
     return secrets.token_urlsafe(_NAME_BYTES)
-
-
-def _cache_name(wanted: Start, max_depth: int) -> str:
-    digest = hashlib.sha256(wanted.content.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{_PIPELINE_VERSION}.{max_depth}.{wanted.content_type or ''}.{wanted.unit}.{digest}"
-
-
-def _ms(began: float) -> float:
-    """Milliseconds since ``began``."""
-    return round((time.perf_counter() - began) * 1000, 2)
 
 
 def _text(params: dict[str, Any], field: str) -> str | None:

@@ -44,7 +44,7 @@ WHERE org = $1 AND id = $2 AND part = $3 AND finished_at IS NULL
 """
 _SUMMARY = """
 id AS stream, state, speed, part, chunks, bytes, plan ->> 'kind' AS kind, plan ->> 'content_type' AS content_type,
-  plan ->> 'complexity' AS complexity, result,
+  result ->> 'complexity' AS complexity, result,
   (extract(epoch FROM created_at) * 1000)::bigint AS created_ms,
   (extract(epoch FROM finished_at) * 1000)::bigint AS finished_ms
 """
@@ -70,7 +70,6 @@ class Plan(Struct, frozen=True):
     """``restored``: the source is sanitised HTML of our own. ``assistant``: it is the prompt."""
     unit: Unit
     content_type: ContentType
-    complexity: str = "low"
     processing_ms: float = 0.0
     cached: bool = False
     provider: str | None = None
