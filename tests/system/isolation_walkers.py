@@ -19,6 +19,7 @@ from hub.protocol.frames import Pong, Position
 from tests.support.peers import Peers
 from tests.support.raw_client import ClosedByHub, RawClient
 from tests.support.running_hub import RunningHub
+from tests.support.waiting import until
 
 SCOPE = "subscribe:* publish:* call:* admin flags:write"
 
@@ -64,7 +65,10 @@ KEYS: dict[str, tuple[str, str]] = {
     "typing": ("walk", "unknown"),
     "feed": ("walk", "unknown"),
     "price": ("walk", "unknown"),
+    "paced": ("walk", "unknown"),
     "late": ("walk", "unknown"),
+    "content": ("acme-essay", "nobodys-essay"),
+    "content_dictation": ("acme-text", "nobodys-text"),
 }
 """By topic kind: the key that the other organisation uses, and one that nobody uses."""
 
@@ -138,9 +142,29 @@ async def _conversation_of_a_call(names: Names, method: str, params: dict[str, A
         client = await peers.open(names.token())
         await client.hello(subscribe=names.items())
         await client.send({"type": "call", "id": 1, "method": method, "params": params})
-        await client.answer_to(1)
+        answer = await client.answer_to(1)
+        if method in STREAMING and isinstance(answer, frames.Reply):
+            await _streamed(names, client, answer.result["topic"])
         await client.send({"type": "ping", "id": "end"})
         return await _all_until_the_end(client)
+
+
+async def _streamed(names: Names, client: RawClient, topic: str) -> None:
+    """What a method has begun to stream, to its end and until that is stored: so that two answers can be compared."""
+    if topic not in names.topics.values():
+        await client.joined({"topic": topic, "since": "start"})
+    while not (isinstance(frame := await client.receive(), frames.Event) and frame.name == "stream_complete"):
+        pass
+    stream = topic.partition(":")[2]
+    async with Peers(names.hub) as peers:
+        other = await peers.open(names.token())
+        await other.hello()
+        await until(lambda: _is_stored(other, stream), what="the stream's end to be stored")
+
+
+async def _is_stored(client: RawClient, stream: str) -> bool:
+    row = await client.result({"type": "call", "method": "content.get", "params": {"stream": stream}})
+    return row["finished_ms"] is not None
 
 
 async def _ack(names: Names) -> list[bytes]:
@@ -180,13 +204,48 @@ def _everything(names: Names) -> list[dict[str, Any]]:
     return [{"topic": t, "user": names.user, "session": names.session, "key": names.key} for t in names.topics.values()]
 
 
+def _streams(names: Names) -> list[str]:
+    """The keys of the other organisation's streams."""
+    return [names.topics[kind].partition(":")[2] for kind in ("content", "content_dictation")]
+
+
+def _one_stream(**more: Any) -> Callable[[Names], list[dict[str, Any]]]:
+    def params(names: Names) -> list[dict[str, Any]]:
+        return [{"stream": stream, **more} for stream in [*_streams(names), names.session, names.key]]
+
+    return params
+
+
+def _list(names: Names) -> list[dict[str, Any]]:
+    return [{}, *({"before": stream} for stream in _streams(names))]
+
+
+def _generate(names: Names) -> list[dict[str, Any]]:
+    messages = [{"role": "user", "content": "The same for everybody."}]
+    return [
+        {"kind": "chat", "messages": messages, "chunk_by": "paragraph", "stream": stream} for stream in _streams(names)
+    ]
+
+
 METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
+    "content.start": _one_stream(content="<p>The intruder's.</p>", speed="superfast"),
+    "content.pause": _one_stream(),
+    "content.resume": _one_stream(),
+    "content.cancel": _one_stream(),
+    "content.speed": _one_stream(speed="fast"),
+    "content.get": _one_stream(),
+    "content.replay": _one_stream(speed="superfast"),
+    "content.list": _list,
+    "assistant.generate": _generate,
     "test.echo": _everything,
     "test.refuse": _everything,
     "test.crash": _everything,
     "test.unencodable": _everything,
     "test.slow": _everything,
 }
+
+STREAMING = ("content.start", "content.replay", "assistant.generate")
+"""Methods that begin a stream; what it brings belongs to their answer."""
 
 
 # --- over HTTP
@@ -281,6 +340,10 @@ SOCKETS = {"/ws": "walked frame by frame"}
 
 _VARIABLE: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb'"(ts|expires_in_ms|retry_after_ms)":\d+'), rb'"\1":0'),
+    (re.compile(rb'"(created|started|finished)_ms":\d+'), rb'"\1_ms":0'),
+    (re.compile(rb'"processing_ms":[\d.]+'), b'"processing_ms":0'),
+    (re.compile(rb'"stream":"[A-Za-z0-9_-]{22}"'), b'"stream":"_"'),
+    (re.compile(rb'content:[A-Za-z0-9_-]{22}"'), b'content:_"'),
     (re.compile(rb'"refused_before":[\d.]+'), b'"refused_before":0'),
     (re.compile(rb'"epoch":"[0-9a-f]{16}"'), b'"epoch":"_"'),
     (re.compile(rb'"next":"[0-9a-f]{16}:'), b'"next":"_:'),
@@ -295,6 +358,7 @@ def normalised(names: Names, answers: list[bytes]) -> list[bytes]:
     words = {names.intruder: "<intruder>", names.user: "<user>", names.session: "<session>", names.key: "<key>"}
     words |= {names.ticket: "<ticket>", names.org: "<org>"}
     words |= {topic: f"<topic of {kind}>" for kind, topic in names.topics.items()}
+    words |= {stream: f"<stream {number}>" for number, stream in enumerate(_streams(names))}
     done = []
     for answer in answers:
         for word in sorted(words, key=len, reverse=True):

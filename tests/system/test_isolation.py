@@ -18,7 +18,7 @@ from litestar import Litestar
 from litestar.routes import HTTPRoute
 
 from hub.embedded import PostgresServer, RedisServer
-from hub.orgs import OrgId, session_key, ticket_key
+from hub.orgs import OrgId, limit_key, session_key, ticket_key, topic_names
 from hub.protocol.frames import ClientFrame, Event, Position
 from services.main import SERVICES
 from tests.support.hub_database import HubDatabase, empty_database
@@ -47,6 +47,8 @@ class Victim:
         self.positions: dict[str, Position] = {}
         self.session = ""
         self.ticket = ""
+        self.written = ""
+        """Its stream that a language model wrote."""
         self.client: RawClient
         self.count = 0
 
@@ -54,15 +56,18 @@ class Victim:
         """Fills the organisation."""
         self.client = await self.peers.join("anna", scope=walkers.SCOPE)
         self.session = self.peers.welcome.session
-        subscribed = [topic for kind, topic in self.topics.items() if kind != "user"]
+        subscribed = [topic for kind, topic in self.topics.items() if kind not in ("user", "content_dictation")]
+        await self._stream()
         await self.client.joined(*subscribed, "user:me")
         for kind, topic in self.topics.items():
+            if kind.startswith("content"):
+                continue
             epoch, seq = "", 0
             for number in range(3):
                 result = await self.client.publish(topic, SECRET_DATA, key=f"acme-key-{number}")
                 epoch, seq = result["epoch"], result["seq"]
             self.positions[kind] = Position(epoch or "0123456789abcdef", max(seq, 3))
-        await self.client.events(3 * len(self.topics))
+        await self.client.events(3 * (len(self.topics) - 2))
         await self.client.ack("room:walk", self.positions["room"].epoch, 1)
         await self.client.nothing_came()
         async with httpx.AsyncClient(base_url=self.peers.hub.http_url) as http:
@@ -72,6 +77,33 @@ class Victim:
             await link.execute("SELECT set_config('hub.org', $1, true)", self.peers.org)
             await link.execute("SELECT hub_publish($1, 'room:walk', 'walk', '{}')", self.peers.org)
         await until(self._is_stored, what="the session to be stored")
+
+    async def _stream(self) -> None:
+        """A document and a text, each streamed to its end. What is written down of a text is in a topic of its name."""
+        essay = walkers.KEYS["content"][0]
+        await self._begin("content.start", content=f"<p>{SECRET_DATA}</p>", stream=essay, speed="superfast")
+        words = [{"role": "user", "content": SECRET_DATA}]
+        self.written = await self._begin("assistant.generate", kind="chat", messages=words, chunk_by="paragraph")
+        self.topics["content_dictation"] = f"content_dictation:{self.written}"
+        org = OrgId.from_claim(self.peers.org)
+        with connected(self.redis) as link:
+            for kind in ("content", "content_dictation"):
+                record = link.hgetall(topic_names(org, self.topics[kind]).position)
+                self.positions[kind] = Position(record["epoch"], int(record["seq"]))
+            # Full again, and gone, in the midst of what follows.
+            link.delete(limit_key(org, "assistant", "anna"))
+
+    async def _begin(self, method: str, **params: Any) -> str:
+        """Streams something; returns its name when its end is stored and everything has come."""
+        answer = await self.client.result({"type": "call", "method": method, "params": params})
+        stream = str(answer["stream"])
+
+        async def ended() -> bool:
+            row = await self.client.result({"type": "call", "method": "content.get", "params": {"stream": stream}})
+            return row["finished_ms"] is not None
+
+        await until(ended, 20, "the stream's end to be stored")
+        return stream
 
     def _is_stored(self) -> bool:
         with connected(self.redis) as link:
@@ -118,6 +150,7 @@ async def hub(
             database_url=database.url("hub_app"),
             connection_lease_s=3600,  # renewals would change what is compared
             ticket_ttl_s=600,
+            assistant_offline_words_per_s=1000.0,
         )
         async with running as hub:
             yield hub, database
@@ -244,7 +277,7 @@ async def test_the_same_names_in_two_organisations_are_two_of_everything(victim:
         twin = Victim(peers, victim.redis, victim.database)
         await twin.settle()
         for topic in victim.topics.values():
-            if topic.startswith("user:"):
+            if topic.startswith(("user:", "content")):
                 continue
             mine = await victim.client.publish(topic, SECRET_DATA, key="twins")
             theirs = await twin.client.publish(topic, "only-for-globex", key="twins")
@@ -254,6 +287,10 @@ async def test_the_same_names_in_two_organisations_are_two_of_everything(victim:
             assert (await twin.client.expect(Event, topic=topic)).data == "only-for-globex"
             again = await twin.client.publish(topic, "again", key="twins")
             assert again == {**theirs, "duplicate": True}
+        essay = victim.topics["content"].partition(":")[2]
+        for peer in (victim, twin):
+            listed = await peer.client.result({"type": "call", "method": "content.list"})
+            assert sorted(row["stream"] for row in listed["streams"]) == sorted([essay, peer.written])
         for one, other in ((victim.client, twin.client), (twin.client, victim.client)):
             await one.publish("user:anna", "to my own anna")
             await one.expect(Event, topic="user:me", data="to my own anna")
