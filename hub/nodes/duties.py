@@ -289,20 +289,25 @@ class DutyBook:
         self._redis = redis
         self._send = send
         self._purposes: dict[str, Duties] = {}
+        self._started = False
 
     def of(self, purpose: str) -> Duties:
         """The duties of a purpose, always the same object. A service asks for them when it is made.
 
-        ``purpose`` is a word of letters, digits and underscores, the same on all nodes.
+        ``purpose`` is a word, the same on all nodes. Raises ``ValueError`` for one that may not stand in a Redis key,
+        and ``RuntimeError`` for a new one when the node runs: nobody would keep what is taken.
         """
         duties = self._purposes.get(purpose)
         if duties is None:
+            if self._started:
+                raise RuntimeError(f"ask for the duties of {purpose!r} when the service is made or started")
             table = DutyTable(self._redis, self._settings, purpose, self._me)
             duties = self._purposes[purpose] = Duties(purpose, self._settings, self._metrics, table, self._send)
         return duties
 
     def start(self) -> None:
         """Begins to adopt: the services must be ready for it. ``close`` must follow."""
+        self._started = True
         for duties in self._purposes.values():
             duties.start()
 

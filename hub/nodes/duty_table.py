@@ -14,9 +14,9 @@ from hub.errors import HubError
 from hub.orgs import duty_names
 from hub.redis import Arg, Redis, Script, ScriptCall, load_script
 
-# One call takes Redis a tenth of a millisecond; publications of others pass between two batches.
+# One call takes Redis a fifth of a millisecond; publications of others pass between two batches.
 _DUTIES_PER_CALL: Final = 100
-DUTIES_PER_BATCH: Final = 1000
+DUTIES_PER_BATCH: Final = 300
 
 End = Literal["done", "open"]
 """``done``: nobody shall have the duty; ``open``: whoever sweeps next."""

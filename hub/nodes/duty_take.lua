@@ -3,7 +3,7 @@
 local duty = ARGV[4]
 local now = duty_clock()
 local holder = redis.call('HGET', HOLDERS, duty)
-if holder and holder ~= ME and tonumber(redis.call('ZSCORE', ENDS, duty)) > now then
+if holder and holder ~= ME and tonumber(redis.call('ZSCORE', ENDS, duty) or 0) > now then
   return 0
 end
 redis.call('HSET', HOLDERS, duty, ME)

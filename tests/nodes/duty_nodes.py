@@ -13,10 +13,12 @@ from hub.orgs import OrgId, duty_names
 from hub.redis import Redis
 from hub.telemetry import DutyMetrics
 from tests.support.redis_world import redis_settings
+from tests.support.waiting import until
 
 ACME, OTHER = OrgId.from_claim("acme"), OrgId.from_claim("other")
 PURPOSE = "work"
 ENDS, HOLDERS, CLOCK = duty_names(PURPOSE)
+WAIT_S = 15.0  # two cores that others use as well; leases here are 0.4 s
 
 
 class DutyNode:
@@ -79,3 +81,24 @@ class DutyNodes:
             if node.alive:
                 await node.book.close()
             await node.redis.close()
+
+
+async def held(redis: Redis) -> set[str]:
+    """What has a holder in Redis; every one of them has a lease."""
+    duties = {duty.decode() for duty in await redis.command(HOLDERS, "HKEYS", HOLDERS)}
+    assert duties == {duty.decode() for duty in await redis.command(ENDS, "ZRANGE", ENDS, 0, -1)}
+    return duties
+
+
+async def runs_on(redis: Redis, ms: int) -> None:
+    """Returns when the duty clock has gone on for ``ms``: whatever should not happen in this time would have."""
+
+    async def now() -> int:
+        return int(await redis.command(CLOCK, "HGET", CLOCK, "ms") or 0)
+
+    begin = await now()
+
+    async def passed() -> bool:
+        return await now() - begin >= ms
+
+    await until(passed, WAIT_S, "the duty clock to go on")

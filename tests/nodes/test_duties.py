@@ -1,69 +1,19 @@
-"""Work that one node does at a time: nodes that die, leave and hang, and a Redis that goes away or forgets."""
+"""Work that one node does at a time: taken, released, handed over and adopted, by nodes that die, leave and hang."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from hub.embedded import RedisServer
 from hub.errors import ErrorCode, HubError
 from hub.redis import Redis
-from tests.nodes.duty_nodes import ACME, CLOCK, ENDS, HOLDERS, OTHER, DutyNodes
+from tests.nodes.duty_nodes import ACME, ENDS, HOLDERS, OTHER, WAIT_S, DutyNodes, held, runs_on
 from tests.support.cut_proxy import CutProxy
 from tests.support.log_catcher import caught_logs
-from tests.support.redis_world import redis_settings
-from tests.support.servers import client, running_redis
-from tests.support.topologies import redis_cluster, redis_pair
 from tests.support.waiting import until
-
-WAIT_S = 15.0  # two cores that others use as well; leases here are 0.4 s
-
-
-@pytest.fixture
-async def nodes(redis_url: str) -> AsyncIterator[DutyNodes]:
-    nodes = DutyNodes(redis_url)
-    yield nodes
-    await nodes.close()
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    redis = Redis(redis_settings(redis_url))
-    yield redis
-    await redis.close()
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A Redis that may be hurt, and keeps its data over a restart."""
-    with running_redis(append_only=True, options={"appendfsync": "always"}) as server:
-        yield server
-
-
-async def held(redis: Redis) -> set[str]:
-    """What has a holder in Redis; every one of them has a lease."""
-    duties = {duty.decode() for duty in await redis.command(HOLDERS, "HKEYS", HOLDERS)}
-    assert duties == {duty.decode() for duty in await redis.command(ENDS, "ZRANGE", ENDS, 0, -1)}
-    return duties
-
-
-async def runs_on(redis: Redis, ms: int) -> None:
-    """Returns when the duty clock has gone on for ``ms``: whatever should not happen in this time would have."""
-
-    async def now() -> int:
-        return int(await redis.command(CLOCK, "HGET", CLOCK, "ms") or 0)
-
-    begin = await now()
-
-    async def passed() -> bool:
-        return await now() - begin >= ms
-
-    await until(passed, WAIT_S, "the duty clock to go on")
-
 
 # --- taking and releasing --------------------------------------------------------------------------------------------
 
@@ -129,6 +79,15 @@ async def test_released_and_taken_again_in_one_breath(nodes: DutyNodes, redis: R
     assert (one.lost, two.adopted) == ([], [])
 
 
+async def test_taken_again_before_the_release_has_gone_out(nodes: DutyNodes) -> None:
+    one, two = nodes.add(start=False), nodes.add(start=False)
+    assert await one.duties.take(ACME, "a")
+    one.duties.release(ACME, "a")
+    assert await one.duties.take(ACME, "a")
+    await one.duties._flush()
+    assert not await two.duties.take(ACME, "a")
+
+
 async def test_taken_and_released_before_anything_was_renewed_leaves_nothing(nodes: DutyNodes, redis: Redis) -> None:
     one = nodes.add()
 
@@ -144,6 +103,30 @@ async def test_taken_and_released_before_anything_was_renewed_leaves_nothing(nod
     await until(nothing, WAIT_S)
     await runs_on(redis, 300)
     assert await held(redis) == set(), "a renewal has overtaken a release"
+
+
+async def test_who_stops_waiting_for_a_duty_leaves_it_to_others(nodes: DutyNodes) -> None:
+    # An hour's lease: nobody gets it by waiting.
+    one = nodes.add(duty_lease_s=3600)
+    answered = asyncio.Event()
+    take = one.duties._table.take
+
+    async def never_told(duty: str) -> bool:
+        await take(duty)
+        answered.set()
+        await asyncio.Event().wait()
+        return True
+
+    one.duties._table.take = never_told  # type: ignore[method-assign]
+    taking = asyncio.create_task(one.duties.take(ACME, "a"))
+    await answered.wait()
+    taking.cancel()
+
+    async def free() -> bool:
+        return await nodes.add(start=False).duties.take(ACME, "a")
+
+    await until(free)
+    assert not one.duties.holds(ACME, "a")
 
 
 async def test_a_node_takes_so_many(nodes: DutyNodes) -> None:
@@ -187,6 +170,16 @@ async def test_thousands_are_kept_and_adopted_in_batches(nodes: DutyNodes, redis
     await dead.kill()
     await until(lambda: sum(len(node.adopted) for node in alive) >= len(names), 30)
     assert sorted(duty for node in alive for duty in node.adopted) == sorted(f"acme/{name}" for name in names)
+
+
+async def test_one_sweep_after_the_other_until_nothing_is_left(nodes: DutyNodes) -> None:
+    """With this lease a node sweeps every twenty seconds, but every second while there is more."""
+    leaving = nodes.add(start=False)
+    for number in range(5):
+        await leaving.duties.take(ACME, str(number))
+    await leaving.book.close()
+    other = nodes.add(duty_lease_s=80, duty_sweep_batch=2)
+    await until(lambda: len(other.adopted) == 5, WAIT_S)
 
 
 async def test_nobody_adopts_what_nobody_can_do(nodes: DutyNodes, redis: Redis) -> None:
@@ -236,6 +229,7 @@ async def test_a_node_about_to_leave_keeps_what_it_has_and_adopts_nothing(nodes:
     await dead.kill()
     await runs_on(redis, 1000)
     assert leaving.adopted == []
+    assert (await redis.command(HOLDERS, "HGET", HOLDERS, "acme/of the dead")).startswith(b"node-0/")
     with pytest.raises(HubError):
         await leaving.duties.take(ACME, "b")
     other = nodes.add()
@@ -249,8 +243,32 @@ async def test_what_is_being_taken_while_the_node_leaves_is_handed_over(nodes: D
     await asyncio.sleep(0)  # lets them set out
     await leaving.book.close()
     outcomes = await asyncio.gather(*taking, return_exceptions=True)
-    assert all(outcome is True or isinstance(outcome, HubError) for outcome in outcomes)
+    assert all(isinstance(outcome, HubError) for outcome in outcomes), "nobody would work on it"
     await until(lambda: len(other.adopted) == 50, WAIT_S)
+
+
+async def test_what_is_being_adopted_while_the_node_leaves_is_handed_over(nodes: DutyNodes) -> None:
+    dead, leaving = nodes.add(), nodes.add(start=False, duty_lease_s=3600)
+    swept, retired = asyncio.Event(), asyncio.Event()
+    sweep = leaving.duties._table.sweep
+
+    async def answered_late(most: int) -> list[str]:
+        duties = await sweep(most)
+        swept.set()
+        await retired.wait()
+        return duties
+
+    leaving.duties._table.sweep = answered_late  # type: ignore[method-assign]
+    await dead.duties.take(ACME, "a")
+    await dead.duties.hand_over()
+    leaving.book.start()
+    await swept.wait()
+    leaving.book.retire()
+    retired.set()
+    await leaving.book.close()
+    assert leaving.adopted == []
+    other = nodes.add(duty_lease_s=3600)
+    await until(lambda: other.adopted == ["acme/a"], WAIT_S)
 
 
 async def test_a_node_that_hung_learns_what_it_has_lost(nodes: DutyNodes) -> None:
@@ -298,6 +316,46 @@ async def test_a_node_cut_off_alone_loses_what_it_had_and_learns_it(
         cut_off.alive = False
 
 
+async def test_what_a_node_has_in_hand_it_does_not_adopt(nodes: DutyNodes, redis: Redis) -> None:
+    node = nodes.add(start=False)
+    for name in ("held", "being released"):
+        await node.duties.take(ACME, name)
+    node.duties.release(ACME, "being released")
+    answered = asyncio.Event()
+    take = node.duties._table.take
+
+    async def answered_late(duty: str) -> bool:
+        taken = await take(duty)
+        await answered.wait()
+        return taken
+
+    node.duties._table.take = answered_late  # type: ignore[method-assign]
+    taking = asyncio.create_task(node.duties.take(ACME, "being taken"))
+
+    async def all_known() -> bool:
+        return len(await held(redis)) == 3
+
+    await until(all_known)
+    for duty in await held(redis):
+        await redis.command(ENDS, "ZADD", ENDS, "XX", 0, duty)
+    await node.duties._sweep()
+    answered.set()
+    assert await taking
+    assert node.adopted == []
+
+
+async def test_what_is_done_too_late_is_the_other_nodes_business(nodes: DutyNodes, redis: Redis) -> None:
+    late, other = nodes.add(start=False), nodes.add(start=False)
+    await late.duties.take(ACME, "a")
+    await redis.command(ENDS, "ZADD", ENDS, "XX", 0, "acme/a")
+    await other.duties._sweep()
+    late.duties.release(ACME, "a")
+    await late.duties._flush()
+    assert await held(redis) == {"acme/a"}
+    await other.duties._renew()
+    assert (other.adopted, other.lost) == (["acme/a"], [])
+
+
 async def test_what_cannot_be_adopted_is_tried_again_later_and_holds_up_nobody(nodes: DutyNodes) -> None:
     dead, alive = nodes.add(), nodes.add(start=False)
     attempts: list[str] = []
@@ -319,178 +377,6 @@ async def test_what_cannot_be_adopted_is_tried_again_later_and_holds_up_nobody(n
     assert len(logs.named("duty_callback_failed")) == 2
 
 
-# --- Redis that goes away --------------------------------------------------------------------------------------------
-
-
-async def lives_through(nodes: DutyNodes, server: RedisServer, *, kept: bool) -> None:
-    """Three nodes with duties; the third has died by now. What the first two have they keep; its own is adopted."""
-    one, two, _ = nodes._opened[:3]
-    with client(server) as link:
-        assert (link.hlen(HOLDERS) > 0) == kept
-    await until(lambda: not kept or sorted(one.adopted + two.adopted) == ["acme/2"], WAIT_S)
-    third = nodes.add()
-    await runs_on(third.redis, 1200)
-    assert (one.lost, two.lost) == ([], [])
-    assert one.duties.holds(ACME, "0")
-    assert two.duties.holds(ACME, "1")
-    assert not await third.duties.take(ACME, "0")
-    assert not await third.duties.take(ACME, "1")
-    assert third.adopted == []
-
-
-async def three_with_duties(server: RedisServer) -> DutyNodes:
-    nodes = DutyNodes(server.url)
-    for number in range(3):
-        node = nodes.add()
-        assert await node.duties.take(ACME, str(number))
-    return nodes
-
-
-async def test_redis_stands_still_for_longer_than_the_lease(own_redis: RedisServer) -> None:
-    nodes = await three_with_duties(own_redis)
-    own_redis.signal(signal.SIGSTOP)
-    await nodes._opened[2].kill()
-    await asyncio.sleep(2.0)  # five leases: nothing can be seen meanwhile
-    own_redis.signal(signal.SIGCONT)
-    await lives_through(nodes, own_redis, kept=True)
-    await nodes.close()
-
-
-async def test_redis_is_restarted_with_its_data(own_redis: RedisServer) -> None:
-    nodes = await three_with_duties(own_redis)
-    with caught_logs() as logs:
-        own_redis.kill()
-        await nodes._opened[2].kill()
-        await asyncio.sleep(1.5)  # almost four leases
-        own_redis.start()
-        await lives_through(nodes, own_redis, kept=True)
-        await nodes.close()
-    assert 2 <= len(logs.named("duties_not_renewed")) <= 4
-    assert not logs.errors()
-
-
-async def test_redis_is_restarted_without_its_data() -> None:
-    with running_redis() as server:
-        nodes = await three_with_duties(server)
-        server.kill()
-        await nodes._opened[2].kill()
-        server.start()
-        nodes._opened[0].duties._wake.set()
-
-        def written_anew() -> bool:
-            with client(server) as link:
-                return set(link.hgetall(HOLDERS)) == {"acme/0", "acme/1"}
-
-        await until(written_anew, WAIT_S)
-        assert [node.lost for node in nodes._opened] == [[], [], []]
-        third = nodes.add()
-        assert not await third.duties.take(ACME, "0")
-        assert await third.duties.take(ACME, "2"), "what nobody alive has is forgotten with the data"
-        await nodes.close()
-
-
-async def test_data_is_lost_and_another_node_was_faster(nodes: DutyNodes, redis: Redis) -> None:
-    one, two = nodes.add(duty_lease_s=4.0), nodes.add(duty_lease_s=4.0)
-    await one.duties.take(ACME, "a")
-    for key in (ENDS, HOLDERS, CLOCK):
-        await redis.command(key, "DEL", key)
-    assert await two.duties.take(ACME, "a")
-    await until(lambda: one.lost == ["acme/a"], WAIT_S)
-    assert two.duties.holds(ACME, "a")
-
-
-@pytest.mark.parametrize("hours", [-5, 5])
-async def test_another_server_with_another_time_takes_over(nodes: DutyNodes, redis: Redis, hours: int) -> None:
-    """Redis' clock cannot be moved from here; where it stood at the last look can."""
-    one, two = nodes.add(), nodes.add()
-    await one.duties.take(ACME, "a")
-    at = int(await redis.command(CLOCK, "HGET", CLOCK, "at"))
-    await redis.command(CLOCK, "HSET", CLOCK, "at", at - hours * 3_600_000)
-    await runs_on(redis, 800)
-    assert (one.lost, one.adopted, two.adopted) == ([], [], [])
-    await one.kill()
-    await until(lambda: two.adopted == ["acme/a"], WAIT_S, "the clock to go on")
-
-
-async def test_a_replica_is_promoted_that_has_not_heard_of_everything() -> None:
-    async with redis_pair() as pair:
-        nodes = DutyNodes(pair.master.url)
-        one = nodes.add()
-        await one.duties.take(ACME, "old")
-        await pair.synced()
-        pair.cut_link()
-        await one.duties.take(ACME, "new")
-        pair.promote()
-        # As a sentinel has it: the same name, another server.
-        moved = nodes.add(url=pair.replica.url, start=False)
-        moved.book._me = one.book._me
-        one.duties._table._redis = moved.redis
-        other = nodes.add(url=pair.replica.url)
-
-        def known() -> bool:
-            with client(pair.replica) as link:
-                return set(link.hkeys(HOLDERS)) == {"acme/old", "acme/new"}
-
-        await until(known, WAIT_S)
-        await runs_on(other.redis, 800)
-        assert (one.lost, other.adopted) == ([], [])
-        await nodes.close()
-
-
-async def test_without_redis_nothing_is_taken_and_what_is_done_is_told_later(own_redis: RedisServer) -> None:
-    nodes = DutyNodes(own_redis.url)
-    one = nodes.add()
-    await one.duties.take(ACME, "a")
-    await one.duties.take(ACME, "b")
-    with caught_logs() as logs:
-        own_redis.kill()
-        one.duties.release(ACME, "a")
-        with pytest.raises(HubError) as caught:
-            await one.duties.take(ACME, "c")
-        assert caught.value.code is ErrorCode.UNAVAILABLE
-        await until(lambda: logs.named("duties_not_renewed"), WAIT_S)
-        assert await one.duties.take(ACME, "b"), "it has it"
-        own_redis.start()
-
-        def told() -> bool:
-            with client(own_redis) as link:
-                return set(link.hkeys(HOLDERS)) == {"acme/b"}
-
-        await until(told, WAIT_S)
-    await nodes.close()
-
-
-async def test_who_stops_waiting_for_a_duty_leaves_it_to_others(nodes: DutyNodes, redis: Redis) -> None:
-    one, two = nodes.add(), nodes.add()
-    answered = asyncio.Event()
-    take = one.duties._table.take
-
-    async def never_told(duty: str) -> bool:
-        await take(duty)
-        answered.set()
-        await asyncio.Event().wait()
-        return True
-
-    one.duties._table.take = never_told  # type: ignore[method-assign]
-    taking = asyncio.create_task(one.duties.take(ACME, "a"))
-    await answered.wait()
-    taking.cancel()
-    await until(lambda: one.adopted + two.adopted == ["acme/a"], WAIT_S)
-    assert await held(redis) == {"acme/a"}
-
-
-async def test_duties_live_in_a_cluster() -> None:
-    async with redis_cluster() as cluster:
-        nodes = DutyNodes(cluster.url)
-        dead, alive = nodes.add(), nodes.add()
-        assert await dead.duties.take(ACME, "a")
-        assert await dead.duties.take(OTHER, "a")
-        assert not await alive.duties.take(OTHER, "a")
-        await dead.kill()
-        await until(lambda: sorted(alive.adopted) == ["acme/a", "other/a"], WAIT_S)
-        await nodes.close()
-
-
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -503,6 +389,18 @@ async def test_a_signal_reaches_who_has_the_duty(nodes: DutyNodes) -> None:
     await one.duties.signal(ACME, "b", {"to": "nobody"})
     assert two.signals == [("acme/a", {"please": "release"}), ("acme/a", {"from": "itself"})]
     assert (one.signals, three.signals) == ([], [])
+
+
+async def test_purposes_are_apart_and_asked_for_in_time(nodes: DutyNodes) -> None:
+    one, two = nodes.add(start=False), nodes.add()
+    another = one.book.of("another")
+    assert one.book.of("another") is another
+    assert await another.take(ACME, "a")
+    assert await two.duties.take(ACME, "a")
+    with pytest.raises(ValueError, match="purpose"):
+        one.book.of("no/purpose")
+    with pytest.raises(RuntimeError, match="when the service is made"):
+        two.book.of("another")
 
 
 async def test_a_signal_that_nobody_can_take_does_no_harm(nodes: DutyNodes) -> None:
