@@ -62,7 +62,7 @@ class Document:
         cutter = Cutter(self.unit, self._max_chunk_chars)
         for markup, since, until, last in self._parts():
             for piece in cutter.cut(markup, last=last):
-                progress = round(since + (until - since) * piece.done, 4)
+                progress = _rounded(since + (until - since) * piece.done)
                 op: Op = "append" if piece.depth else "open"
                 yield Chunk(index, op, number, piece.html, piece.text, progress, piece.depth)
                 index += 1
@@ -93,7 +93,7 @@ class Document:
                     yield waiting
                 done += len(markup)
                 until = begin + (segment.until - begin) * done / chars
-                waiting = _Part(markup, since, round(until, 4), number != open_one)
+                waiting = _Part(markup, since, _rounded(until), number != open_one)
                 since = until
             if waiting is not None and not waiting.last:
                 yield waiting
@@ -101,6 +101,11 @@ class Document:
             since = segment.until
         if waiting is not None:
             yield waiting._replace(until=1.0)
+
+
+def _rounded(progress: float) -> float:
+    """To four places, down. A third of what ``round`` takes."""
+    return int(progress * 10_000) / 10_000
 
 
 def automatic(unit: Unit, chars: int) -> Unit:

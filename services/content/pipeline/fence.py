@@ -50,7 +50,7 @@ _CELL_WALLS = frozenset({"td", "th", "caption", "table"})
 _LIST_WALLS = BLOCK_TAGS - {"p", "div", "address", "li", "dt", "dd"}
 _IN_TABLE = frozenset({"table"})
 _SECTIONS = frozenset({"thead", "tbody", "tfoot", "caption", "colgroup"})
-_TABLE_PARTS = _SECTIONS | {"col", "tr", "td", "th"}
+_TABLE_PARTS = _SECTIONS | {"tr", "td", "th"}
 _IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "a": (frozenset({"a"}), _CELL_WALLS),
     "li": (frozenset({"li"}), _LIST_WALLS),
@@ -159,7 +159,10 @@ class _Writer:
             if slash:
                 if not stack:
                     continue
-                self.end(name)
+                if stack[-1] == name and not self._too_deep:
+                    self._pop()
+                else:
+                    self.end(name)
                 if at >= enough and not self._holding and out and out[-1] in _PIECE_ENDS:
                     self.idle = True
                     return at
@@ -221,9 +224,10 @@ class _Writer:
         self._out.append(tag)
 
     def end(self, name: str) -> None:
+        """While something is open."""
         if self._too_deep and self._too_deep[name]:
             self._too_deep[name] -= 1
-        elif self._open and self._open[-1] == name:
+        elif self._open[-1] == name:
             self._pop()
         elif self._count.get(name):
             # An inline element's end tag in a cell closes nothing outside of the cell.
@@ -231,16 +235,15 @@ class _Writer:
 
     def _makes_room(self, name: str, attributes: str) -> bool:
         """Ends what the tag ends by being there. False: the tag may not stand here."""
-        if name in _TABLE_PARTS and not self._count["table"]:
-            return False
         if self._count["p"] and name in _ENDS_PARAGRAPH:
             self._close(_PARAGRAPH, _CELL_WALLS)
         implied = _IMPLIED.get(name)
-        if implied is not None:
-            self._close(*implied)
-        if name == "a" and self._count["a"]:
-            return False  # a link in a cell of a link
-        return _NEEDS.get(name, "") in attributes
+        if implied is None:
+            return name not in _NEEDS or _NEEDS[name] in attributes
+        if name in _TABLE_PARTS and not self._count["table"]:
+            return False
+        self._close(*implied)
+        return name != "a" or (_NEEDS["a"] in attributes and not self._count["a"])  # no link in a cell of a link
 
     def _close(self, names: Set[str], walls: Set[str]) -> None:
         """Closes up to the nearest of ``names``, unless a wall is nearer."""
