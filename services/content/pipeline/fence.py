@@ -50,7 +50,7 @@ _CELL_WALLS = frozenset({"td", "th", "caption", "table"})
 _LIST_WALLS = BLOCK_TAGS - {"p", "div", "address", "li", "dt", "dd"}
 _IN_TABLE = frozenset({"table"})
 _SECTIONS = frozenset({"thead", "tbody", "tfoot", "caption", "colgroup"})
-_TABLE_PARTS = _SECTIONS | {"tr", "td", "th"}
+_TABLE_PARTS = _SECTIONS | {"col", "tr", "td", "th"}
 _IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "a": (frozenset({"a"}), _CELL_WALLS),
     "li": (frozenset({"li"}), _LIST_WALLS),
@@ -159,10 +159,7 @@ class _Writer:
             if slash:
                 if not stack:
                     continue
-                if stack[-1] == name and not self._too_deep:
-                    self._pop()
-                else:
-                    self.end(name)
+                self.end(name)
                 if at >= enough and not self._holding and out and out[-1] in _PIECE_ENDS:
                     self.idle = True
                     return at
@@ -237,11 +234,11 @@ class _Writer:
         """Ends what the tag ends by being there. False: the tag may not stand here."""
         if self._count["p"] and name in _ENDS_PARAGRAPH:
             self._close(_PARAGRAPH, _CELL_WALLS)
+        if name in _TABLE_PARTS and not self._count["table"]:
+            return False
         implied = _IMPLIED.get(name)
         if implied is None:
             return name not in _NEEDS or _NEEDS[name] in attributes
-        if name in _TABLE_PARTS and not self._count["table"]:
-            return False
         self._close(*implied)
         return name != "a" or (_NEEDS["a"] in attributes and not self._count["a"])  # no link in a cell of a link
 

@@ -23,6 +23,7 @@ class Finding(StrEnum):
     EMBED = "embed"  # another document, a form, a redirection
     FOREIGN = "foreign"  # SVG, MathML and templates: where mutation begins
     NESTING = "nesting"  # deeper than the limit
+    COMPLEX = "complex"  # Markdown that takes the parser too long; it is shown as text
     CONTROL = "control"  # null bytes and other control characters, halves of surrogate pairs
     BIDI = "bidi"  # characters that reverse what follows
 

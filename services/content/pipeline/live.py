@@ -43,8 +43,8 @@ class Dialect(Protocol):
     def preview(self, tail: str, unit: Unit) -> str:
         """What can be shown of the last block, as source; may be empty."""
 
-    def convert(self, source: str) -> str:
-        """HTML, not yet sanitised."""
+    def convert(self, source: str, found: Findings) -> str:
+        """HTML, not yet sanitised; adds what it cannot convert to ``found``."""
 
     def look(self, source: str, found: Findings) -> None:
         """Counts what looks like an attack; it will be shown as it is."""
@@ -72,8 +72,8 @@ class MarkdownDialect:
     def preview(self, tail: str, unit: Unit) -> str:
         return preview(tail, unit)
 
-    def convert(self, source: str) -> str:
-        return self._markdown.convert(source)
+    def convert(self, source: str, found: Findings) -> str:
+        return self._markdown.convert(source, found)
 
     def look(self, source: str, found: Findings) -> None:
         count_markup(source, found)
@@ -92,7 +92,7 @@ class TextDialect:
     def preview(self, tail: str, unit: Unit) -> str:
         return "" if unit is Unit.PARAGRAPH else whole_words(tail)
 
-    def convert(self, source: str) -> str:
+    def convert(self, source: str, found: Findings) -> str:
         return text_to_html(source)
 
     def look(self, source: str, found: Findings) -> None:
@@ -187,7 +187,7 @@ class LiveDocument:
             self._tail = tail[begins[-1] :]
             text = text[begins[-1] :]
         source = self._dialect.preview(text, self._unit)
-        blocks = self._sanitiser.blocks(self._dialect.convert(source)) if source else []
+        blocks = self._sanitiser.blocks(self._dialect.convert(source, Findings())) if source else []
         if len(blocks) == 1:  # a guess that makes more is none
             yield from self._show(blocks[0])
 
@@ -199,7 +199,7 @@ class LiveDocument:
 
     def _complete(self, source: str) -> Iterator[_Step]:
         self._dialect.look(source, self.findings)
-        blocks = self._sanitiser.blocks(self._dialect.convert(source))
+        blocks = self._sanitiser.blocks(self._dialect.convert(source, self.findings))
         if not blocks and self._shown:
             blocks = [""]  # a preview showed what is not there; an empty block takes it back
         for block in blocks:

@@ -1,13 +1,14 @@
 """Markdown to HTML by markdown-it: CommonMark with tables, strikethrough and task lists, in the shape Tiptap parses.
 
-Raw HTML in Markdown is text, but for ``<br>``. Two of markdown-it's constructs could make megabytes out of kilobytes;
-they have a budget here.
+Raw HTML in Markdown is text, but for ``<br>``. Two of markdown-it's constructs could make megabytes out of kilobytes,
+and many make seconds; they have budgets here. Budgets are counted, not timed: every node gets the same result.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -19,10 +20,19 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
+from services.content.pipeline.convert import text_to_html
+from services.content.pipeline.findings import Finding, Findings
+
 MAX_REFERENCE_CHARS = 100_000
 """Characters of addresses and titles that a document's links may take from its definitions; then they are text."""
 MIN_EMPTY_CELLS = 100
 """Cells that a table may have beyond those written, however short it is; otherwise one per character."""
+MAX_WORK = 320_000
+"""What the parser may do for one source, about a microsecond each. A hundred kilobytes of prose take a third of it, of
+nothing but short list items nine tenths.
+"""
+_WORK = "work"
+_CELL_WORK = 8
 _TASK = re.compile(r"\[([ xX])\](?:\s+|$)")
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
@@ -33,25 +43,81 @@ class Markdown:
     A document that is still being written has none, because what was shown would change when one comes.
     """
 
-    def __init__(self, *, references: bool) -> None:
+    def __init__(self, *, references: bool, max_work: int = MAX_WORK) -> None:
+        self._max_work = max_work
         parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}, renderer_cls=_Renderer)
         parser.enable(["table", "strikethrough"])
         if not references:
             parser.disable("reference")
         parser.block.ruler.at("table", _bounded_table, {"alt": ["paragraph", "reference"]})
+        _count_work(parser)
         parser.inline.ruler.before("autolink", "line_break", _line_break)
         parser.core.ruler.after("inline", "list_items", _list_items)
         self._parser = parser
 
-    def convert(self, source: str) -> str:
-        """HTML, not yet sanitised. Takes time linear in the source."""
-        return str(self._parser.render(source, {"references": _References()}))
+    def convert(self, source: str, found: Findings | None = None) -> str:
+        """HTML, not yet sanitised. A source that takes too much work is text, and is added to ``found``."""
+        try:
+            return str(self._parser.render(source, {"references": _References(), _WORK: _Work(self._max_work)}))
+        except _TooMuchWorkError:
+            if found is not None:
+                found[Finding.COMPLEX] += 1
+            return text_to_html(source)
 
     def block_lines(self, source: str) -> list[int]:
-        """The line where each top-level block begins; cheaper than converting."""
+        """The line where each top-level block begins; cheaper than converting. Too much work: one block."""
         tokens: list[Token] = []
-        self._parser.block.parse(source, self._parser, {}, tokens)
+        try:
+            self._parser.block.parse(source, self._parser, {_WORK: _Work(self._max_work)}, tokens)
+        except _TooMuchWorkError:
+            return [0]
         return [token.map[0] for token in tokens if token.level == 0 and token.nesting >= 0 and token.map]
+
+
+class _TooMuchWorkError(Exception):
+    """Never leaves this module."""
+
+
+class _Work:
+    """What is left of it, for one source."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def take(self, amount: int) -> None:
+        self._left -= amount
+        if self._left < 0:
+            raise _TooMuchWorkError
+
+
+def _work(state: StateCore | StateBlock | StateInline, amount: int) -> None:
+    state.env[_WORK].take(amount)
+
+
+def _count_work(parser: MarkdownIt) -> None:
+    """Has every step counted, each as about as many microseconds as it takes."""
+
+    def block(state: StateBlock, _start: int, _end: int, silent: bool) -> bool:
+        _work(state, 2 if silent else 16)
+        return False
+
+    def inline(state: StateInline, _silent: bool) -> bool:
+        _work(state, 3 if state.pos else 8)
+        return False
+
+    parse_label: Callable[[StateInline, int, bool], int] = parser.helpers.parseLinkLabel
+
+    def label(state: StateInline, start: int, disable_nested: bool = False) -> int:
+        _work(state, 8)
+        return parse_label(state, start, disable_nested)
+
+    # The first rules of all, so that they are asked whenever the parser tries anything.
+    parser.block.ruler.before("table", "work", block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    parser.inline.ruler.before("text", "work", inline)
+    parser.inline.ruler2.before("balance_pairs", "work", lambda state: _work(state, 3 * len(state.tokens)))
+    parser.core.ruler.after("block", "work", lambda state: _work(state, 2 * len(state.tokens)))
+    own = {**vars(parser.helpers), "parseLinkLabel": label}  # the module is everybody's
+    parser.helpers = SimpleNamespace(**own)  # type: ignore[assignment]
 
 
 class _Renderer(RendererHTML):
@@ -88,10 +154,12 @@ def _bounded_table(state: StateBlock, start: int, end: int, silent: bool) -> boo
         return False
     columns = _line(state, start + 1).strip(" \t|").count("|") + 1
     empty = chars = 0
+    _work(state, _CELL_WORK * columns)
     for number in range(start + 2, end):
         line = _line(state, number).strip(" \t|")
         empty += max(0, columns - 1 - line.count("|"))
         chars += len(line) + 1
+        _work(state, _CELL_WORK * (line.count("|") + 1))
         if state.isEmpty(number):
             break
     return empty <= max(chars, MIN_EMPTY_CELLS) and table(state, start, end, silent)

@@ -11,7 +11,7 @@ from services.content.pipeline.convert import ContentType, check_size, content_t
 from services.content.pipeline.document import Document, automatic
 from services.content.pipeline.findings import Findings
 from services.content.pipeline.live import Dialect, LiveDocument, MarkdownDialect, TextDialect
-from services.content.pipeline.markdown import Markdown
+from services.content.pipeline.markdown import MAX_WORK, Markdown
 from services.content.pipeline.pace import complexity
 from services.content.pipeline.sanitise import Sanitiser, Segment
 from services.content.pipeline.units import Unit
@@ -26,6 +26,8 @@ class Limits(NamedTuple):
     """Of a source that grows."""
     max_depth: int = 100
     """How deep elements nest. Deeper tags go and their text stays."""
+    max_work: int = MAX_WORK
+    """Of the Markdown parser for one source, about a microsecond each. What takes more is shown as text."""
     max_chunk_chars: int = 4096
     """Of a chunk's html, to which one tag, end tags and the same as text may come: far below an event's 64 KB."""
 
@@ -46,10 +48,11 @@ class Pipeline:
         self.limits = limits or Limits()
         self._sanitiser = Sanitiser(self.limits.max_depth)
         self._whole: dict[ContentType, Dialect] = {
-            ContentType.MARKDOWN: MarkdownDialect(Markdown(references=True)),
+            ContentType.MARKDOWN: MarkdownDialect(Markdown(references=True, max_work=self.limits.max_work)),
             ContentType.TEXT: TextDialect(),
         }
-        self._live = self._whole | {ContentType.MARKDOWN: MarkdownDialect(Markdown(references=False))}
+        live = Markdown(references=False, max_work=self.limits.max_work)
+        self._live = self._whole | {ContentType.MARKDOWN: MarkdownDialect(live)}
 
     def document(self, source: str, declared: str | None = None, unit: Unit = Unit.AUTO) -> Prepared:
         """A source that is known whole. ``declared``: its content type; None: found out.
@@ -65,7 +68,7 @@ class Pipeline:
         else:
             source = clean_characters(source, found)
             dialect.look(source, found)
-            markup = dialect.convert(source)
+            markup = dialect.convert(source, found)
             segments = self._sanitiser.segments(markup, Findings())  # what looked like an attack is text by now
         unit = automatic(unit, len(markup))
         return Prepared(Document(segments, unit, complexity(markup), self.limits.max_chunk_chars), kind, found)

@@ -7,7 +7,7 @@ import pytest
 from hub.api import ErrorCode, HubError
 from services.content.pipeline.chunks import Chunk
 from services.content.pipeline.convert import ContentType
-from services.content.pipeline.findings import Finding
+from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import SHARE, LiveDocument
 from services.content.pipeline.pipeline import Limits, Pipeline
 from services.content.pipeline.units import Unit
@@ -119,10 +119,10 @@ def test_cost_is_linear(name: str, source: str, monkeypatch: pytest.MonkeyPatch)
     convert = live._dialect.convert
     converted = 0
 
-    def counted(text: str) -> str:
+    def counted(text: str, found: Findings) -> str:
         nonlocal converted
         converted += len(text)
-        return convert(text)
+        return convert(text, found)
 
     monkeypatch.setattr(live._dialect, "convert", counted)
     chunks = [chunk for at in range(0, len(whole), 4) for chunk in live.feed(whole[at : at + 4])]
