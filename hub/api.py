@@ -8,6 +8,10 @@ from __future__ import annotations
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database
+from hub.edge.authenticate import HubRequest
+from hub.edge.client_ip import client_ip, ip_block
+from hub.edge.http_bodies import json_body
+from hub.edge.openapi import problem_responses
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
@@ -31,6 +35,7 @@ __all__ = (
     "History",
     "Hub",
     "HubError",
+    "HubRequest",
     "KeptEvent",
     "Method",
     "OrgId",
@@ -45,5 +50,9 @@ __all__ = (
     "SlowPolicy",
     "TopicKind",
     "bad_request",
+    "client_ip",
+    "ip_block",
+    "json_body",
     "not_found",
+    "problem_responses",
 )

@@ -1,4 +1,4 @@
-"""``hub publish``, ``hub tail``, ``hub kick``: the commands that talk to a running hub as its clients do."""
+"""``hub publish``, ``tail``, ``call``, ``kick``: the commands that talk to a running hub as its clients do."""
 
 from __future__ import annotations
 
@@ -83,6 +83,32 @@ def tail(
     client = HubClient(_url(url), _tokens(token, org, user), options=_options())
     if not _talk(follow(client, wanted, Printer(as_json=as_json))):
         raise typer.Exit(1)
+
+
+@reported
+def call(
+    method: Annotated[str, typer.Argument(help="For example assistant.generate.")],
+    params: Annotated[str, typer.Argument(help="A JSON object; - reads it from stdin.")] = "{}",
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Call a method of a service; prints its result as JSON."""
+    import msgspec
+
+    from hub.cli.values import json_value
+    from hub.client import HubClient
+
+    given = json_value(params, "PARAMS")
+    if not isinstance(given, dict):
+        raise typer.BadParameter('PARAMS is a JSON object: \'{"name": "value"}\'')
+
+    async def run() -> Any:
+        async with HubClient(_url(url), _tokens(token, org, user), options=_options()) as client:
+            return await client.call(method, given)
+
+    print(msgspec.json.encode(_talk(run())).decode())
 
 
 @reported

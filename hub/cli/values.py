@@ -50,12 +50,12 @@ def wanted_tags(pairs: list[str]) -> dict[str, TagValue | list[TagValue]]:
     return {key: several[0] if len(several) == 1 else several for key, several in values.items()}
 
 
-def json_value(text: str) -> Any:
-    """JSON; ``-`` reads it from stdin."""
+def json_value(text: str, name: str = "DATA") -> Any:
+    """JSON; ``-`` reads it from stdin. ``name`` is the argument's."""
     try:
         return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
     except msgspec.DecodeError as error:
-        raise typer.BadParameter(f"DATA is not JSON ({error}); a text needs its quotes: '\"hello\"'") from error
+        raise typer.BadParameter(f"{name} is not JSON ({error}); a text needs its quotes: '\"hello\"'") from error
 
 
 def _pair(text: str) -> tuple[str, TagValue]:

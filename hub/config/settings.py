@@ -69,6 +69,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         tuple[str, ...],
         _doc("Origins a browser may come from (comma-separated, * for any). Requests without Origin are allowed."),
     ] = ()
+    client_ip_header: Annotated[
+        str,
+        _doc(
+            "Header in which the proxy in front names the client, for example X-Forwarded-For (of a list the last). "
+            "Empty: the socket's peer is the client. Set it only when nobody gets past the proxy."
+        ),
+    ] = ""
     expiring_notice_s: Annotated[int, _doc("`expiring` is sent this long before the token ends.", ge=1)] = 60
     ticket_ttl_s: Annotated[int, _doc("Life of a ticket from POST /v1/tickets.", ge=1, le=600)] = 30
     token_max_life_s: Annotated[
@@ -105,6 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         86_400.0
     )
     heartbeat_s: Annotated[float, _doc("A heartbeat is sent when nothing else was for this long.", gt=0)] = 25.0
+    sse_keepalive_s: Annotated[
+        float, _doc("A stream of server-sent events that is silent gets a comment this often.", gt=0)
+    ] = 15.0
     pong_timeout_s: Annotated[
         float, _doc("Time for a pong to come (4510); it runs only while nothing is unsent.", gt=0)
     ] = 20.0
@@ -326,8 +336,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     assistant_max_messages: Annotated[int, _doc("Messages of a chat that can be sent.", ge=1)] = 100
     assistant_max_output_bytes: Annotated[int, _doc("A text that gets longer than this is cut.", ge=16)] = 262_144
     assistant_max_output_tokens: Annotated[int, _doc("Tokens that a model is asked for at most.", ge=16)] = 8192
+    assistant_max_per_user: Annotated[
+        int,
+        _doc("Texts written for one user at once; each process counts those of POST /v1/chat/stream itself.", ge=1),
+    ] = 4
     assistant_max_prompt_bytes: Annotated[int, _doc("All messages of a chat together.", ge=16)] = 65_536
     assistant_max_topic_bytes: Annotated[int, _doc("The topic of a script.", ge=16)] = 2000
+    assistant_requests_per_minute: Annotated[
+        int, _doc("Texts that one user may ask for in a minute, over all nodes (token bucket).", ge=1)
+    ] = 20
+    assistant_requests_burst: Annotated[int, _doc("… and at once.", ge=1)] = 10
+    assistant_ip_requests_per_minute: Annotated[
+        int, _doc("The same for one IPv4 address, or /64 of IPv6, by POST /v1/chat/stream.", ge=1)
+    ] = 60
+    assistant_ip_requests_burst: Annotated[int, _doc("… and at once.", ge=1)] = 30
+    assistant_unread_bytes: Annotated[
+        int, _doc("Text that waits for a client of POST /v1/chat/stream that reads slowly; with more it ends.", ge=1024)
+    ] = 65_536
 
     # --- leaving
     readiness_timeout_s: Annotated[

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from hub.edge.authenticate import HubRequest, require_scope
 from hub.edge.gateway import Gateway
-from hub.edge.http_bodies import decode_json, is_json, media_type, read_body, refused_type
+from hub.edge.http_bodies import json_body
 from hub.edge.openapi import KickOperation, problem_responses
 from hub.fanout.control import Kick
 
@@ -68,10 +68,7 @@ async def kick(request: HubRequest, gateway: NamedDependency[SkipValidation[Gate
     Needs the scope ``admin``. A fresh token lets the user in again: withdraw access at the issuer first.
     """
     require_scope(request.user, "admin")
-    content_type = media_type(request)
-    if content_type and not is_json(content_type):
-        raise refused_type(content_type, "send application/json")
-    user = decode_json(await read_body(request), _kick).user
+    user = (await json_body(request, _kick)).user
     org = request.user.org
     cutoff = await gateway.admission.revoke(org, user, gateway.settings.token_max_life_s)
     await gateway.control.send(Kick(str(org), user, cutoff))

@@ -23,6 +23,14 @@ async def read_body(request: Request[Any, Any, Any]) -> bytes:
         raise bad_request("the body ended before its announced length") from None
 
 
+async def json_body(request: Request[Any, Any, Any], decoder: msgspec.json.Decoder[_T]) -> _T:
+    """The value in a body that must be JSON. Raises ``content_type``, ``too_large`` and ``bad_request``."""
+    content_type = media_type(request)
+    if content_type and not is_json(content_type):
+        raise refused_type(content_type, "send application/json")
+    return decode_json(await read_body(request), decoder)
+
+
 def media_type(request: Request[Any, Any, Any]) -> str:
     """The content type without its parameters, in lower case; "" when there is none.
 

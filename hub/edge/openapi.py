@@ -35,6 +35,7 @@ _EXAMPLES: Final[dict[int, HubError]] = {
     404: HubError(ErrorCode.NOT_FOUND, "no such topic"),
     413: HubError(ErrorCode.TOO_LARGE, "'data' has 70000 bytes; at most 65536 are allowed"),
     415: HubError(ErrorCode.CONTENT_TYPE, "content type 'application/xml' is not accepted here"),
+    429: HubError(ErrorCode.RATE_LIMITED, "at most 20 requests a minute", retry_after_ms=3000),
     503: HubError(ErrorCode.UNAVAILABLE, "Redis is not reachable; try again", retry_after_ms=1000),
 }
 

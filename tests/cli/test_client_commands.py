@@ -1,4 +1,4 @@
-"""``hub publish``, ``hub tail`` and ``hub kick`` as processes, against a scripted hub."""
+"""``hub publish``, ``hub tail``, ``hub call`` and ``hub kick`` as processes, against a scripted hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hub.auth.tokens import TokenVerifier
 from hub.config import Settings
 from tests.cli.conftest import SECRET, Commands
-from tests.client.scripted_hub import ScriptedHub, eventually
+from tests.client.scripted_hub import Peer, ScriptedHub, eventually
 
 
 async def test_publish(hub: ScriptedHub, hub_command: Commands) -> None:
@@ -53,6 +53,26 @@ async def test_the_token_made_in_a_dev_folder(hub: ScriptedHub, hub_command: Com
     assert hub.peers[1].authorization == "Bearer given"
 
 
+async def test_call(hub: ScriptedHub, hub_command: Commands) -> None:
+    run = await hub_command("call", "assistant.generate", '{"kind": "script", "topic": "Zürich"}', "--url", hub.url)
+    assert (run.out, run.err, run.process.returncode) == ('{"kind":"script","topic":"Zürich"}\n', "", 0)
+    assert hub.peers[0].got("call")[0]["method"] == "assistant.generate"
+    assert (await hub_command("call", "presence.get", HUB_URL=hub.url)).out == "{}\n"
+
+
+async def test_a_call_that_is_refused(hub: ScriptedHub, hub_command: Commands) -> None:
+    async def refuse(peer: Peer, frame: dict[str, Any]) -> bool:
+        if frame["type"] != "call":
+            return False
+        refusal = {"code": "not_found", "message": "no such stream", "retry": "never"}
+        await peer.send({"type": "error", "id": frame["id"], **refusal})
+        return True
+
+    hub.script = refuse
+    run = await hub_command("call", "content.pause", '{"stream": "s"}', HUB_URL=hub.url)
+    assert (run.out, run.err, run.process.returncode) == ("", "hub: not_found: no such stream\n", 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -60,6 +80,9 @@ async def test_the_token_made_in_a_dev_folder(hub: ScriptedHub, hub_command: Com
         (["publish", "events:a", "n", "1", "--tag", "x"], 2, "write key=value"),
         (["publish", "events:a", "n", "1", "--url", "http://x"], 2, "write ws://host:port/ws"),
         (["publish", "events:a", "n", "1", "--url", "ws://127.0.0.1:9/ws"], 1, "give --url or HUB_URL"),
+        (["call", "m", "nonsense"], 2, "PARAMS is not JSON"),
+        (["call", "m", "[1]"], 2, "PARAMS is a JSON object"),
+        (["call", "m", "--url", "ws://127.0.0.1:9/ws"], 1, "give --url or HUB_URL"),
         (["tail", "a:b", "--since", "start", "--last", "1"], 2, "not both"),
         (["tail", "a:b", "c:d", "--since", "e:1"], 2, "one topic"),
         (["kick", "al", "--org", "acme", "--url", "ws://127.0.0.1:9/ws"], 1, "no hub answers at http://127.0.0.1:9/v1"),
