@@ -10,7 +10,7 @@ import msgspec
 
 from hub.api import ErrorCode, Hub, HubError, Method, Principal, bad_request, not_found
 from services.content.asked import ChangeSpeed, ListStreams, OneStream, Replay, Start, asked, speed_of
-from services.content.assistant import Writer, parse_prompt
+from services.content.assistant import AssistantLimits, parse_prompt
 from services.content.kinds import content_topic
 from services.content.making import Made, Maker
 from services.content.metrics import ContentMetrics
@@ -27,12 +27,18 @@ class ContentMethods:
     """All methods, by name in ``methods``."""
 
     def __init__(
-        self, hub: Hub, store: Store, streams: Streams, pipeline: Pipeline, writer: Writer, metrics: ContentMetrics
+        self,
+        hub: Hub,
+        store: Store,
+        streams: Streams,
+        pipeline: Pipeline,
+        limits: AssistantLimits,
+        metrics: ContentMetrics,
     ) -> None:
         self._hub = hub
         self._store = store
         self._streams = streams
-        self._writer = writer
+        self._limits = limits
         self._maker = Maker(hub, pipeline, metrics)
         settings = hub.settings
         self._quota = hub.limits.quota(
@@ -41,7 +47,6 @@ class ContentMethods:
             life_s=settings.content_session_s,
             idle_s=settings.content_session_idle_s,
         )
-        self._bucket = hub.limits.bucket("assistant", per_second=20 / 60, burst=10)
         self.methods: Mapping[str, Method] = {
             "content.start": self.start,
             "content.pause": self._control(Verb.PAUSE),
@@ -67,8 +72,8 @@ class ContentMethods:
         speed = speed_of(_text(params, "speed") or Speed.SUPERFAST)
         unit = one_of(Unit, params.get("chunk_by", Unit.AUTO), "'chunk_by'")
         provider = _text(params, "provider")
-        await self._bucket.spend(principal.org, principal.user)
-        most = 4
+        await self._limits.spend(principal)
+        most = self._hub.settings.assistant_max_per_user
         if await self._store.generating(principal.org, principal.user) >= most:
             text = f"{most} texts are being written for you; wait for one to end, or cancel one"
             raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)

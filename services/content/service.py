@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hub.api import Hub, Service
-from services.content.assistant import Writer, build_providers
+from services.content.assistant import AssistantLimits, AssistantMetrics, Writer, build_providers
+from services.content.chat import chat_routes
 from services.content.kinds import content_kinds
 from services.content.methods import ContentMethods
 from services.content.metrics import ContentMetrics
@@ -23,7 +24,8 @@ def content(hub: Hub) -> Service:
             max_chunk_chars=settings.content_max_chunk_chars,
         )
     )
-    writer = Writer(build_providers(settings), settings)
+    writer = Writer(build_providers(settings), settings, metrics=AssistantMetrics(hub.registry))
+    limits = AssistantLimits(hub.limits, settings)
     metrics = ContentMetrics(hub.registry)
     store = Store(hub.database, settings)
     streams = Streams(hub, store, pipeline, writer, metrics)
@@ -38,7 +40,8 @@ def content(hub: Hub) -> Service:
     return Service(
         name="content",
         kinds=content_kinds(settings),
-        methods=ContentMethods(hub, store, streams, pipeline, writer, metrics).methods,
+        methods=ContentMethods(hub, store, streams, pipeline, limits, metrics).methods,
+        routes=chat_routes(hub, writer, pipeline, limits),
         start=start,
         stop=stop,
     )

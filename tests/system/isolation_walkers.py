@@ -16,6 +16,7 @@ import httpx
 
 from hub.protocol import frames
 from hub.protocol.frames import Pong, Position
+from tests.services.chat.reading import document, events
 from tests.support.peers import Peers
 from tests.support.raw_client import ClosedByHub, RawClient
 from tests.support.running_hub import RunningHub
@@ -311,6 +312,15 @@ async def _publish_to_path(names: Names) -> list[bytes]:
     return found
 
 
+async def _chat(names: Names) -> list[bytes]:
+    """Nothing in a body names anything of the hub's; where the text is cut depends on how it comes."""
+    theirs = {"user": names.user, "org": names.org, "session": names.session, "topic": names.topics["room"]}
+    body = {"messages": [{"role": "user", "content": "hello"}], "id": names.key, **theirs}
+    head, told = await _ask(names, "POST", "/v1/chat/stream", json=body)
+    refused = await _ask(names, "POST", "/v1/chat/stream", json={**body, "provider": names.key})
+    return [head, document(events(told.decode())).encode(), *refused]
+
+
 ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/"): _plain("GET", "/"),
     ("GET", "/health/live"): _plain("GET", "/health/live"),
@@ -324,6 +334,7 @@ ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/v1/topics/{topic:str}/events"): _events,
     ("POST", "/v1/tickets"): _tickets,
     ("POST", "/v1/admin/kick"): _kick,
+    ("POST", "/v1/chat/stream"): _chat,
     ("POST", "/v1/publish"): _publish_http,
     ("POST", "/v1/publish/{topic:str}"): _publish_to_path,
 }

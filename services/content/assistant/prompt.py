@@ -78,7 +78,7 @@ def parse_prompt(params: Mapping[str, Any], settings: Settings) -> Prompt:
         wanted = msgspec.convert(params, _Script | _Chat)
     except msgspec.ValidationError as error:
         raise bad_request(f"assistant.generate: {error}") from error
-    return _script(wanted, settings) if isinstance(wanted, _Script) else _chat(wanted, settings)
+    return _script(wanted, settings) if isinstance(wanted, _Script) else chat_prompt(wanted.messages, settings)
 
 
 def _script(wanted: _Script, settings: Settings) -> Prompt:
@@ -95,8 +95,8 @@ def _script(wanted: _Script, settings: Settings) -> Prompt:
     return Prompt("script", script_rules(order), (Message("user", script_request(order)),), order)
 
 
-def _chat(wanted: _Chat, settings: Settings) -> Prompt:
-    messages = wanted.messages
+def chat_prompt(messages: Sequence[Message], settings: Settings) -> Prompt:
+    """A prompt of kind ``chat``. Raises as ``parse_prompt`` does."""
     if not messages:
         raise HubError(ErrorCode.EMPTY_CONTENT, "'messages' is empty; send at least one of role user")
     if len(messages) > settings.assistant_max_messages:

@@ -12,8 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from hub.api import ErrorCode, HubError, Settings, bad_request
+from services.content.assistant.metrics import AssistantMetrics
 from services.content.assistant.plan import Plan, Step
 from services.content.assistant.prompt import Prompt
 from services.content.assistant.provider import Fault, Provider, ProviderFailure
@@ -27,7 +29,7 @@ _TIMEOUTS = (Fault.NO_FIRST_TOKEN, Fault.STALLED, Fault.OVERTIME)
 class Outcome:
     """How a text ended: complete when ``error`` is None. What was written before is kept in either case.
 
-    ``provider`` had the last word, ``bytes`` counts the text in UTF-8, ``failures`` are the calls that failed, in
+    ``provider`` had the last word, ``bytes`` counts the whole text in UTF-8, ``failures`` are the calls that failed, in
     order, as provider and fault.
     """
 
@@ -40,7 +42,14 @@ class Outcome:
 class Writer:
     """Writes prompts. Providers in the order in which they stand in for one another; the first is the default."""
 
-    def __init__(self, providers: Iterable[Provider], settings: Settings, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        providers: Iterable[Provider],
+        settings: Settings,
+        rng: random.Random | None = None,
+        metrics: AssistantMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or AssistantMetrics(CollectorRegistry())
         self._providers = {provider.name: provider for provider in providers}
         self._settings = settings
         self._rng = rng or random.Random()
@@ -50,6 +59,9 @@ class Writer:
     ) -> AsyncGenerator[str | Outcome, None]:
         """The text piece by piece, and last of all, always, its ``Outcome``.
 
+        ``written`` is what there was of the text before, by a writer that is gone: it is gone on with, it counts for
+        the bound, and it does not come again.
+
         ``provider`` begins instead of the default, and the others stand in for it in their order. When one fails after
         it has written something, the next is given that and told to go on where it stops; nothing is written twice and
         nothing taken back. Raises ``bad_request`` at once for a provider that is not there.
@@ -57,10 +69,11 @@ class Writer:
         Close the generator to end the text; the provider's call ends with it. The time for the whole text runs while
         the reader is busy too, so it should read ahead.
         """
-        return self._write(prompt, Plan(self._order(provider), self._settings, self._rng))
+        plan = Plan(self._order(provider), self._settings, self._rng)
+        text = _Text(self._settings.assistant_max_output_bytes, written)
+        return self._metrics.measured(self._write(prompt, plan, text), lambda: plan.provider)
 
-    async def _write(self, prompt: Prompt, plan: Plan) -> AsyncGenerator[str | Outcome, None]:
-        text = _Text(self._settings.assistant_max_output_bytes)
+    async def _write(self, prompt: Prompt, plan: Plan, text: _Text) -> AsyncGenerator[str | Outcome, None]:
         failures: list[tuple[str, Fault]] = []
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._settings.assistant_total_timeout_s
@@ -126,10 +139,10 @@ async def _next(pieces: AsyncGenerator[str, None], wait_s: float, silence: Fault
 class _Text:
     """What is written so far, never more than ``limit`` bytes of UTF-8."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, written: str) -> None:
         self._limit = limit
-        self._pieces: list[str] = []
-        self.size = 0
+        self._pieces = [written]
+        self.size = len(written.encode())
         self.full = False
 
     @property
@@ -142,7 +155,7 @@ class _Text:
         encoded = piece.encode()
         if self.size + len(encoded) > self._limit:
             self.full = True
-            encoded = encoded[: self._limit - self.size]
+            encoded = encoded[: max(self._limit - self.size, 0)]
             piece = encoded.decode(errors="ignore")
             encoded = piece.encode()
         self.size += len(encoded)

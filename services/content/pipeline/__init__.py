@@ -5,12 +5,21 @@ Both convert (``convert``, ``markdown``, ``heal`` for what is unfinished), sanit
 ``allowed`` as the list, ``findings`` as the count of attacks), split (``blocks``) and cut (``cutting``, ``units``).
 """
 
+from services.content.pipeline.characters import clean_characters
 from services.content.pipeline.chunks import Chunk, Op
 from services.content.pipeline.convert import ContentType, one_of
 from services.content.pipeline.document import Document
 from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import LiveDocument
-from services.content.pipeline.pace import INTERVAL_MS, MAX_INTERVAL_MS, Complexity, Speed, interval_ms, slowed_ms
+from services.content.pipeline.pace import (
+    INTERVAL_MS,
+    MAX_INTERVAL_MS,
+    Complexity,
+    Speed,
+    complexity,
+    interval_ms,
+    slowed_ms,
+)
 from services.content.pipeline.pipeline import Limits, Pipeline, Prepared
 from services.content.pipeline.units import Unit
 
@@ -30,6 +39,8 @@ __all__ = (
     "Prepared",
     "Speed",
     "Unit",
+    "clean_characters",
+    "complexity",
     "interval_ms",
     "one_of",
     "slowed_ms",

@@ -1,4 +1,4 @@
-"""A fake language model over real sockets, and writers that use it through the official libraries."""
+"""Writers that use a fake language model over real sockets, through the official libraries."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-import pytest
-
 from hub.config import Settings
-from hub.fake_llm import FakeLlmServer, fake_llm_server
+from hub.fake_llm import FakeLlmServer
 from services.content.assistant import Outcome, Prompt, Writer, build_providers, parse_prompt
-from tests.support.waiting import until
 
 KEY = "sk-a-key-that-nobody-may-see"
 QUESTION = "a-question-that-stays-between-us"
@@ -69,17 +66,3 @@ async def written(settings: Settings, prompt: Prompt | None = None) -> tuple[str
     async with writing(settings) as writer:
         pieces, outcome = await collected(writer.write(prompt or chat()))
     return "".join(pieces), outcome
-
-
-@pytest.fixture(scope="session")
-async def fake_server() -> AsyncIterator[FakeLlmServer]:
-    async with fake_llm_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def fake(fake_server: FakeLlmServer) -> AsyncIterator[FakeLlmServer]:
-    """A fake that remembers nothing of the tests before. No test leaves a call open: somebody pays for it."""
-    fake_server.llm.forget()
-    yield fake_server
-    await until(lambda: fake_server.llm.open == 0, what="every call to be ended")

@@ -184,6 +184,32 @@ def test_the_text_ends_at_its_limit() -> None:
     assert (outcome.bytes, outcome.error) == (16, None)
 
 
+def test_what_a_writer_before_had_written() -> None:
+    lost = fails(Fault.UNREACHABLE)
+    a, b = Scripted("a", ["2", lost]), Scripted("b", ["34567"])
+
+    async def go_on() -> tuple[list[str], Outcome]:
+        writer = Writer([a, b], assistant_settings(max_output_bytes=16))
+        items = [item async for item in writer.write(chat(), written="0123456789ab1")]
+        assert isinstance(items[-1], Outcome)
+        return [item for item in items if isinstance(item, str)], items[-1]
+
+    pieces, outcome = run_virtually(go_on())
+    assert [prompt.written for prompt in (*a.prompts, *b.prompts)] == ["0123456789ab1", "0123456789ab12"]
+    assert (pieces, outcome.bytes) == (["2", "34"], 16)
+    assert outcome.failures == (("a", lost.fault), ("b", Fault.TOO_LONG))
+
+
+def test_more_was_written_before_than_may_be() -> None:
+    async def go_on() -> list[str | Outcome]:
+        writer = Writer([Scripted("a", ["x"])], assistant_settings(max_output_bytes=16))
+        return [item async for item in writer.write(chat(), written="x" * 20)]
+
+    (outcome,) = run_virtually(go_on())
+    assert isinstance(outcome, Outcome)
+    assert (outcome.bytes, outcome.failures) == (20, (("a", Fault.TOO_LONG),))
+
+
 def test_an_answer_without_text() -> None:
     _, outcome, _ = run(Scripted("a", []), Scripted("b", [fails(Fault.DENIED)]))
     assert outcome.failures == (("a", Fault.EMPTY), ("b", Fault.DENIED))
