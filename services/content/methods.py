@@ -10,11 +10,10 @@ import msgspec
 
 from hub.api import ErrorCode, Hub, HubError, Method, Principal, bad_request, not_found
 from services.content.asked import ChangeSpeed, ListStreams, OneStream, Replay, Start, asked, speed_of
-from services.content.assistant import AssistantLimits, parse_prompt
+from services.content.assistant import AssistantLimits, Writer, parse_prompt
 from services.content.kinds import content_topic
 from services.content.making import Made, Maker
-from services.content.metrics import ContentMetrics
-from services.content.pipeline import ContentType, Pipeline, Speed, Unit, one_of
+from services.content.pipeline import ContentType, Speed, Unit, one_of
 from services.content.sources import DocumentSource, Source
 from services.content.states import Verb
 from services.content.store import Plan, Store
@@ -27,19 +26,14 @@ class ContentMethods:
     """All methods, by name in ``methods``."""
 
     def __init__(
-        self,
-        hub: Hub,
-        store: Store,
-        streams: Streams,
-        pipeline: Pipeline,
-        limits: AssistantLimits,
-        metrics: ContentMetrics,
+        self, hub: Hub, store: Store, streams: Streams, maker: Maker, writer: Writer, limits: AssistantLimits
     ) -> None:
         self._hub = hub
         self._store = store
         self._streams = streams
+        self._maker = maker
+        self._writer = writer
         self._limits = limits
-        self._maker = Maker(hub, pipeline, metrics)
         settings = hub.settings
         self._quota = hub.limits.quota(
             "content",
@@ -72,6 +66,7 @@ class ContentMethods:
         speed = speed_of(_text(params, "speed") or Speed.SUPERFAST)
         unit = one_of(Unit, params.get("chunk_by", Unit.AUTO), "'chunk_by'")
         provider = _text(params, "provider")
+        self._writer.check(provider)
         await self._limits.spend(principal)
         most = self._hub.settings.assistant_max_per_user
         if await self._store.generating(principal.org, principal.user) >= most:

@@ -6,6 +6,7 @@ from hub.api import Hub, Service
 from services.content.assistant import AssistantLimits, AssistantMetrics, Writer, build_providers
 from services.content.chat import chat_routes
 from services.content.kinds import content_kinds
+from services.content.making import Maker
 from services.content.methods import ContentMethods
 from services.content.metrics import ContentMetrics
 from services.content.pipeline import Limits, Pipeline
@@ -27,6 +28,7 @@ def content(hub: Hub) -> Service:
     writer = Writer(build_providers(settings), settings, metrics=AssistantMetrics(hub.registry))
     limits = AssistantLimits(hub.limits, settings)
     metrics = ContentMetrics(hub.registry)
+    maker = Maker(hub, pipeline, metrics)
     store = Store(hub.database, settings)
     streams = Streams(hub, store, pipeline, writer, metrics)
 
@@ -40,7 +42,7 @@ def content(hub: Hub) -> Service:
     return Service(
         name="content",
         kinds=content_kinds(settings),
-        methods=ContentMethods(hub, store, streams, pipeline, limits, metrics).methods,
+        methods=ContentMethods(hub, store, streams, maker, writer, limits).methods,
         routes=chat_routes(hub, writer, pipeline, limits),
         start=start,
         stop=stop,

@@ -97,6 +97,10 @@ class Writer:
                 return
             await asyncio.sleep(plan.pause_s)
 
+    def check(self, provider: str | None) -> None:
+        """Raises ``bad_request`` for a provider that is not there, as ``write`` does."""
+        self._order(provider)
+
     async def close(self) -> None:
         """Closes the providers."""
         for provider in self._providers.values():
