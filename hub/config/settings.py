@@ -288,8 +288,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 2.0
     content_cache_s: Annotated[int, _doc("Sanitised content is kept in Redis this long; 0: never.", ge=0)] = 3600
     content_replay_s: Annotated[
-        int, _doc("The chunks of a stream can be replayed from its topic this long after its last.", ge=60)
-    ] = 86_400
+        int,
+        _doc(
+            "The chunks of a stream can be replayed from its topic this long after its last; later there is its HTML.",
+            ge=60,
+        ),
+    ] = 3600
     content_keep_s: Annotated[
         int, _doc("Streams are kept in PostgreSQL this long, to be listed, read and streamed again.", ge=60)
     ] = 2_592_000
