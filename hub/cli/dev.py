@@ -115,6 +115,8 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
     for org, user, name in DEMO_USERS:
         made = mint_token(settings, org, user, ttl_s=TOKEN_LIFE_S, name=name)
         lines.append(f"  {org}/{user}: {made}")
+    first = mint_token(settings, *DEMO_USERS[0][:2], ttl_s=TOKEN_LIFE_S, name=DEMO_USERS[0][2])
+    lines += ["", f"watch it: http://{address}/demo#token={first}"]
     port = address.rpartition(":")[2]
     setting = "" if port == "8000" else f"PORT={port} "
     hub = command()
@@ -122,6 +124,7 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
         "",
         "in another terminal, in this folder:",
         f"  {setting}{hub} tail events:finance --last 10",
+        f'  {setting}{hub} stream --script "Fresh towels in room 12"',
         f"  {setting}{hub} publish events:finance invoice.paid '{{\"amount\": 12}}'",
         f'  curl -H "Authorization: Bearer $({hub} token --org acme --user alice)" http://{address}/v1/publish \\',
         '    --json \'{"topic": "events:finance", "name": "invoice.paid", "data": {"amount": 13}}\'',

@@ -20,6 +20,7 @@ from hub.edge.access_log import Stopwatch, log_answer
 from hub.edge.access_routes import issue_ticket, kick
 from hub.edge.asyncapi import asyncapi_document
 from hub.edge.authenticate import Gate
+from hub.edge.demo_routes import demo_routes
 from hub.edge.gateway import Gateway
 from hub.edge.health_routes import Readiness, about, live, metrics, ready, stats
 from hub.edge.history_route import events
@@ -55,6 +56,7 @@ def http_app(
                 security=[{"bearer": []}],
                 request_max_body_size=settings.max_publish_bytes,
             ),
+            *(demo_routes() if settings.demo_orgs else ()),
             *extra_handlers,
         ],
         dependencies={
