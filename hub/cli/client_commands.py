@@ -1,4 +1,4 @@
-"""``hub publish``, ``tail``, ``call``, ``kick``: the commands that talk to a running hub as its clients do."""
+"""``hub publish``, ``tail``, ``call``, ``stream``, ``kick``: commands that talk to a running hub as its clients do."""
 
 from __future__ import annotations
 
@@ -109,6 +109,37 @@ def call(
             return await client.call(method, given)
 
     print(msgspec.json.encode(_talk(run())).decode())
+
+
+@reported
+def stream(
+    file: Annotated[str | None, typer.Argument(help="Text, HTML or Markdown; - reads it from stdin.")] = None,
+    script: Annotated[str | None, typer.Option(help="Let the assistant write a script about this instead.")] = None,
+    chat: Annotated[str | None, typer.Option(help="… or answer this.")] = None,
+    speed: Annotated[str, typer.Option(help="slow, normal, fast, superfast or adaptive.")] = "fast",
+    chunk_by: Annotated[str, typer.Option(help="auto, word, sentence or paragraph.")] = "auto",
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Stream a file, or what the assistant writes, into a topic of its own; shows its text as watchers get it."""
+    from hub.cli.unfolding import unfold
+    from hub.cli.values import text_of
+    from hub.client import HubClient
+
+    if sum(given is not None for given in (file, script, chat)) != 1:
+        raise typer.BadParameter("give FILE, --script or --chat, and one of them only")
+    how: dict[str, Any] = {"speed": speed, "chunk_by": chunk_by}
+    method = "content.start" if file is not None else "assistant.generate"
+    if file is not None:
+        how |= {"content": text_of(file)}
+    elif script is not None:
+        how |= {"kind": "script", "topic": script}
+    else:
+        how |= {"kind": "chat", "messages": [{"role": "user", "content": chat}]}
+    if not _talk(unfold(HubClient(_url(url), _tokens(token, org, user), options=_options()), method, how)):
+        raise typer.Exit(1)
 
 
 @reported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -56,6 +57,14 @@ def json_value(text: str, name: str = "DATA") -> Any:
         return msgspec.json.decode(sys.stdin.read() if text == "-" else text)
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"{name} is not JSON ({error}); a text needs its quotes: '\"hello\"'") from error
+
+
+def text_of(file: str) -> str:
+    """The text of a file; ``-`` reads stdin."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read as text ({error})") from error
 
 
 def _pair(text: str) -> tuple[str, TagValue]:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -73,6 +74,51 @@ async def test_a_call_that_is_refused(hub: ScriptedHub, hub_command: Commands) -
     assert (run.out, run.err, run.process.returncode) == ("", "hub: not_found: no such stream\n", 1)
 
 
+async def stream_of(hub: ScriptedHub, *events: tuple[str, dict[str, Any]]) -> None:
+    """The hub answers a call with a stream that has these events."""
+    for name, data in events:
+        await hub.publish("content:s", data)
+        hub.log("content:s").events[-1]["name"] = name
+
+    async def begin(peer: Peer, frame: dict[str, Any]) -> bool:
+        if frame["type"] != "call":
+            return False
+        await peer.send({"type": "reply", "id": frame["id"], "result": {"stream": "s", "topic": "content:s"}})
+        return True
+
+    hub.script = begin
+
+
+def chunk(index: int, op: str, text: str) -> tuple[str, dict[str, Any]]:
+    return "chunk", {"index": index, "op": op, "block": 0, "html": text, "text": text, "depth": 1}
+
+
+async def test_a_stream_is_shown_as_it_unfolds(hub: ScriptedHub, hub_command: Commands, tmp_path: Path) -> None:
+    result = {"chunks": 4, "avg_chunk_size": 3.5, "complexity": "low"}
+    shown = [
+        chunk(0, "open", "One"),
+        chunk(1, "append", " two"),
+        chunk(2, "replace_tail", "One, 2"),
+        chunk(3, "close", "\n"),
+    ]
+    await stream_of(hub, *shown, ("stream_complete", result))
+    source = tmp_path / "page.md"
+    source.write_text("One two")
+    run = await hub_command("stream", str(source), "--speed", "slow", HUB_URL=hub.url)
+    assert (run.out, run.process.returncode) == ("One two\nOne, 2\n", 0)
+    assert "complete: 4 chunks of 3.5 characters, low" in run.err
+    assert hub.peers[0].got("call")[0]["params"] == {"content": "One two", "speed": "slow", "chunk_by": "auto"}
+
+
+async def test_a_stream_that_fails(hub: ScriptedHub, hub_command: Commands) -> None:
+    error = {"state": "failed", "code": "upstream_failed", "message": "openai failed (unreachable); try again"}
+    await stream_of(hub, chunk(0, "open", "Towels"), ("stream_error", error))
+    run = await hub_command("stream", "--script", "Towels", HUB_URL=hub.url)
+    assert (run.out, run.process.returncode) == ("Towels", 1)
+    assert "hub: failed: upstream_failed: openai failed" in run.err
+    assert hub.peers[0].got("call")[0]["method"] == "assistant.generate"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -82,6 +128,9 @@ async def test_a_call_that_is_refused(hub: ScriptedHub, hub_command: Commands) -
         (["publish", "events:a", "n", "1", "--url", "ws://127.0.0.1:9/ws"], 1, "give --url or HUB_URL"),
         (["call", "m", "nonsense"], 2, "PARAMS is not JSON"),
         (["call", "m", "[1]"], 2, "PARAMS is a JSON object"),
+        (["stream"], 2, "one of them only"),
+        (["stream", "a", "--chat", "b"], 2, "one of them only"),
+        (["stream", "no-such-file"], 2, "cannot be read as text"),
         (["call", "m", "--url", "ws://127.0.0.1:9/ws"], 1, "give --url or HUB_URL"),
         (["tail", "a:b", "--since", "start", "--last", "1"], 2, "not both"),
         (["tail", "a:b", "c:d", "--since", "e:1"], 2, "one topic"),
