@@ -31,7 +31,7 @@ load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one starte
 crowd: $(VENV)/.load  ## 10 000 connections from 127.0.0.x, and people in their midst; needs a C compiler
 	@$(BIN)/python -m loadtest.crowd $(ARGS)
 
-bench: $(VENV)/.dev  ## every target as a ratio against a reference; FULL=1 takes longer; needs a C compiler
+bench: $(VENV)/.bench  ## every target as a ratio against a reference; FULL=1 takes longer; needs a C compiler
 	@FULL=$(FULL) $(BIN)/python -m loadtest.bench $(ARGS)
 
 microbench: $(VENV)/.test  ## hot paths without sockets, as ratios against a reference loop

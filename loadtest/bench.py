@@ -39,6 +39,10 @@ ROWS = (
     "fairness",
     "publishing",
     "slow",
+    "content_first",
+    "content_streams",
+    "content_pipeline",
+    "content_assistant",
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0

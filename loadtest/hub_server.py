@@ -78,9 +78,16 @@ class HubServer(Server):
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self._metrics(name))
+
+    def buckets(self, name: str) -> dict[float, float]:
+        """A histogram without further labels: how many were up to each limit."""
+        pairs = (line.split('"')[1::2] + line.rsplit(" ", 1)[1:] for line in self._metrics(f"{name}_bucket"))
+        return {float(limit): float(count) for limit, count in pairs}
+
+    def _metrics(self, name: str) -> list[str]:
         text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text
-        lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        return [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
 
     # --- what clients say
 

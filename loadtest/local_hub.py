@@ -64,7 +64,7 @@ def local_hub(settings: Mapping[str, str] | None = None, *, log: Path | None = N
             **(settings or {}),
         }
         output = stack.enter_context(log.open("ab")) if log is not None else None
-        _migrate(environ)
+        migrate(environ)
         process = subprocess.Popen(
             [sys.executable, "-m", "hub.cli", "serve"], cwd=_ROOT, env=environ, stdout=output, stderr=output
         )
@@ -74,7 +74,8 @@ def local_hub(settings: Mapping[str, str] | None = None, *, log: Path | None = N
         yield hub
 
 
-def _migrate(environ: Mapping[str, str]) -> None:
+def migrate(environ: Mapping[str, str]) -> None:
+    """Brings the database that ``environ`` names to the newest version. Raises ``RuntimeError``."""
     done = subprocess.run(
         [sys.executable, "-m", "hub.cli", "migrate"],
         cwd=_ROOT,

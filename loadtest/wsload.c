@@ -1,6 +1,6 @@
 /* A load generator for WebSockets: one thread, epoll. It opens many sockets, says hello on each, then counts what comes.
  *
- * Knows WebSocket frames and one marker inside events (a time in nanoseconds, CLOCK_REALTIME); nothing else of any
+ * Knows WebSocket frames and one marker inside events (a time in nanoseconds, or --ms, CLOCK_REALTIME); nothing else of any
  * protocol, so that other servers are measured by the same program. Prints one JSON object per line: "open" when every
  * socket has its welcome, "measuring" after the warm-up, "done" with the figures. Only what the harness needs is here:
  * arguments are trusted, and a fault ends the program with a line on stderr.
@@ -35,7 +35,7 @@ static struct {
     int port, connections, at_once, header_count, hello_count;
     double warmup_s, duration_s, open_limit_s;
     long kth, read_rate;
-    bool hex, until_kth;
+    bool hex, until_kth, ms;
 } options = {.host = "127.0.0.1", .port = 8000, .path = "/ws", .marker = "\"sent_ns\":", .connections = 1,
              .at_once = 128, .welcome = "\"type\":\"welcome\"", .duration_s = 5, .open_limit_s = 60};
 
@@ -201,6 +201,7 @@ static void count_events(struct connection *c, const char *data, size_t bytes, i
             for (const char *digit = at; digit < end && *digit >= '0' && *digit <= '9'; digit++)
                 sent_ns = sent_ns * 10 + (*digit - '0');
             c->measured++;
+            if (options.ms) sent_ns *= 1000000;
             add(&latency, (realtime_ns - sent_ns) / 1000);
         }
         if (options.kth && c->events == (uint64_t)options.kth) {
@@ -326,7 +327,8 @@ static void parse(int argc, char **argv) {
         {"port", 1, 0, 'p'},     {"path", 1, 0, 'u'},    {"connections", 1, 0, 'n'}, {"at-once", 1, 0, 'c'},
         {"header", 1, 0, 'H'},   {"hello", 1, 0, 't'},   {"welcome", 1, 0, 'W'},     {"hex", 0, 0, 'x'},
         {"marker", 1, 0, 'm'},   {"warmup", 1, 0, 'w'},  {"duration", 1, 0, 'd'},    {"kth", 1, 0, 'k'},
-        {"until-kth", 0, 0, 'K'}, {"read-rate", 1, 0, 'r'}, {"open-limit", 1, 0, 'o'}, {0}};
+        {"until-kth", 0, 0, 'K'}, {"read-rate", 1, 0, 'r'}, {"open-limit", 1, 0, 'o'},
+        {"ms", 0, 0, 'M'},      {0}};
     for (int name; (name = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (name) {
         case 'p': options.port = atoi(optarg); break;
         case 'u': options.path = optarg; break;
@@ -337,6 +339,7 @@ static void parse(int argc, char **argv) {
         case 'W': options.welcome = optarg; break;
         case 'x': options.hex = true; break;
         case 'm': options.marker = optarg; break;
+        case 'M': options.ms = true; break;
         case 'w': options.warmup_s = atof(optarg); break;
         case 'd': options.duration_s = atof(optarg); break;
         case 'k': options.kth = atol(optarg); break;

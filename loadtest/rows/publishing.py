@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
 from loadtest.generators import Publication, publish
 from loadtest.hub_server import HubServer
-from loadtest.machine import SERVER_CORE, Watch
+from loadtest.machine import Watch
 from loadtest.measure import Result, Sample, Target, summary_of, thousands
 from loadtest.references import LitestarServer
-from loadtest.servers import ROOT, Server, python
+from loadtest.servers import Server, on_server_core, python
 from loadtest.session import Bench
 
 _WINDOW = 200
@@ -60,16 +58,9 @@ def run(bench: Bench) -> list[Result]:
 
 def _from_python(bench: Bench, hub: HubServer) -> Sample:
     """``loadtest.publisher`` on the server's core."""
-    done = subprocess.run(
-        python("loadtest.publisher", str(bench.seconds), str(_WINDOW)),
-        cwd=ROOT,
-        env={**os.environ, **hub.environment()},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+    figures: dict[str, float] = json.loads(
+        on_server_core(python("loadtest.publisher", str(bench.seconds), str(_WINDOW)), hub.environment())
     )
-    figures: dict[str, float] = json.loads(done.stdout)
     return Sample(figures)
 
 
