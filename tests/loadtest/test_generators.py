@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from loadtest import generators
 from loadtest.generators import Clients, NoCompiler, Programs, Publication, compile_programs, connect, publish
 from loadtest.reference_uvloop import text_frame, unmasked
 from loadtest.references import UvloopServer
-from loadtest.servers import payload
+from loadtest.servers import SENT_NS, payload
 from tests.support.servers import running_redis
 
 
@@ -68,6 +70,20 @@ def test_the_number_of_a_connection_stands_in_its_hello(programs: Programs, floo
         with publish(programs, floor.publication(), rate=1000, duration=0.0045, topics=5):
             load.phase()
             assert load.phase()["caught_up"] == 5
+
+
+def test_the_time_of_an_event_may_be_in_milliseconds(programs: Programs, floor: UvloopServer) -> None:
+    usual = floor.publication()
+    message = usual.message.replace(SENT_NS, b'"ts":%d,"pad":1000' % (time.time() * 1000))
+    assert len(message) == len(usual.message)
+    options = {"connections": 1, "duration": 60, "kth": 2, "until_kth": True}
+    with connect(programs, floor.clients(1), marker='"ts":', ms=True, **options) as load:
+        load.phase()
+        with publish(programs, replace(usual, message=message), rate=100, duration=0.015):
+            load.phase()
+            latency = load.phase()["latency_ms"]
+    assert latency["count"] == 2
+    assert 0 <= latency["max"] < 60_000
 
 
 def test_a_refusal_is_counted_and_not_waited_for(programs: Programs) -> None:
