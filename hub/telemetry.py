@@ -86,6 +86,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
         )
         self._kinds: dict[str, _OfKind] = {}
+        self._published_by: dict[tuple[str, str], Counter] = {}
         self._delivered_total = 0
         self._by_service: Tally[str] = Tally()
         self._latencies_ms: deque[float] = deque(maxlen=LATENCY_SAMPLES)
@@ -94,7 +95,10 @@ class Metrics:
 
     def published(self, kind: str, way: str, count: int = 1) -> None:
         """Events accepted for publication; ``way`` is frame, http, service or outbox."""
-        self._published.labels(kind, way).inc(count)
+        found = self._published_by.get((kind, way))
+        if found is None:
+            found = self._published_by[kind, way] = self._published.labels(kind, way)
+        found.inc(count)
 
     def received(self, kind: str, key: str, count: int, latency_ms: float) -> None:
         """Events of one topic that came from Redis in one turn, and how old the newest was when it was written.

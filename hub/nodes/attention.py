@@ -70,6 +70,8 @@ class Attention:
         Attentive: ``ack:true``, and not silent for ``attentive_s`` although there is something to acknowledge. Of kinds
         that are ``paced`` only; less than ``attention_least`` counts as nothing. It is a quarter of a second old.
         """
+        if not self._reports:
+            return 0  # as a rule, and before every chunk of a stream
         now = self._clock()
         reports = [report for report in self._reports.values() if now - report.at <= FORGET_S]
         return max((report.lags.get((org, topic), 0) for report in reports), default=0)

@@ -229,7 +229,11 @@ def check_data(data: Any, what: str = "data") -> None:
             children = value.values()
         for child in children:
             # Most are one of these, and every event goes through here.
-            if type(child) is str or (type(child) is int and _LEAST_INTEGER <= child <= _MOST_INTEGER):
+            if (
+                type(child) is str
+                or (type(child) is int and _LEAST_INTEGER <= child <= _MOST_INTEGER)
+                or (type(child) is float and math.isfinite(child))
+            ):
                 continue
             if isinstance(child, dict | list):
                 stack.append((child, depth + 1))

@@ -123,6 +123,9 @@ class Redis:
         pause = FIRST_PAUSE_S
         while waiting:
             await self._attempt(waiting)
+            waiting = [item for item in waiting if isinstance(item.outcome, Exception)]
+            if not waiting:
+                break
             if any(isinstance(item.outcome, NotSent) for item in waiting):
                 await self._refreshed()
             waiting = [item for item in waiting if self._wants_another(item)]

@@ -110,7 +110,9 @@ class Driver:
         """Waits until the next chunks are due; empty at the end. Raises ``_Cancelled`` and the reason of a failure."""
         group: Group | None = None
         while True:
-            until = await self._allowed_until()
+            until = self._allowed_until()
+            if self._untold:
+                await self._tell()
             if self._wanted.state is not State.PAUSED:
                 group = group or self._source.next()
                 if group == ():
@@ -121,13 +123,10 @@ class Driver:
                     until = min(due, until)
             await self._rest(until)
 
-    async def _allowed_until(self) -> float:
+    def _allowed_until(self) -> float:
         """How long the stream may go on as it is. Raises ``_Cancelled``, or ``timeout`` when that is over."""
         if self._wanted.state is State.CANCELLED:
             raise _Cancelled
-        if self._untold:
-            self._untold = False
-            await self._tell()
         settings, until, text = self._hub.settings, self._deadline, ""
         if self._wanted.state is State.PAUSED:
             until = min(until, self._paused_at + settings.content_session_idle_s)
@@ -238,6 +237,7 @@ class Driver:
 
     async def _tell(self) -> None:
         """Tells watchers of a change; nobody is worse off for missing it."""
+        self._untold = False
         data = {
             "stream": self._stored.id,
             "state": str(self._wanted.state),
