@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import secrets
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import httpx
 import uvloop
@@ -35,15 +37,16 @@ _CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Tell me."}], 
 
 def run(bench: Bench) -> list[Result]:
     """Through the hub, and now and then the model itself."""
-    seconds = bench.seconds + GENERATIONS * _STAGGER_S
-    with _model(int(_TOKENS_PER_S * (seconds + 2))) as url:
+    tokens = int(_TOKENS_PER_S * (bench.seconds + GENERATIONS * _STAGGER_S + 2))
+    with _model(tokens) as url:
         settings = {
             "assistant_providers": "openai",
             "assistant_openai_base_url": f"{url}/v1",
             "assistant_openai_model": "fake",
         }
         with content_hub(bench, **settings) as hub:
-            runs = [attempted(lambda: uvloop.run(_measured(hub, url, bench.seconds))) for _ in range(bench.repetitions)]
+            measured = functools.partial(_measured, hub, url, bench.seconds, tokens / _TOKENS_PER_S)
+            runs = [attempted(lambda: uvloop.run(measured())) for _ in range(bench.repetitions)]
     what = f"{GENERATIONS} texts from a model at {_TOKENS_PER_S:.0f} tokens/s each"
     return [
         Result(
@@ -54,6 +57,13 @@ def run(bench: Bench) -> list[Result]:
             void=void_of(runs),
             note=f"p99 {summary_of(runs, 'beyond_p99').median:.0f} ms; the model itself took "
             f"{summary_of(runs, 'model').median:.0f} ms to its first token",
+        ),
+        Result(
+            row="assistant-behind",
+            what=f"{what}: the last chunk after the model's last token, median",
+            unit="s",
+            figure=summary_of(runs, "behind"),
+            void=void_of(runs),
         ),
         Result(
             row="assistant-core",
@@ -87,23 +97,23 @@ def _model(tokens: int) -> Iterator[str]:
         process.wait()
 
 
-async def _measured(hub: HubServer, url: str, seconds: float) -> Sample:
+async def _measured(hub: HubServer, url: str, seconds: float, writing_s: float) -> Sample:
     run = secrets.token_hex(4)  # others than before: a user may not ask for much
     async with contextlib.AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(client(hub, f"{run}-{number}")) for number in range(GENERATIONS)]
         begun = await asyncio.gather(*(_begin(reader, number) for number, reader in enumerate(readers)))
-        reading = asyncio.gather(*(_end(events) for _, events in begun))
+        reading = asyncio.gather(*(_end(one) for one in begun))
         events, watch, until = await _published(hub), Watch(hub.pids), time.monotonic() + seconds
         model = [await _first_token(url) for _ in range(_ASKED_DIRECTLY)]
         await asyncio.sleep(until - time.monotonic())
         used, events = watch.end(), await _published(hub) - events
-        if (ends := set(await reading)) != {"stream_complete"}:
-            raise RuntimeError(f"texts ended as {ends}")
-    first, itself = [took for took, _ in begun], statistics.median(model)
+        took_s = await reading
+    first, itself = [one.first_ms for one in begun], statistics.median(model)
     return Sample(
         {
             "beyond": statistics.median(first) - itself,
             "beyond_p99": statistics.quantiles(first, n=100)[98] - itself,
+            "behind": statistics.median(took_s) - writing_s - itself / 1000,
             "model": itself,
             "server": used.server,
             "load_core": used.load_core,
@@ -113,22 +123,31 @@ async def _measured(hub: HubServer, url: str, seconds: float) -> Sample:
     )
 
 
-async def _begin(reader: HubClient, number: int) -> tuple[float, Subscription]:
-    """How long the first chunk took, in ms, and the events after it."""
+class _Begun(NamedTuple):
+    """A text whose first chunk has come."""
+
+    at: float
+    """When it was asked for."""
+    first_ms: float
+    events: Subscription
+
+
+async def _begin(reader: HubClient, number: int) -> _Begun:
     await asyncio.sleep(number * _STAGGER_S)
-    began = time.perf_counter()
+    at = time.perf_counter()
     begun = await reader.call("assistant.generate", _CHAT)
     events = reader.subscribe(begun["topic"], since="start")
     while (await anext(events)).name != "chunk":
         pass
-    return (time.perf_counter() - began) * 1000, events
+    return _Begun(at, (time.perf_counter() - at) * 1000, events)
 
 
-async def _end(events: Subscription) -> str:
-    """The name of the event that ends the stream."""
-    while (event := await anext(events)).name not in ("stream_complete", "stream_error"):
-        pass
-    return event.name
+async def _end(begun: _Begun) -> float:
+    """How long the whole text took, in seconds."""
+    while (event := await anext(begun.events)).name != "stream_complete":
+        if event.name == "stream_error":
+            raise RuntimeError(f"a text ended as {event.data}")
+    return time.perf_counter() - begun.at
 
 
 async def _first_token(url: str) -> float:
