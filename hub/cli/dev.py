@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,17 @@ import typer
 
 from hub.cli.failure import reported
 from hub.cli.serve import given
+from hub.errors import ConfigError
 
 if TYPE_CHECKING:
     from hub.config import Settings
+    from hub.embedded import PostgresServer, RedisServer
+
+    Server = PostgresServer | RedisServer
 
 DEMO_USERS = (("acme", "alice", "Alice"), ("acme", "bob", "Bob"), ("globex", "carol", "Carol"))
 TOKEN_LIFE_S = 7 * 24 * 3600.0
+_REVIVE_S = 0.5
 
 
 @reported
@@ -32,8 +38,6 @@ def dev(
 
     HUB_REDIS_URL and HUB_DATABASE_URL take the place of the servers that it would start.
     """
-    import asyncio
-
     from hub.cli.entry import address_of, listen, run_hub
     from hub.cli.environment import DEV_FOLDER, DEV_SCOPE, make_secret, server_environ, server_settings
     from hub.database.migrate import migrate
@@ -52,7 +56,7 @@ def dev(
     if not environ.get("HUB_DRAIN_WINDOW_S"):
         # Nobody wants to wait for his own Ctrl-C.
         overrides["drain_window_s"] = 0.5
-    with dev_servers(None if ephemeral else DEV_FOLDER, environ) as addresses:
+    with dev_servers(None if ephemeral else DEV_FOLDER, environ) as (addresses, servers):
         settings = server_settings(**overrides, **addresses)
         with listen(settings) as listener:
             if settings.database_owner_url:
@@ -60,12 +64,18 @@ def dev(
             else:
                 print("HUB_DATABASE_OWNER_URL is not set: the database is taken as it is")
             address = address_of(listener)
-            run_hub(settings, listener, lambda: print(welcome(settings, address, ephemeral), flush=True))
+            chores: list[asyncio.Task[None]] = []
+
+            def ready() -> None:
+                print(welcome(settings, address, ephemeral), flush=True)
+                chores.append(asyncio.get_running_loop().create_task(revive(servers), name="revive"))
+
+            run_hub(settings, listener, ready)
 
 
 @contextlib.contextmanager
-def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Starts what the environment names no address for; yields the settings that lead there.
+def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[tuple[dict[str, str], Sequence[Server]]]:
+    """Starts what the environment names no address for; yields the settings that lead there, and the servers.
 
     ``path`` None: in a temporary folder. Raises ``ConfigError`` when another hub uses the folder.
     """
@@ -75,7 +85,7 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str
     wants_redis = not environ.get("HUB_REDIS_URL")
     wants_postgres = not environ.get("HUB_DATABASE_URL")
     if not wants_redis and not wants_postgres:
-        yield {}
+        yield {}, ()
         return
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(DataFolder(path))
@@ -84,7 +94,7 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str
         postgres = (
             PostgresServer(folder.path / "postgres", durable=kept, sockets=folder.sockets) if wants_postgres else None
         )
-        servers = [server for server in (postgres, redis) if server is not None]
+        servers: list[Server] = [server for server in (postgres, redis) if server is not None]
         for server in servers:
             stack.callback(server.stop)
             server.launch()
@@ -95,7 +105,20 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[dict[str
             addresses["database_url"] = postgres.url("hub_app")
             addresses["database_relay_url"] = postgres.url("hub_relay")
             addresses["database_owner_url"] = postgres.url()
-        yield addresses
+        yield addresses, servers
+
+
+async def revive(servers: Sequence[Server]) -> None:
+    """Starts servers again that have ended. Runs in the main thread, to which they are tied."""
+    while True:
+        await asyncio.sleep(_REVIVE_S)
+        for server in servers:
+            if not server.running:
+                print(f"hub: {server.home.name} has ended; starting it again", file=sys.stderr)
+                try:
+                    server.launch()
+                except ConfigError as error:
+                    print(f"hub: {error}", file=sys.stderr)
 
 
 def command() -> str:

@@ -20,7 +20,7 @@ HUB = (sys.executable, "-m", "hub.cli")
 # Stands for the hub's own entry, which has tests of its own: answers every connection with its process id, drains on
 # SIGTERM, and does as its environment says.
 FAKE_APP = """
-import os, signal, socket, sys, types
+import asyncio, os, signal, socket, sys, types
 
 def run(settings, listener, ready=None):
     stopped = []
@@ -30,8 +30,10 @@ def run(settings, listener, ready=None):
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     listener.settimeout(0.05)
-    if ready is not None:
+    async def on_the_loop():
         ready()
+    if ready is not None:
+        asyncio.run(on_the_loop())
     while not stopped:
         try:
             peer, _ = listener.accept()

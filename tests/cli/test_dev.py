@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hub.embedded import RedisServer
 from tests.cli.conftest import Commands, Run
 from tests.support.hub_database import HubDatabase
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -81,6 +83,35 @@ async def test_from_nothing_to_events(hub_command: Commands) -> None:
 
     await stopped(run)
     assert not servers_in(hub_command.folder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the servers in /proc")
+async def test_servers_that_are_killed_come_back_with_what_they_had(hub_command: Commands) -> None:
+    run = await ready(hub_command)
+    position = (await hub_command("publish", "events:finance", "kept", "1")).out.strip()
+    for name, program in (("redis", "valkey-server"), ("postgres", "postgres")):
+        kill_server(run.process.pid, program)
+        await run.shows(f"hub: {name} has ended; starting it again", where="err")
+
+    async def healed() -> bool:
+        publication = await hub_command("publish", "events:finance", "n", "2")
+        row = await hub_command("sql", "SELECT 1")
+        return publication.process.returncode == row.process.returncode == 0
+
+    await until(healed, 30, "the hub to heal")
+    tail = await hub_command.start("tail", "events:finance", "--since", "start", "--json")
+    await tail.shows(f'"seq":{position.rpartition(":")[2]},')
+    tail.signal(signal.SIGINT)
+    assert await tail.ends() == 130
+    await stopped(run)
+    assert servers_in(hub_command.folder) == []
+
+
+def kill_server(parent: int, program: str) -> None:
+    """SIGKILL to the child of that name."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (pid,) = (int(child) for child in children if program in Path(f"/proc/{child}/cmdline").read_text())
+    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("fake_app")
