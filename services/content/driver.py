@@ -12,7 +12,7 @@ from services.content.kinds import COMPLETE, ERROR, PROGRESS, START
 from services.content.metrics import ContentMetrics
 from services.content.pacer import Pacer
 from services.content.pipeline import interval_ms
-from services.content.sources import Group, Source
+from services.content.sources import Group, Source, TakenOver
 from services.content.states import State
 from services.content.store import Store, Stored, Wanted
 from services.content.track import Event, Track, chunk_event
@@ -104,6 +104,11 @@ class Driver:
                 return
             except HubError as failure:
                 error = failure
+            except TakenOver:
+                raise
+            except Exception:
+                log.exception("a stream has failed", stream=self._stored.id)
+                error = HubError(ErrorCode.INTERNAL, "the stream has failed; the reason is in the hub's log")
             await self._end(State.COMPLETE if error is None else State.FAILED, error)
 
     async def _next_groups(self) -> list[Group]:

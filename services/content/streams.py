@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +32,8 @@ _EXPIRE_AT_ONCE = 500
 _EXPIRE_ROUNDS = 20
 _RETRY_S = 1.0
 _BEGIN_S = 0.1
+# Between the last event of a part and the release of its duty lies one write to the database.
+_FREE_SOON_S = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 Key = tuple[OrgId, str]
 
@@ -49,6 +52,7 @@ class Streams:
         """Those that drive, and those that take over and will."""
         self._claimed: set[Key] = set()
         """Between ``claim`` and what follows it."""
+        self._closing = False
         self._adopting = asyncio.Semaphore(hub.settings.content_adoptions)
         self._chores: list[asyncio.Task[None]] = []
         self._duties = duties = hub.duties.of("content")
@@ -65,6 +69,7 @@ class Streams:
 
     async def close(self) -> None:
         """Stops driving, in the middle; other nodes go on."""
+        self._closing = True
         tasks = [*self._chores, *self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -78,17 +83,26 @@ class Streams:
         """
         if len(self._tasks) >= self._hub.settings.content_streams_per_process:
             raise HubError(ErrorCode.UNAVAILABLE, "this node drives as many streams as it may", retry_after_ms=1000)
+        for pause_s in _FREE_SOON_S:
+            if await self._claims(org, stream):
+                return
+            await asyncio.sleep(pause_s)
+        if not await self._claims(org, stream):
+            text = "the stream is running; wait for its stream_complete, or begin another"
+            raise HubError(ErrorCode.CONFLICT, text, details={"state": "running"})
+
+    async def _claims(self, org: OrgId, stream: str) -> bool:
         key = (org, stream)
-        running = HubError(ErrorCode.CONFLICT, "the stream is running; wait for its stream_complete, or begin another")
         if key in self._claimed or self._duties.holds(org, stream):
-            raise running
+            return False
         self._claimed.add(key)
+        taken = False
         try:
-            if not await self._duties.take(org, stream):
-                raise running
-        except BaseException:
-            self._claimed.discard(key)
-            raise
+            taken = await self._duties.take(org, stream)
+        finally:
+            if not taken:
+                self._claimed.discard(key)
+        return taken
 
     def give_up(self, org: OrgId, stream: str) -> None:
         """Nothing was begun after ``claim``."""
@@ -127,27 +141,39 @@ class Streams:
 
     # --- driving
 
-    def _run(self, key: Key, work: Any) -> None:
-        task = asyncio.create_task(work, name="content-stream")
+    def _run(self, key: Key, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._watched(key, work), name="content-stream")
         self._tasks[key] = task
         self._metrics.running.set(len(self._tasks))
         task.add_done_callback(lambda done: self._ended(key, done))
 
+    async def _watched(self, key: Key, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            # Whatever it was would happen again. The stream is left as it is until its owner asks for it.
+            log.exception("a stream's driver failed", stream=key[1])
+            self._duties.release(*key)
+
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
-            self._drivers.pop(key, None)
-            self._metrics.running.set(len(self._tasks))
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a stream's driver failed", stream=key[1], exc_info=error)
+        if self._tasks.get(key) is not task:
+            return
+        del self._tasks[key]
+        self._drivers.pop(key, None)
+        self._metrics.running.set(len(self._tasks))
+        if self._duties.holds(*key) and not self._closing:
+            # It gave in to another node that has lost the duty by now, or the duty came back while it was ending.
+            self._adopt(*key)
 
     async def _drive(self, key: Key, driver: Driver, *, adopted: bool) -> None:
         self._drivers[key] = driver
         try:
             await driver.run(adopted=adopted)
         except TakenOver:
-            return
-        self._duties.release(*key)
+            # Time to be told that the duty is another node's.
+            await asyncio.sleep(_RETRY_S)
+        else:
+            self._duties.release(*key)
 
     # --- what the duties say
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from hub.api import Hub, Service
 from hub.client import HubClient
 from hub.client.content import ContentAssembler
 from services.content.service import content
@@ -55,8 +56,10 @@ class Editor:
 class Studio:
     """The nodes, and clients of one organisation."""
 
-    def __init__(self, nodes: list[RunningHub], stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, nodes: list[RunningHub], hubs: list[Hub], stack: contextlib.AsyncExitStack) -> None:
         self.nodes = nodes
+        self.hubs = hubs
+        """The nodes as their services see them; to be used on their event loops."""
         self._stack = stack
 
     async def client(self, user: str = "ada", *, org: str = "acme", node: int = 0) -> HubClient:
@@ -100,16 +103,22 @@ async def studio(
         "duty_lease_s": 1.0,
     } | changes
     async with contextlib.AsyncExitStack() as stack:
+        hubs: list[Hub] = []
+
+        def service(hub: Hub) -> Service:
+            hubs.append(hub)
+            return content(hub)
+
         running = [
             await stack.enter_async_context(
                 running_hub(
                     "direct",
                     redis_url,
-                    factories=[content],
+                    factories=[service],
                     allowed_errors=allowed_errors,
                     **settings,
                 )
             )
             for _ in range(nodes)
         ]
-        yield Studio(running, await stack.enter_async_context(contextlib.AsyncExitStack()))
+        yield Studio(running, hubs, await stack.enter_async_context(contextlib.AsyncExitStack()))
