@@ -44,7 +44,6 @@ class Driver:
         self._pacer = Pacer(clock(), metrics, lambda: hub.attention.lag(stored.org, track.topic))
         self._deadline = clock() + hub.settings.content_session_s - stored.age_s
         self._paused_at = clock()
-        self._progress: float | None = None
         self.begun = asyncio.Event()
         """Watchers have had the first chunks, or there are none."""
         self._untold = False
@@ -165,7 +164,6 @@ class Driver:
             self._pacer.passed(self._clock(), self._wanted.speed, self._source.complexity)
         events = [chunk_event(chunk, self._stored) for chunk in chunks]
         if await track.append([*self._opening(), *events]):
-            self._progress = chunks[-1].progress
             self.begun.set()
         else:
             self._source.seek(track.chunks)
@@ -222,12 +220,14 @@ class Driver:
 
     def _outcome(self, state: State, error: HubError | None) -> dict[str, Any]:
         plan, chunks = self._stored.plan, self._track.chunks
+        # Of a document that ends early as much as was shown.
+        size = len(self._source.html) * (1 if self._track.progress is None else self._track.progress) if chunks else 0
         outcome: dict[str, Any] = {
             "stream": self._stored.id,
             "part": self._stored.part,
             "state": str(state),
             "chunks": chunks,
-            "avg_chunk_size": round(len(self._source.html) / chunks, 1) if chunks else 0,
+            "avg_chunk_size": round(size / chunks, 1) if chunks else 0,
             "complexity": str(self._source.complexity),
             "processing_ms": plan.processing_ms,
             "cached": plan.cached,
@@ -249,7 +249,7 @@ class Driver:
             "speed": str(self._wanted.speed),
             "interval_ms": interval_ms(self._wanted.speed, self._source.complexity),
             "chunks": self._track.chunks,
-            "progress": self._progress,
+            "progress": self._track.progress,
         }
         try:
             await self._hub.publish(self._stored.org, self._track.topic, PROGRESS, data, ephemeral=True)

@@ -34,6 +34,8 @@ class Track:
         """Of the next chunk; counts all parts of the stream."""
         self.block = stored.first_block
         """Blocks closed so far, of all parts."""
+        self.progress: float | None = None
+        """Of the newest chunk: how much of the part has been shown. A text that is being written has none."""
         self.reached = self.index
         """Watchers have had every chunk before this."""
         self.started = False
@@ -84,7 +86,7 @@ class Track:
                 events = page.events
                 break
         self._top = page.top
-        self.index, self.block, self.started = stored.first_index, stored.first_block, False
+        self.index, self.block, self.progress, self.started = stored.first_index, stored.first_block, None, False
         for event in events:
             self._passed(event.name, event.data)
 
@@ -95,6 +97,7 @@ class Track:
                 self.started = True
                 self.index = data["index"] + 1
                 self.block = data["block"] + (data["op"] == "close")
+                self.progress = data.get("progress")
                 self.reached = max(self.reached, self.index)
         elif data.get("part") == self._stored.part:
             self.started = True

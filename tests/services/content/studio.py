@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from hub.api import Hub, Service
@@ -94,9 +94,15 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 @contextlib.asynccontextmanager
 async def studio(
-    redis_url: str, database: HubDatabase, *, nodes: int = 1, allowed_errors: Any = (), **changes: Any
+    redis_url: str | Sequence[str],
+    database: HubDatabase,
+    *,
+    nodes: int = 1,
+    allowed_errors: Any = (),
+    **changes: Any,
 ) -> AsyncIterator[Studio]:
-    """``nodes`` hubs with the content service; ``changes`` are settings."""
+    """``nodes`` hubs with the content service, or one for each address of a Redis; ``changes`` are settings."""
+    urls = [redis_url] * nodes if isinstance(redis_url, str) else redis_url
     settings = {
         "database_url": database.url("hub_app"),
         "content_session_requests": 1000,
@@ -113,12 +119,12 @@ async def studio(
             await stack.enter_async_context(
                 running_hub(
                     "direct",
-                    redis_url,
+                    url,
                     factories=[service],
                     allowed_errors=allowed_errors,
                     **settings,
                 )
             )
-            for _ in range(nodes)
+            for url in urls
         ]
         yield Studio(running, hubs, await stack.enter_async_context(contextlib.AsyncExitStack()))

@@ -1,4 +1,4 @@
-"""Who drives a stream when things go wrong: a driver that fails, another one that interferes, duties that come and go."""
+"""Who drives a stream when things go wrong: a driver that fails, one that interferes, duties that come and go."""
 
 from __future__ import annotations
 

@@ -127,6 +127,7 @@ async def test_cancel_ends_the_stream_and_what_was_shown_stays(house: Studio) ->
     assert editor.events[-1].name == "stream_error"
     assert (result["code"], result["state"], result["retry"]) == ("cancelled", "cancelled", "never")
     assert result["chunks"] == len(editor.chunks)
+    assert result["avg_chunk_size"] == pytest.approx(len(editor.document.html) / len(editor.chunks), rel=0.5)
     await until(lambda: _finished(client, begun["stream"]), what="the end to be stored")
     for method in ("pause", "resume", "speed"):
         with pytest.raises(RequestRefused) as refused:
