@@ -204,10 +204,12 @@ async def test_requests_follow_one_another_in_one_stream_up_to_its_bound(
         client = await house.client()
         editor = await house.watch("letter")
         part = {"stream": "letter", "content_type": "html", "speed": "superfast"}
-        await client.call("content.start", part | {"content": "<p>One two.</p><p>Three.</p>"})
+        await client.call("content.start", part | {"content": "<p>One two.</p><p>Three.</p>", "speed": "slow"})
+        await client.call("content.pause", {"stream": "letter"})
         with pytest.raises(RequestRefused, match="running") as refused:
             await client.call("content.start", part | {"content": "<p>too early</p>"})
         assert refused.value.code == "conflict"
+        await client.call("content.resume", {"stream": "letter"})
         await until(lambda: _finished(client, "letter"), what="the end to be stored")
         await client.call("content.start", part | {"content": "<p>Four.</p>"})
         await until(lambda: len(editor.named("stream_complete")) == 2, what="both parts")
