@@ -1,0 +1,172 @@
+"""Texts that are being written, and their journals: what was said is kept, and read the same way everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub.api import ErrorCode, HubError
+from services.content.dictation import Dictation
+from services.content.journal import Journal
+from services.content.pipeline import Pipeline, Unit
+from services.content.sources import TakenOver
+from services.content.states import State
+from tests.services.content.fake_hub import ORG, FakeHub
+from tests.services.content.scene import (
+    CONTENT,
+    JOURNAL,
+    PROMPT,
+    TEXT,
+    FakeWriter,
+    Scene,
+    document,
+    driven,
+    end,
+    shown,
+)
+from tests.support.virtual_loop import run_virtually
+
+
+async def dictated(writer: FakeWriter, hub: FakeHub | None = None) -> tuple[Scene, dict[str, Any]]:
+    scene = Scene(assistant=True, hub=hub, writer=writer)
+    await scene.drive()
+    return scene, await end(scene)
+
+
+def test_a_text_that_fails_keeps_what_was_written() -> None:
+    error = HubError(ErrorCode.UPSTREAM_FAILED, "gone", retry_after_ms=7, details={"provider": "fake"})
+    scene, result = run_virtually(dictated(FakeWriter(error)))
+    assert (result["state"], result["code"], result["retry_after_ms"]) == ("failed", "upstream_failed", 7)
+    assert (result["provider"], result["bytes"], result["details"]) == ("fake", len(TEXT.encode()), error.details)
+    assert scene.store.finished[0][:2] == (State.FAILED, shown())
+
+
+def test_a_writer_that_crashes_ends_the_stream() -> None:
+    scene, result = run_virtually(dictated(FakeWriter(crash=True)))
+    assert (result["state"], result["code"]) == ("failed", "internal")
+    assert scene.store.finished[0][0] is State.FAILED
+
+
+def test_a_text_is_asked_for_once_unless_its_driver_dies() -> None:
+    async def play() -> None:
+        writer = FakeWriter()
+        scene = Scene(assistant=True, writer=writer)
+        await driven(scene, 4)
+        await scene.kill()
+        await scene.drive()
+        await end(scene)
+        assert writer.calls == 2
+        scene.check(lost=False)
+        # And a text that was written to its end is not asked for again.
+        scene.hub.lose(CONTENT, 3)
+        scene.store.finished.clear()
+        await scene.drive()
+        await end(scene)
+        assert writer.calls == 2
+        scene.check(lost=True)
+
+    run_virtually(play())
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObject) -> None:
+    async def play() -> None:
+        assistant = data.draw(st.booleans())
+        source, whole = (await written(), await written()) if assistant else (document(), document())
+        chunks = []
+        while group := whole.next():
+            chunks += group
+        at = 0
+        for index in data.draw(st.lists(st.integers(0, len(chunks)), max_size=6)):
+            source.seek(index)
+            at = index
+            for _ in range(data.draw(st.integers(0, 4))):
+                group = source.next()
+                assert group is not None
+                assert list(group) == chunks[at : at + len(group)]
+                assert all(chunk.op == "close" for chunk in group[1:])
+                at += len(group)
+        source.seek(0)
+        again = []
+        while group := source.next():
+            again += group
+        assert again == chunks
+        assert source.next() == ()
+        assert source.html == whole.html
+
+    async def written() -> Dictation:
+        journal = Journal(FakeHub(), ORG, "s")  # type: ignore[arg-type]
+        pieces = [TEXT[at : at + 7] for at in range(0, len(TEXT), 7)]
+        journal.entries = [("text", {"text": piece}) for piece in pieces]
+        journal.entries.append(("end", {"provider": "fake", "bytes": 1, "error": None}))
+        return Dictation(journal, FakeWriter(), PROMPT, None, Pipeline(), Unit.WORD)  # type: ignore[arg-type]
+
+    run_virtually(play())
+
+
+# --- the journal
+
+
+def entries(*texts: str) -> list[tuple[str, Any]]:
+    return [("text", {"text": text}) for text in texts]
+
+
+@pytest.mark.parametrize("fault", ["no", "lost answer", "late"])
+def test_a_journal_has_each_entry_once_whatever_is_answered(fault: Any) -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        journal = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await journal.write(entries("a"))
+        hub.faults.extend([fault, None, fault])  # type: ignore[list-item]
+        await journal.write(entries("b", "c"))
+        await journal.write(entries("d"))
+        assert hub.topics[JOURNAL] == journal.entries == entries("a", "b", "c", "d")
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_what_a_journal_has_lost_is_written_again(lost: int) -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        journal = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await journal.write(entries("a", "b", "c"))
+        hub.lose(JOURNAL, lost)
+        await journal.write(entries("d"))
+        assert hub.topics[JOURNAL] == entries("a", "b", "c", "d")
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize(
+    "foreign", [entries("a", "x"), entries("a", "b", "x"), entries("a", "b", "c", "x"), entries("x", "y", "z", "u")]
+)
+def test_a_journal_that_somebody_else_writes_is_given_up(foreign: list[Any]) -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        journal = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await journal.write(entries("a"))
+        hub.topics[JOURNAL] = foreign
+        with pytest.raises(TakenOver):
+            await journal.write(entries("b", "c"))
+        other = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await other.read()
+        assert other.entries == foreign
+
+    run_virtually(play())
+
+
+def test_a_long_journal_is_read_page_by_page() -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        journal = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await journal.write(entries(*(str(number) for number in range(1201))))
+        other = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await other.read()
+        assert other.entries == journal.entries
+
+    run_virtually(play())
