@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from dataclasses import dataclass
 
@@ -10,7 +11,18 @@ from loadtest.content import WORDS_A_PARAGRAPH, content_hub, script, start_strea
 from loadtest.generators import Generator, connect
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch
-from loadtest.measure import LOAD_CORE_LIMIT, Result, Sample, Target, summary, summary_of, thousands, void_of, why_void
+from loadtest.measure import (
+    ATTEMPTS,
+    Result,
+    Sample,
+    Target,
+    attempted,
+    summary,
+    summary_of,
+    thousands,
+    void_of,
+    why_void,
+)
 from loadtest.session import WARMUP_S, Bench, Stream, latencies
 
 STREAMS = 500
@@ -168,9 +180,16 @@ def quantile(buckets: dict[float, float], share: float) -> float:
     return 0.0
 
 
+def _driven(hub: HubServer, streams: int) -> Sample:
+    look = _Look.at(hub)
+    time.sleep(_STEP_S)
+    return look.since(hub, streams)
+
+
 def _most(bench: Bench, hub: HubServer) -> Result:
     """More and more streams, until the pace falls by a tenth or the load cannot follow."""
-    words = int(_CHUNKS_PER_S * (_MOST - STREAMS) / _STEP * (_STEP_S + 4))
+    # Enough for all steps, some of them repeated.
+    words = int(_CHUNKS_PER_S * ((_MOST - STREAMS) / _STEP + 2 * ATTEMPTS) * (_STEP_S + 3))
     count, held, end = 0, 0, ""
     last = Sample({"server": 0.0, "published": 0.0})
     with contextlib.ExitStack() as stack:
@@ -181,14 +200,11 @@ def _most(bench: Bench, hub: HubServer) -> Result:
             load.phase()
             load.phase()
             count += more
-            look = _Look.at(hub)
-            time.sleep(_STEP_S)
-            sample = look.since(hub, count)
-            bench.say(f"{count} streams: {sample.figures}")
-            if sample["published"] < _HELD:
+            sample = attempted(functools.partial(_driven, hub, count))
+            if sample.void:
+                end = f"{count}: {sample.void}"
+            elif sample["published"] < _HELD:
                 end = f"{count}: {sample['published']:.0%} of the pace, {sample['server']:.0%} of the core"
-            elif sample["load_core"] > LOAD_CORE_LIMIT:
-                end = f"{count}: the load's core was {sample['load_core']:.0%} busy"
             else:
                 held, last = count, sample
     return Result(
