@@ -24,7 +24,7 @@ def openai_provider(settings: Settings) -> SdkProvider:
     )
 
     async def ask(prompt: Prompt) -> Any:
-        # As `chat.completions.create` does it, but for its objects: to make one of every token costs more than the rest.
+        # What `chat.completions.create` does, but for its objects: one for every token costs more than all the rest.
         return await client.post(
             "/chat/completions",
             body={
