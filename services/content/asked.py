@@ -65,9 +65,10 @@ def asked(kind: type[T], params: dict[str, Any], method: str) -> T:
         wanted = msgspec.convert(params, kind)
     except msgspec.ValidationError as error:
         raise bad_request(f"{method}: {error}") from error
-    stream = getattr(wanted, "stream", None)
-    if stream is not None:
-        stream_name(stream)
+    for field in ("stream", "before"):
+        name = getattr(wanted, field, None)
+        if name is not None:
+            stream_name(name, field)
     return wanted
 
 

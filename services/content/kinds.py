@@ -50,10 +50,10 @@ def dictation_topic(stream: str) -> str:
     return f"{DICTATION}:{stream}"
 
 
-def stream_name(value: str) -> str:
-    """``value`` if it may name a stream. Raises ``bad_request``."""
+def stream_name(value: str, field: str = "stream") -> str:
+    """``value`` if it may name a stream. Raises ``bad_request`` that names the field."""
     if not _STREAM.fullmatch(value):
-        raise bad_request("'stream' is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -")
+        raise bad_request(f"'{field}' is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -")
     return value
 
 

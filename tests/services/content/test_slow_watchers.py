@@ -1,0 +1,71 @@
+"""A stream waits for whoever reads it attentively, on whatever node, and for nobody else; nothing is dropped."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hub.client.content import ContentAssembler
+from hub.protocol.frames import Event
+from services.content.pipeline import Pipeline
+from tests.services.content.studio import Editor, Studio, studio
+from tests.support.hub_database import HubDatabase
+from tests.support.peers import Peers
+from tests.support.waiting import until
+
+PAGE = "".join(f"<p>Paragraph {number} with a few words.</p>" for number in range(40))
+MANY = 150
+"""Events that somebody is behind: enough for the slowest pace, one chunk a second."""
+
+
+def slowed(house: Studio) -> float:
+    """How often the driver's node has slowed a stream down."""
+    return house.nodes[0].gateway.metrics.registry.get_sample_value("hub_content_slowed_total") or 0.0
+
+
+async def next_chunks(editor: Editor, count: int) -> float:
+    """Seconds until so many more chunks have come."""
+    have, started = len(editor.chunks), time.monotonic()
+    await until(lambda: len(editor.chunks) >= have + count, 20, "chunks to come")
+    return time.monotonic() - started
+
+
+async def test_who_acknowledges_and_lags_slows_the_stream_and_who_does_not_acknowledge_does_not(
+    redis_url: str, hub_database: HubDatabase
+) -> None:
+    async with studio(redis_url, hub_database, nodes=2) as house, Peers(house.nodes[1], org="acme") as peers:
+        client = await house.client()
+        asked = {"content": PAGE, "chunk_by": "word", "speed": "superfast"}
+        stream = (await client.call("content.start", asked))["stream"]
+        topic = f"content:{stream}"
+        editor = await house.watch(stream)
+        idle = await peers.join("idle")
+        await idle.joined({"topic": topic, "since": "start"})
+        await until(lambda: len(editor.chunks) >= MANY, 20, "a part of it")
+        assert slowed(house) == 0
+
+        lagging = await peers.join("lagging")
+        (verdict,) = await lagging.joined({"topic": topic, "since": "start", "ack": True})
+        epoch = str(verdict.epoch)
+        await until(lambda: slowed(house) >= 1, 5, "the stream to be slowed down")
+        await next_chunks(editor, 1)
+        assert await next_chunks(editor, 2) > 1.5, "a chunk a second"
+
+        received: list[Any] = []
+        while len(received) < MANY:
+            received.append(await lagging.await_kind(Event))
+        await lagging.ack(topic, epoch, received[-1].seq)
+        assert await next_chunks(editor, 20) < 5, "and recovers"
+
+        while received[-1].name != "stream_complete":
+            received.append(await lagging.await_kind(Event, 20))
+            if received[-1].seq is not None and received[-1].seq % 20 == 0:
+                await lagging.ack(topic, epoch, received[-1].seq)
+        await editor.ended(20)
+        document = ContentAssembler()
+        for event in received:
+            if event.name == "chunk":
+                document.apply(event.data)
+        assert document.html == editor.document.html == Pipeline().document(PAGE, "html").document.html
+        chunks = [event.data for event in received if event.name == "chunk"]
+        assert chunks == editor.chunks
