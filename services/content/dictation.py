@@ -18,7 +18,7 @@ from hub.api import ErrorCode, HubError
 from services.content.assistant import Outcome, Prompt, Writer
 from services.content.journal import END, TEXT, Entry, Journal
 from services.content.pipeline import Chunk, Complexity, Findings, LiveDocument, Pipeline, Unit
-from services.content.sources import Group, TakenOver
+from services.content.sources import Group, TakenOver, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -93,17 +93,18 @@ class Dictation:
 
     def next(self) -> Group | None:
         while not self._chunks:
+            if self._read_one():
+                continue
             if self._failure is not None:
                 raise self._failure
-            if not self._read_one():
-                return () if self._finished else None
+            return () if self._finished else None
         group = [self._chunks.popleft()]
         while self._chunks and self._chunks[0].op == "close":
             group.append(self._chunks.popleft())
         self._wanted = group[-1].index + 1
         return tuple(group)
 
-    def seek(self, index: int) -> None:
+    async def seek(self, index: int) -> None:
         if index == self._wanted:
             return
         if index < self._wanted:
@@ -113,6 +114,9 @@ class Dictation:
         self._wanted = index
         while self._chunks and self._chunks[0].index < index:
             self._chunks.popleft()
+        turn = Turn()
+        while not self._chunks and self._read_one():
+            await turn.over()
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -78,9 +78,10 @@ class Driver:
         try:
             if adopted or self._stored.part > 1:
                 await track.locate()
+            if track.chunks:
+                await self._source.seek(track.chunks)
             if track.ended is None:
                 self._source.start(self.stir)
-                self._source.seek(track.chunks)
                 await self._stream()
             await self._save()
         finally:
@@ -166,7 +167,7 @@ class Driver:
         if await track.append([*self._opening(), *events]):
             self.begun.set()
         else:
-            self._source.seek(track.chunks)
+            await self._source.seek(track.chunks)
 
     async def _end(self, state: State, error: HubError | None) -> None:
         """Publishes how it ended. When the topic has lost chunks and all of them are wanted, it has not ended."""
@@ -176,7 +177,7 @@ class Driver:
             name = COMPLETE if state is State.COMPLETE else ERROR
             done = await track.append([*self._opening(), (name, self._outcome(state, error))])
             if not done and state is State.COMPLETE and track.index != had:
-                self._source.seek(track.chunks)
+                await self._source.seek(track.chunks)
                 return
 
     async def _save(self) -> None:

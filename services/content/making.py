@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from hub.api import Hub, OrgId
 from services.content.asked import Start
 from services.content.metrics import ContentMetrics
 from services.content.pipeline import ContentType, Document, Findings, Pipeline, Unit
+from services.content.sources import Turn
 from services.content.store import Plan
 
 _PURPOSE = "content"
 # Raise it when the pipeline makes something else of the same source.
 _PIPELINE_VERSION = 1
-# Counting goes on for so long before others have their turn.
-_COUNT_S = 0.001
 
 
 class _Kept(Struct, frozen=True):
@@ -108,12 +106,10 @@ class Maker:
 
 
 async def _counted(document: Document) -> int:
-    count, pause = 0, time.perf_counter() + _COUNT_S
+    count, turn = 0, Turn()
     for _ in document.chunks():
         count += 1
-        if time.perf_counter() >= pause:
-            await asyncio.sleep(0)
-            pause = time.perf_counter() + _COUNT_S
+        await turn.over()
     return count
 
 

@@ -5,15 +5,31 @@ A source gives the same chunks on every node, so a driver can go to any place in
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any, Protocol
 
 from hub.api import HubError
 from services.content.pipeline import Chunk, Complexity, Document, Findings
 
+_TURN_S = 0.001
+
 Group = tuple[Chunk, ...]
 """Chunks that are published together: one, and the ``close`` that follows it."""
+
+
+class Turn:
+    """Long work in turns of a millisecond, so that nobody waits for the whole of it."""
+
+    def __init__(self) -> None:
+        self._until = time.perf_counter() + _TURN_S
+
+    async def over(self) -> None:
+        """Called after every step: lets the others have their turn when this one's is over."""
+        if time.perf_counter() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.perf_counter() + _TURN_S
 
 
 class TakenOver(Exception):
@@ -39,8 +55,8 @@ class Source(Protocol):
         Raises ``HubError`` when there will be none, and ``TakenOver``.
         """
 
-    def seek(self, index: int) -> None:
-        """The next chunk will be number ``index``."""
+    async def seek(self, index: int) -> None:
+        """The next chunk will be number ``index``. What that takes happens between what others do."""
 
     @property
     def html(self) -> str:
@@ -90,9 +106,13 @@ class DocumentSource:
         self._ahead = None
         return group
 
-    def seek(self, index: int) -> None:
+    async def seek(self, index: int) -> None:
         self._ahead = None
-        self._coming = islice(self._document.chunks(), index, None)
+        self._coming = self._document.chunks()
+        turn = Turn()
+        for _ in range(index):
+            next(self._coming, None)
+            await turn.over()
 
     @property
     def html(self) -> str:

@@ -13,7 +13,7 @@ from hub.protocol.frames import Error, Reply
 from tests.services.content.studio import Studio, studio
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.peers import Peers
-from tests.support.raw_client import ClosedByHub, RawClient
+from tests.support.raw_client import RawClient
 from tests.support.waiting import until
 
 REFUSALS = {"bad_request", "empty_content", "content_type", "too_large", "not_found", "conflict"}
@@ -221,20 +221,15 @@ async def test_halves_of_surrogate_pairs_in_json(house: Studio, half: str) -> No
                 await completes(client, answer)
 
 
-async def test_halves_of_surrogate_pairs_and_bytes_in_msgpack(house: Studio) -> None:
+async def test_bytes_and_large_numbers_in_msgpack(house: Studio) -> None:
     async with Peers(house.nodes[0], Encoding.MSGPACK) as peers:
         for wrong in (b"\xff\xfe", b"x", 2**64 - 1):
             client = await peers.join("ada")
             for params in ({"content": wrong}, {"content": "x", "stream": wrong}, {"content": "x", "more": wrong}):
-                try:
-                    answer = await call(client, "content.start", params)
-                except ClosedByHub as closed:
-                    assert closed.code == 4400, closed
-                    break
+                answer = await call(client, "content.start", params)
                 if isinstance(answer, Reply):
                     await completes(client, answer)
             chat = {"kind": "chat", "messages": [{"role": "user", "content": "x"}], "more": wrong}
-            if not client.socket.close_code:
-                answer = await call(client, "assistant.generate", chat)
-                if isinstance(answer, Reply):
-                    await call(client, "content.cancel", {"stream": answer.result["stream"]})
+            answer = await call(client, "assistant.generate", chat)
+            if isinstance(answer, Reply):
+                await call(client, "content.cancel", {"stream": answer.result["stream"]})

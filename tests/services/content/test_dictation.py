@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from hub.api import ErrorCode, HubError
 from services.content.dictation import Dictation
 from services.content.journal import Journal
-from services.content.pipeline import Pipeline, Unit
-from services.content.sources import TakenOver
+from services.content.pipeline import Chunk, Pipeline, Unit
+from services.content.sources import DocumentSource, Source, TakenOver
 from services.content.states import State
 from tests.services.content.fake_hub import ORG, FakeHub
 from tests.services.content.scene import (
@@ -77,12 +78,12 @@ def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObje
     async def play() -> None:
         assistant = data.draw(st.booleans())
         source, whole = (await written(), await written()) if assistant else (document(), document())
-        chunks = []
+        chunks: list[Chunk] = []
         while group := whole.next():
             chunks += group
         at = 0
         for index in data.draw(st.lists(st.integers(0, len(chunks)), max_size=6)):
-            source.seek(index)
+            await source.seek(index)
             at = index
             for _ in range(data.draw(st.integers(0, 4))):
                 group = source.next()
@@ -90,8 +91,8 @@ def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObje
                 assert list(group) == chunks[at : at + len(group)]
                 assert all(chunk.op == "close" for chunk in group[1:])
                 at += len(group)
-        source.seek(0)
-        again = []
+        await source.seek(0)
+        again: list[Chunk] = []
         while group := source.next():
             again += group
         assert again == chunks
@@ -106,6 +107,36 @@ def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObje
         return Dictation(journal, FakeWriter(), PROMPT, None, Pipeline(), Unit.WORD)  # type: ignore[arg-type]
 
     run_virtually(play())
+
+
+@pytest.mark.parametrize("assistant", [False, True], ids=["document", "assistant"])
+def test_who_goes_far_into_a_source_lets_others_have_their_turns(assistant: bool) -> None:
+    async def play() -> None:
+        source: Source
+        if assistant:
+            journal = Journal(FakeHub(), ORG, "s")  # type: ignore[arg-type]
+            journal.entries = [("text", {"text": f"Some **words** {number}.\n\n"}) for number in range(1500)]
+            source = Dictation(journal, FakeWriter(), PROMPT, None, Pipeline(), Unit.WORD)  # type: ignore[arg-type]
+        else:
+            html = "".join(f"<p>Some <b>words</b> {number}.</p>" for number in range(1500))
+            source = DocumentSource(Pipeline().document(html, "html", Unit.WORD).document)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        others = asyncio.create_task(count())
+        await source.seek(5000)
+        others.cancel()
+        assert turns >= 5
+        group = source.next()
+        assert group is not None
+        assert group[0].index == 5000
+
+    asyncio.run(play())
 
 
 # --- the journal
