@@ -27,6 +27,7 @@ _AT_ONCE = 8
 # What a user may ask for is not what is measured.
 _UNLIMITED = {
     "content_session_requests": 1_000_000,
+    "content_running_per_user": 1_000_000,
     "messages_per_second": 1_000_000,
     "messages_burst": 1_000_000,
 }

@@ -22,6 +22,7 @@ ORG_ID_MAKERS = {
     "hub/orgs.py",
     "hub/auth/tokens.py",
     "hub/auth/tickets.py",
+    "hub/database/pool.py",
     "hub/fanout/outbox_relay.py",
     "services/events/service.py",
 }

@@ -267,7 +267,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # --- content
     content_max_bytes: Annotated[int, _doc("Content of one request.", ge=16)] = 102_400
     content_max_stream_bytes: Annotated[int, _doc("Content of all requests of one stream together.", ge=16)] = 1_048_576
-    content_max_chunks: Annotated[int, _doc("Chunks of one stream; whoever wants fewer cuts larger.", ge=16)] = 100_000
+    content_max_chunks: Annotated[int, _doc("Chunks of one stream; whoever wants fewer cuts larger.", ge=16)] = 50_000
     content_max_chunk_chars: Annotated[int, _doc("Longest html of one chunk.", ge=256, le=16_384)] = 4096
     content_max_depth: Annotated[
         int, _doc("How deep elements may nest; what is deeper loses its tags.", ge=8, le=400)
@@ -281,7 +281,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     content_session_idle_s: Annotated[
         int, _doc("… or this long after its last request. A stream that is paused this long ends.", ge=1)
     ] = 300
-    content_streams_per_process: Annotated[int, _doc("Streams that one process drives at once.", ge=1)] = 5000
+    content_running_per_user: Annotated[
+        int, _doc("Streams of one user that run or are paused at once, over all nodes.", ge=1)
+    ] = 20
+    content_streams_per_process: Annotated[
+        int, _doc("Streams that one process drives at once; what it takes over from a dead one comes on top.", ge=1)
+    ] = 5000
+    content_abandoned_s: Annotated[
+        int, _doc("A stream that nobody has driven for this long is taken over, whatever Redis says.", ge=10)
+    ] = 60
     content_adoptions: Annotated[int, _doc("Streams of a dead node that are taken over at the same time.", ge=1)] = 4
     content_check_s: Annotated[
         float, _doc("A driver looks this often whether a word of the stream's owner was lost on its way.", gt=0)

@@ -26,6 +26,8 @@ _UNREACHABLE = (
     asyncpg.OperatorInterventionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InsufficientResourcesError,
+    # It is a replica just now: a failover is under way.
+    asyncpg.ReadOnlySQLTransactionError,
     # What asyncpg's state machine says when the server's farewell comes between two statements.
     asyncpg.InternalClientError,
 )

@@ -153,6 +153,11 @@ class Database:
         async with self.transaction(CONTROL_ORG) as tx:
             return await tx.fetch_value(query, *args)
 
+    async def maintain_rows(self, query: str, *args: object) -> list[tuple[OrgId, Any]]:
+        """The same for a statement with rows: each with the organisation of its column ``org``, to go on with there."""
+        async with self.transaction(CONTROL_ORG) as tx:
+            return [(OrgId.from_row(row["org"]), row) for row in await tx.fetch(query, *args)]
+
     async def _begin(self, org: OrgId) -> tuple[Any, Any]:
         """A connection and its open transaction. Connections that died while idle are dropped on the way."""
         while True:

@@ -62,18 +62,14 @@ class ContentMethods:
 
     async def generate(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Streams what a language model writes; the text is not known yet when this returns."""
-        parse_prompt(params, self._hub.settings)
+        prompt = parse_prompt(params, self._hub.settings)
         speed = speed_of(_text(params, "speed") or Speed.SUPERFAST)
         unit = one_of(Unit, params.get("chunk_by", Unit.AUTO), "'chunk_by'")
         provider = _text(params, "provider")
         self._writer.check(provider)
         await self._limits.spend(principal)
-        most = self._hub.settings.assistant_max_per_user
-        if await self._store.generating(principal.org, principal.user) >= most:
-            text = f"{most} texts are being written for you; wait for one to end, or cancel one"
-            raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
         plan = Plan("assistant", unit, ContentType.MARKDOWN, provider=provider)
-        text = msgspec.json.encode(params).decode()
+        text = msgspec.json.encode(prompt.params()).decode()
         stream = await self._begin(principal, None, speed, plan, text, None)
         return {"stream": stream, "topic": content_topic(stream)}
 
@@ -138,6 +134,9 @@ class ContentMethods:
         self, principal: Principal, name: str | None, speed: Speed, plan: Plan, text: str, source: Source | None
     ) -> str:
         org, stream = principal.org, name or _new_name()
+        if name is not None and not principal.allows("subscribe", content_topic(name)):
+            # Whoever waits there for somebody else's content would be shown this.
+            raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow subscribe:{content_topic(name)}")
         await self._streams.claim(org, stream)
         try:
             stored = await self._store.begin(org, stream, principal.user, speed, plan, text)

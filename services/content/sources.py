@@ -120,3 +120,28 @@ class DocumentSource:
 
     async def close(self) -> None:
         """Nothing is under way."""
+
+
+class BrokenSource:
+    """What a stream has that cannot go on: nothing but the reason."""
+
+    waiting = 0
+    html = ""
+    complexity = Complexity.LOW
+
+    def __init__(self, error: HubError) -> None:
+        self.error = error
+        self.findings = Findings()
+        self.facts: dict[str, Any] = {}
+
+    def start(self, stir: Callable[[], None]) -> None:
+        """There is nothing to begin."""
+
+    def next(self) -> Group | None:
+        raise self.error
+
+    async def seek(self, index: int) -> None:
+        """There is no place to go to."""
+
+    async def close(self) -> None:
+        """Nothing is under way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,16 +14,26 @@ from services.content.pipeline import ContentType, Speed, Unit
 from services.content.states import FINISHED, State, Verb, after
 
 _CODEC = "utf-8"
+_RUN_BYTES = 6
 _ANY_TEXT = "surrogatepass"  # JSON can hold halves of surrogate pairs; the pipeline says what becomes of them
 
+# Taken first, so that of two that come at once the second one sees what the first one has begun. A crash of PostgreSQL
+# in the next instants may take the row back; the stream then goes on without.
+_PREPARE = """
+SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)), set_config('synchronous_commit', 'off', true)
+"""
 _BEGIN = """
-INSERT INTO hub.content_streams AS s (org, id, owner, state, speed, bytes, plan, source, expires_at)
-VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, now() + $8 * interval '1 second')
+INSERT INTO hub.content_streams AS s (org, id, owner, state, speed, bytes, plan, source, run, expires_at)
+SELECT $1, $2, $3, 'running', $4, $5, $6, $7, $8, now() + $9 * interval '1 second'
+WHERE (
+  SELECT count(*) FROM hub.content_streams
+  WHERE org = $1 AND owner = $3 AND finished_at IS NULL AND ($12 OR plan ->> 'kind' = 'assistant')
+) < $11
 ON CONFLICT (org, id) DO UPDATE SET
   state = 'running', speed = excluded.speed, version = s.version + 1, part = s.part + 1,
-  bytes = s.bytes + excluded.bytes, plan = excluded.plan, source = excluded.source, result = NULL,
-  started_at = now(), finished_at = NULL, expires_at = excluded.expires_at
-WHERE s.owner = excluded.owner AND s.state = 'complete' AND s.bytes + excluded.bytes <= $9
+  bytes = s.bytes + excluded.bytes, plan = excluded.plan, source = excluded.source, run = excluded.run, result = NULL,
+  started_at = now(), driven_at = now(), finished_at = NULL, expires_at = excluded.expires_at
+WHERE s.owner = excluded.owner AND s.state = 'complete' AND s.bytes + excluded.bytes <= $10
 RETURNING part, version, chunks, blocks
 """
 _WHY_NOT = "SELECT owner, state, bytes FROM hub.content_streams WHERE org = $1 AND id = $2"
@@ -32,13 +43,17 @@ UPDATE hub.content_streams SET state = $3, speed = $4, version = version + 1 WHE
 RETURNING state, speed, version
 """
 _LOAD = """
-SELECT id, owner, state, speed, version, part, plan, source, chunks, blocks, finished_at IS NOT NULL AS finished,
+SELECT id, owner, state, speed, version, part, run, plan, source, chunks, blocks, finished_at IS NOT NULL AS finished,
   extract(epoch FROM now() - started_at)::float8 AS age_s
 FROM hub.content_streams WHERE org = $1 AND id = $2
 """
 _WANTED = "SELECT id, state, speed, version FROM hub.content_streams WHERE org = $1 AND id = ANY ($2)"
+_DRIVEN = """
+UPDATE hub.content_streams SET driven_at = now() WHERE org = $1 AND id = ANY ($2) AND finished_at IS NULL
+RETURNING id, state, speed, version
+"""
 _FINISH = """
-UPDATE hub.content_streams SET state = $4, html = html || $5, chunks = $6, blocks = $7, result = $8,
+UPDATE hub.content_streams SET state = $4, html = html || $5, chunks = $6, blocks = $7, result = $8, source = '',
   version = version + 1, finished_at = now(), expires_at = now() + $9 * interval '1 second'
 WHERE org = $1 AND id = $2 AND part = $3 AND finished_at IS NULL
 """
@@ -55,11 +70,6 @@ WHERE org = $1 AND owner = $2 AND ($4::text IS NULL OR (created_at, id) < (
 ORDER BY created_at DESC, id DESC LIMIT $3
 """  # noqa: S608 - made of constants
 _GET = f"SELECT {_SUMMARY}, html FROM hub.content_streams WHERE org = $1 AND id = $2"  # noqa: S608
-_GENERATING = """
-SELECT count(*) FROM hub.content_streams
-WHERE org = $1 AND owner = $2 AND finished_at IS NULL AND plan ->> 'kind' = 'assistant'
-"""
-
 Kind = Literal["document", "restored", "assistant"]
 
 
@@ -91,6 +101,8 @@ class Stored(Struct, frozen=True):
     owner: str
     part: int
     plan: Plan
+    run: str
+    """Tells its events from those of an earlier stream of the same name."""
     source: str
     wanted: Wanted
     first_index: int = 0
@@ -111,21 +123,22 @@ class Store:
     async def begin(self, org: OrgId, stream: str, owner: str, speed: Speed, plan: Plan, source: str) -> Stored:
         """Writes a new stream, or the next part of a complete one of the same owner.
 
-        Raises ``conflict``, ``too_large``.
+        Raises ``conflict``, ``too_large``, and ``rate_limited`` while the owner has as many as he may.
         """
-        encoded = source.encode(_CODEC, _ANY_TEXT)
-        longest = self._settings.content_max_stream_bytes
-        keep_s = self._settings.content_session_s + self._settings.content_keep_s
+        settings = self._settings
+        encoded, run = source.encode(_CODEC, _ANY_TEXT), secrets.token_urlsafe(_RUN_BYTES)
+        keep_s = settings.content_session_s + settings.content_keep_s
+        assistant = plan.kind == "assistant"
+        most = settings.assistant_max_per_user if assistant else settings.content_running_per_user
+        row = (org, stream, owner, speed, len(encoded), _built(plan), encoded, run, keep_s)
         async with self._database.transaction(org) as tx:
-            # A crash of PostgreSQL in the next instants may take the row back. The stream then goes on without.
-            await tx.execute("SET LOCAL synchronous_commit TO off")
-            row = await tx.fetch_row(
-                _BEGIN, org, stream, owner, speed, len(encoded), _built(plan), encoded, keep_s, longest
-            )
-            if row is None:
-                raise _refused(await tx.fetch_row(_WHY_NOT, org, stream), owner, longest)
-        wanted = Wanted(State.RUNNING, speed, row["version"])
-        return Stored(org, stream, owner, row["part"], plan, source, wanted, row["chunks"], row["blocks"])
+            await tx.fetch_row(_PREPARE, org, owner)
+            begun = await tx.fetch_row(_BEGIN, *row, settings.content_max_stream_bytes, most, not assistant)
+            if begun is None:
+                there = await tx.fetch_row(_WHY_NOT, org, stream)
+                raise _refused(there, owner, len(encoded), settings.content_max_stream_bytes, most)
+        wanted = Wanted(State.RUNNING, speed, begun["version"])
+        return Stored(org, stream, owner, begun["part"], plan, run, source, wanted, begun["chunks"], begun["blocks"])
 
     async def control(self, org: OrgId, stream: str, owner: str, verb: Verb, speed: Speed | None = None) -> Wanted:
         """Changes what is wanted. Raises ``not_found`` for what is not the owner's, and ``conflict``."""
@@ -148,7 +161,7 @@ class Store:
         plan = msgspec.convert(row["plan"], Plan)
         source = bytes(row["source"]).decode(_CODEC, _ANY_TEXT)
         place = (row["chunks"], row["blocks"], row["finished"], row["age_s"])
-        return Stored(org, row["id"], row["owner"], row["part"], plan, source, _wanted(row), *place)
+        return Stored(org, row["id"], row["owner"], row["part"], plan, row["run"], source, _wanted(row), *place)
 
     async def wanted(self, org: OrgId, streams: Sequence[str]) -> dict[str, Wanted]:
         """What is wanted of each; what is gone is left out."""
@@ -178,10 +191,16 @@ class Store:
             raise not_found("stream")
         return dict(row)
 
-    async def generating(self, org: OrgId, owner: str) -> int:
-        """How many texts are being written for a user."""
+    async def driven(self, org: OrgId, streams: Sequence[str]) -> dict[str, Wanted]:
+        """Says that these are driven; answers as ``wanted``."""
         async with self._database.transaction(org) as tx:
-            return int(await tx.fetch_value(_GENERATING, org, owner))
+            rows = await tx.fetch(_DRIVEN, org, list(streams))
+        return {row["id"]: _wanted(row) for row in rows}
+
+    async def abandoned(self, age_s: int, most: int) -> Sequence[tuple[OrgId, str]]:
+        """Up to ``most`` streams, of any organisation, that have not ended and that nobody has driven for ``age_s``."""
+        found = await self._database.maintain_rows("SELECT org, id FROM hub.abandoned_content($1, $2)", age_s, most)
+        return [(org, row["id"]) for org, row in found]
 
     async def expire(self, most: int) -> int:
         """Deletes up to ``most`` streams, of any organisation, whose time is over; returns how many."""
@@ -196,15 +215,23 @@ def _wanted(row: Any) -> Wanted:
     return Wanted(State(row["state"]), Speed(row["speed"]), row["version"])
 
 
-def _refused(row: Any, owner: str, longest: int) -> HubError:
-    if row is None or row["owner"] != owner:
+def _refused(row: Any, owner: str, more: int, longest: int, most: int) -> HubError:
+    """Why nothing was begun. ``row``: what is there under that name."""
+    if row is not None and row["owner"] != owner:
         return HubError(ErrorCode.CONFLICT, "that name is taken; choose another 'stream', or none")
-    state = State(row["state"])
-    if state is State.COMPLETE:
+    state = State.COMPLETE if row is None else State(row["state"])
+    if row is not None and state is not State.COMPLETE:
+        what = "begin another" if state in FINISHED else "wait for its stream_complete, or begin another"
+        return HubError(ErrorCode.CONFLICT, f"the stream is {state}; {what}", details={"state": str(state)})
+    if row is not None and row["bytes"] + more > longest:
         return HubError(
             ErrorCode.TOO_LARGE,
             f"the stream would have more than {longest} bytes; begin another",
             details={"bytes": row["bytes"], "max_bytes": longest},
         )
-    what = "begin another" if state in FINISHED else "wait for its stream_complete, or begin another"
-    return HubError(ErrorCode.CONFLICT, f"the stream is {state}; {what}", details={"state": str(state)})
+    return HubError(
+        ErrorCode.RATE_LIMITED,
+        f"{most} streams of yours are running; wait for one to end, or cancel one",
+        retry_after_ms=1000,
+        details={"limit": most},
+    )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import random
 from collections.abc import Coroutine
 from itertools import groupby
 from typing import Any
@@ -22,12 +24,13 @@ from services.content.driver import Driver
 from services.content.journal import Journal
 from services.content.metrics import ContentMetrics
 from services.content.pipeline import Pipeline
-from services.content.sources import DocumentSource, Source, TakenOver
+from services.content.sources import BrokenSource, DocumentSource, Source, TakenOver
 from services.content.store import Store, Stored, Wanted
 
 log = structlog.get_logger(__name__)
 
-_EXPIRE_EVERY_S = 60.0
+_ABANDONED_AT_ONCE = 200
+_CHECKS_PER_SIGN = 5
 _EXPIRE_AT_ONCE = 500
 _EXPIRE_ROUNDS = 20
 _RETRY_S = 1.0
@@ -64,7 +67,7 @@ class Streams:
         """Begins to look for lost signals and for streams whose time is over."""
         self._chores = [
             asyncio.create_task(self._check(), name="content-check"),
-            asyncio.create_task(self._expire(), name="content-expire"),
+            asyncio.create_task(self._look_after(), name="content-look-after"),
         ]
 
     async def close(self) -> None:
@@ -105,18 +108,25 @@ class Streams:
         return taken
 
     def give_up(self, org: OrgId, stream: str) -> None:
-        """Nothing was begun after ``claim``."""
+        """Nothing was begun after ``claim``, as far as is known.
+
+        But the answer may have been lost, or the duty may have been a stream's whose driver is dead: so it is looked
+        into as if it had been taken over.
+        """
         self._claimed.discard((org, stream))
-        self._duties.release(org, stream)
+        self._adopt(org, stream)
 
     async def begin(self, stored: Stored, source: Source) -> None:
         """Drives a stream that was claimed and written to the store.
 
         Returns when watchers have the first chunk, or it is clear that this takes longer.
         """
-        driver = Driver(self._hub, self._store, self._metrics, stored, source)
         key = (stored.org, stored.id)
         self._claimed.discard(key)
+        if self._closing or not await self._duties.take(*key):
+            await source.close()
+            return  # another node drives it, or will in a moment
+        driver = Driver(self._hub, self._store, self._metrics, stored, source)
         self._run(key, self._drive(key, driver, adopted=False))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN_S):
@@ -210,11 +220,23 @@ class Streams:
                 stored = await self._store.load(org, stream)
                 if stored is None or stored.finished:
                     return None, None
-                return stored, await self._source(stored)
+                return stored, await self._source_or_failure(stored)
             except HubError as error:
                 if error.code is not ErrorCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(_RETRY_S)
+
+    async def _source_or_failure(self, stored: Stored) -> Source:
+        """The source, or one that ends the stream with what is wrong. Raises ``unavailable``."""
+        try:
+            return await self._source(stored)
+        except HubError as error:
+            if error.code is ErrorCode.UNAVAILABLE:
+                raise
+            return BrokenSource(error)
+        except Exception:
+            log.exception("a stream cannot be taken over", stream=stored.id)
+            return BrokenSource(HubError(ErrorCode.INTERNAL, "the stream could not go on; it is in the hub's log"))
 
     async def _source(self, stored: Stored) -> Source:
         plan = stored.plan
@@ -236,25 +258,34 @@ class Streams:
     # --- chores
 
     async def _check(self) -> None:
-        while True:
+        """Looks up what owners want, in case a signal was lost; and now and then says what is driven here."""
+        for turn in itertools.count():
             await asyncio.sleep(self._hub.settings.content_check_s)
-            for org, keys in groupby(sorted(self._drivers), key=lambda key: key[0]):
-                try:
-                    found = await self._store.wanted(org, [stream for _, stream in keys])
-                except HubError as error:
-                    log.warning("streams not checked", reason=error.message)
-                    break
-                for stream, wanted in found.items():
-                    driver = self._drivers.get((org, stream))
-                    if driver is not None:
-                        driver.apply(wanted)
-
-    async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(_EXPIRE_EVERY_S)
+            ask = self._store.driven if turn % _CHECKS_PER_SIGN == 0 else self._store.wanted
             try:
+                for org, keys in groupby(sorted(self._drivers), key=lambda key: key[0]):
+                    for stream, wanted in (await ask(org, [stream for _, stream in keys])).items():
+                        if (driver := self._drivers.get((org, stream))) is not None:
+                            driver.apply(wanted)
+            except HubError as error:
+                log.warning("streams not checked", reason=error.message)
+            except Exception:
+                log.exception("streams not checked")
+
+    async def _look_after(self) -> None:
+        """Deletes what has expired and takes over what nobody drives, of all organisations."""
+        while True:
+            await asyncio.sleep(self._hub.settings.content_abandoned_s * random.uniform(0.5, 1.0))
+            try:
+                for org, stream in await self._store.abandoned(
+                    self._hub.settings.content_abandoned_s, _ABANDONED_AT_ONCE
+                ):
+                    if await self._duties.take(org, stream):
+                        self._adopt(org, stream)
                 for _ in range(_EXPIRE_ROUNDS):
                     if await self._store.expire(_EXPIRE_AT_ONCE) < _EXPIRE_AT_ONCE:
                         break
             except HubError as error:
-                log.warning("streams not expired", reason=error.message)
+                log.warning("streams not looked after", reason=error.message)
+            except Exception:
+                log.exception("streams not looked after")

@@ -74,6 +74,10 @@ async def test_no_policy_lets_the_serving_role_past_its_organisation(hub_databas
             # Functions of the owner delete what nobody may read any more; the owner itself serves nobody.
             assert set(row["roles"]) == {"hub_owner"}
             assert (row["using"], row["check"]) == ("(expires_at < now())", "false"), row["name"]
+        elif row["polname"] == "unfinished":
+            # … and find what nobody drives.
+            assert set(row["roles"]) == {"hub_owner"}
+            assert (row["using"], row["check"]) == ("(finished_at IS NULL)", None), row["name"]
         else:
             assert (row["using"], row["check"]) == (expected, expected), row["name"]
 

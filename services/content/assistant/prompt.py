@@ -48,6 +48,13 @@ class Prompt:
         """The same, for a provider that takes over after ``written``."""
         return replace(self, written=written)
 
+    def params(self) -> dict[str, Any]:
+        """What ``parse_prompt`` makes this of again."""
+        if self.script is not None:
+            order = self.script
+            return {"kind": "script", "topic": order.topic, "platform": order.platform, "duration_s": order.duration_s}
+        return {"kind": "chat", "messages": [{"role": said.role, "content": said.content} for said in self.messages]}
+
     def turns(self) -> Sequence[Message]:
         """The conversation as a provider is given it.
 

@@ -12,7 +12,7 @@ from hub.client import HubClient
 from hub.client.content import ContentAssembler
 from services.content.service import content
 from tests.support.hub_database import HubDatabase
-from tests.support.running_hub import RunningHub, running_hub
+from tests.support.running_hub import EVERYTHING, RunningHub, running_hub
 from tests.support.waiting import until
 
 ENDS = ("stream_complete", "stream_error")
@@ -62,10 +62,12 @@ class Studio:
         """The nodes as their services see them; to be used on their event loops."""
         self._stack = stack
 
-    async def client(self, user: str = "ada", *, org: str = "acme", node: int = 0) -> HubClient:
+    async def client(
+        self, user: str = "ada", *, org: str = "acme", node: int = 0, scope: str = EVERYTHING
+    ) -> HubClient:
         """A client that is connected until the end of the test."""
         hub = self.nodes[node]
-        token = hub.token(org, user)
+        token = hub.token(org, user, scope=scope)
         client = HubClient(hub.url, get_token=lambda: token)
         return await self._stack.enter_async_context(client)
 
@@ -106,6 +108,7 @@ async def studio(
     settings = {
         "database_url": database.url("hub_app"),
         "content_session_requests": 1000,
+        "content_running_per_user": 1000,
         "duty_lease_s": 1.0,
     } | changes
     async with contextlib.AsyncExitStack() as stack:

@@ -169,7 +169,7 @@ async def test_so_many_texts_at_once_for_one_user(
         client = await house.client()
         streams = [(await client.call("assistant.generate", CHAT))["stream"] for _ in range(2)]
         with pytest.raises(RequestRefused) as refused:
-            await client.call("assistant.generate", CHAT)
+            await client.call("assistant.generate", CHAT, timeout_s=0.9)
         assert refused.value.code == "rate_limited"
         await client.call("content.cancel", {"stream": streams[0]})
 

@@ -252,6 +252,50 @@ async def test_a_session_has_so_many_requests_on_all_nodes_together(redis_url: s
         await (await house.client("bob")).call("content.start", {"content": "x"})
 
 
+async def test_so_many_streams_of_one_user_at_once_on_all_nodes(redis_url: str, hub_database: HubDatabase) -> None:
+    async with studio(redis_url, hub_database, nodes=2, content_running_per_user=3) as house:
+        clients = [await house.client(node=n % 2) for n in range(2)]
+        asked = {"content": PAGE, "chunk_by": "word", "speed": "slow"}
+        # Our client would wait and try again, as it is told, until its time is over.
+        calls = [clients[n % 2].call("content.start", asked, timeout_s=0.9) for n in range(8)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, RequestRefused)]
+        assert [(error.code, error.details) for error in refused] == [("rate_limited", {"limit": 3})] * 5
+        stream = next(outcome["stream"] for outcome in outcomes if isinstance(outcome, dict))
+        await clients[0].call("content.cancel", {"stream": stream})
+        await until(lambda: _finished(clients[0], stream), what="the end to be stored")
+        assert (await clients[1].call("content.start", asked))["stream"]
+
+
+async def test_a_name_of_ones_own_needs_the_right_to_watch_it(house: Studio) -> None:
+    client = await house.client("eve", scope="subscribe:content:mine-* call:*")
+    for name in ("theirs", "mine"):
+        with pytest.raises(RequestRefused) as refused:
+            await client.call("content.start", {"content": "x", "stream": name})
+        assert refused.value.code == "forbidden"
+    assert (await client.call("content.start", {"content": "x", "stream": "mine-1"}))["stream"] == "mine-1"
+
+
+async def test_a_stream_that_nobody_drives_is_found_and_ended(redis_url: str, hub_database: HubDatabase) -> None:
+    async with studio(redis_url, hub_database, content_abandoned_s=10) as house:
+        client = await house.client()
+        begun = await client.call("content.start", {"content": PAGE, "chunk_by": "word", "speed": "superfast"})
+        await until(lambda: _finished(client, begun["stream"]), what="the end to be stored")
+        # As if PostgreSQL had kept the row of a stream of which Redis knows nothing.
+        async with hub_database.connect("postgres") as link:
+            await link.execute(
+                """
+                UPDATE hub.content_streams SET state = 'running', finished_at = NULL, html = '', chunks = 0, blocks = 0,
+                  id = 'orphan', run = 'other', source = $1, driven_at = now() - interval '1 minute'
+                """,
+                PAGE.encode(),
+            )
+        editor = await house.watch("orphan")
+        await editor.ended(20)
+        assert editor.document.html == sanitised(PAGE)
+        await until(lambda: _finished(client, "orphan"), what="the end to be stored")
+
+
 async def test_the_same_content_comes_from_the_cache(house: Studio) -> None:
     client = await house.client()
     first = await client.call("content.start", {"content": PAGE, "speed": "superfast"})
