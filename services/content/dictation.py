@@ -54,7 +54,10 @@ class Dictation:
         """Not in the journal yet; bounded by what a text may have."""
         self._outcome: Outcome | None = None
         self._error: HubError | None = None
+        self._doubtful = False
+        """Redis may have lost some of the journal."""
         self._heard = asyncio.Event()
+        """There is something to write down."""
         self._stir: Callable[[], None] = _nothing
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: Exception | None = None
@@ -85,11 +88,9 @@ class Dictation:
 
     def start(self, stir: Callable[[], None]) -> None:
         self._stir = stir
+        self._tasks = [asyncio.create_task(self._write_down(), name="dictation-write")]
         if self._end() is None:
-            self._tasks = [
-                asyncio.create_task(self._listen(), name="dictation-listen"),
-                asyncio.create_task(self._write_down(), name="dictation-write"),
-            ]
+            self._tasks.append(asyncio.create_task(self._listen(), name="dictation-listen"))
 
     def next(self) -> Group | None:
         while not self._chunks:
@@ -111,6 +112,9 @@ class Dictation:
             self._live = self._pipeline.live(unit=self._unit)
             self._fed, self._finished = 0, False
             self._chunks.clear()
+            # When the chunks are lost, the journal may be too.
+            self._doubtful = True
+            self._heard.set()
         self._wanted = index
         while self._chunks and self._chunks[0].index < index:
             self._chunks.popleft()
@@ -171,16 +175,17 @@ class Dictation:
 
     async def _write_down(self) -> None:
         try:
-            while self._outcome is None or self._spoken:
+            while True:
                 await self._heard.wait()
                 self._heard.clear()
+                if self._doubtful:
+                    self._doubtful = False
+                    await self._journal.repair()
                 await self._journal.write(self._entries())
+                if self._outcome is not None and not self._spoken and self._end() is None:
+                    await self._journal.write([(END, _end_entry(self._outcome))])
                 self._stir()
                 await asyncio.sleep(_GATHER_S)
-                if self._outcome is not None:
-                    self._heard.set()
-            await self._journal.write([(END, _end_entry(self._outcome))])
-            self._stir()
         except TakenOver as taken:
             self._fail(taken)
         except Exception:

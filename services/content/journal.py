@@ -47,18 +47,28 @@ class Journal:
         What Redis has lost is written again. Raises ``TakenOver`` when there is something that was not written here.
         """
         wanted = [*self.entries, *entries]
-        done = len(self.entries)
-        while done < len(wanted):
+        await self._fill(wanted, len(self.entries))
+        self.entries = wanted
+
+    async def repair(self) -> None:
+        """Writes again what Redis has lost. Waits and raises as ``write`` does."""
+        await self._fill(self.entries, None)
+
+    async def _fill(self, wanted: list[Entry], done: int | None) -> None:
+        """Writes what is not there; ``done``: so many are, None: not known."""
+        while done is None or done < len(wanted):
             try:
-                done = await self._hub.append(self._org, self._topic, wanted[done : done + _AT_ONCE], after=done)
+                if done is None:
+                    done = await self._compare(wanted)
+                else:
+                    done = await self._hub.append(self._org, self._topic, wanted[done : done + _AT_ONCE], after=done)
             except HubError as error:
                 if error.code is ErrorCode.CONFLICT:
-                    done = await self._compare(wanted)
+                    done = None
                 elif error.code is ErrorCode.UNAVAILABLE:
                     await asyncio.sleep(_RETRY_S)
                 else:
                     raise
-        self.entries = wanted
 
     async def _compare(self, wanted: list[Entry]) -> int:
         """How many of ``wanted`` are there."""

@@ -24,7 +24,7 @@ Fault = Literal["no", "lost answer", "late"]
 
 
 class FakeHub:
-    """See ``hub.service.Hub``. Every call fails as ``faults`` says, then succeeds."""
+    """See ``hub.service.Hub``. Appends fail as ``faults`` says, one after the other, and then succeed."""
 
     def __init__(self, **changes: Any) -> None:
         self.settings: Settings = load_settings(
@@ -34,6 +34,8 @@ class FakeHub:
         self.seen: list[tuple[str, Any]] = []
         """What somebody has received who never lost his connection, of all topics that people watch."""
         self.faults: deque[Fault] = deque()
+        self.deaf = 0
+        """So many reads get no answer."""
         self.lag = 0
         self.told: list[dict[str, Any]] = []
         """Ephemeral events."""
@@ -76,8 +78,8 @@ class FakeHub:
 
     async def read(self, org: OrgId, topic: str, *, after: int = 0, last: int | None = None, limit: int = 500) -> Page:
         await asyncio.sleep(ANSWER_S)
-        if self.faults and self.faults[0] == "no":
-            self.faults.popleft()
+        if self.deaf:
+            self.deaf -= 1
             raise HubError(ErrorCode.UNAVAILABLE, "no answer")
         kept = [KeptEvent(number, *event) for number, event in enumerate(self.topics.get(topic, []), 1)]
         wanted = kept[after:] if last is None else kept[max(0, len(kept) - last) :]

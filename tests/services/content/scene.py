@@ -101,6 +101,7 @@ class Scene:
     async def finish(self) -> None:
         """From now on nothing happens any more; a driver goes on to the end, others adopt when it gives in."""
         self.hub.faults.clear()
+        self.hub.deaf = 0
         for _ in range(3):
             await self.kill(but=1)
             if not self.drivers:

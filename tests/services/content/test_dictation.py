@@ -27,6 +27,7 @@ from tests.services.content.scene import (
     driven,
     end,
     shown,
+    soon,
 )
 from tests.support.virtual_loop import run_virtually
 
@@ -199,5 +200,38 @@ def test_a_long_journal_is_read_page_by_page() -> None:
         other = Journal(hub, ORG, "s")  # type: ignore[arg-type]
         await other.read()
         assert other.entries == journal.entries
+
+    run_virtually(play())
+
+
+def test_a_journal_waits_for_redis_also_when_it_must_look() -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        journal = Journal(hub, ORG, "s")  # type: ignore[arg-type]
+        await journal.write(entries("a"))
+        hub.faults.append("lost answer")
+        hub.deaf = 3
+        await journal.write(entries("b"))
+        assert hub.topics[JOURNAL] == entries("a", "b")
+
+    run_virtually(play())
+
+
+def test_a_text_that_redis_has_lost_is_kept_for_whoever_drives_next() -> None:
+    """Also when nothing more is to be written: then nobody else would notice."""
+
+    async def play() -> None:
+        scene = Scene(assistant=True)
+        await driven(scene, 4)
+        await soon(lambda: any(name == "end" for name, _ in scene.hub.topics[JOURNAL]))
+        assert not scene.ended
+        written = list(scene.hub.topics[JOURNAL])
+        scene.hub.lose(CONTENT, 1000)
+        scene.hub.lose(JOURNAL, 1000)
+        await soon(lambda: scene.hub.topics[JOURNAL] == written)
+        await scene.kill()
+        await scene.drive()
+        await end(scene)
+        scene.check(lost=True)
 
     run_virtually(play())

@@ -18,7 +18,9 @@ from tests.support.virtual_loop import run_virtually
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["rest", "no", "lost answer", "late", "kill", "second", "first goes", "lose", "lose journal"]),
+        st.sampled_from(
+            ["rest", "no", "lost answer", "late", "kill", "second", "first goes", "lose", "lose journal", "deaf"]
+        ),
         st.integers(1, 12),
     ),
     max_size=14,
@@ -36,6 +38,8 @@ def test_whatever_happens_every_chunk_comes_once_and_in_order(assistant: bool, s
             await asyncio.sleep(0.03 * count)
             if what in ("no", "lost answer", "late"):
                 scene.hub.faults.extend([what] * count)  # type: ignore[list-item]
+            elif what == "deaf":
+                scene.hub.deaf += count
             elif what == "kill":
                 await scene.kill()
                 await scene.drive()
