@@ -165,17 +165,18 @@ async def test_so_many_texts_at_once_for_one_user(
     redis_url: str, hub_database: HubDatabase, fake: FakeLlmServer
 ) -> None:
     settings = of_fake(fake, "fake?tokens=100000&tokens_per_s=20") | {"assistant_max_per_user": 2}
+    settings["assistant_token_timeout_s"] = 20.0  # nobody gives up while this machine is busy
     async with studio(redis_url, hub_database, **settings) as house:
         client = await house.client()
         streams = [(await client.call("assistant.generate", CHAT))["stream"] for _ in range(2)]
         with pytest.raises(RequestRefused) as refused:
-            await client.call("assistant.generate", CHAT, timeout_s=0.9)
+            await client.call("assistant.generate", CHAT, timeout_s=0.9)  # less than it is told to wait
         assert refused.value.code == "rate_limited"
         await client.call("content.cancel", {"stream": streams[0]})
 
         async def another() -> bool:
             try:
-                return bool(await client.call("assistant.generate", CHAT))
+                return bool(await client.call("assistant.generate", CHAT, timeout_s=0.9))
             except RequestRefused:
                 return False
 
