@@ -210,6 +210,7 @@ async def newsroom(redis: RedisServer, database: HubDatabase, folder: Path, **ch
             "HUB_DRAIN_GRACE_S": "0.5",
             "HUB_DUTY_LEASE_S": str(LEASE_S),
             "HUB_CONTENT_SESSION_REQUESTS": "10000",
+            "HUB_CONTENT_RUNNING_PER_USER": "1000",
             "HUB_ASSISTANT_OFFLINE_WORDS_PER_S": "100",
             **changes,
         }

@@ -117,4 +117,4 @@ def new_stream(
 ) -> Stored:
     """A stream that was just written to the table."""
     plan = Plan(kind, unit, ContentType.HTML)
-    return Stored(ORG, "s", "ada", 1, plan, "", Wanted(State.RUNNING, speed, 1), **more)
+    return Stored(ORG, "s", "ada", 1, plan, "run", "", Wanted(State.RUNNING, speed, 1), **more)

@@ -172,9 +172,9 @@ def test_of_a_part_that_follows_the_chunks_before_it_say_nothing() -> None:
         await scene.drive()
         await end(scene)
         first = len(all_chunks())
-        scene.stored = Stored(
-            ORG, "s", "ada", 2, scene.stored.plan, "", Wanted(State.RUNNING, Speed.FAST, 3), first, blocks := 4
-        )
+        blocks = 4
+        wanted = Wanted(State.RUNNING, Speed.FAST, 3)
+        scene.stored = Stored(ORG, "s", "ada", 2, scene.stored.plan, "run 2", "", wanted, first, blocks)
         scene.store.finished.clear()
         scene._begun = False
         await driven(scene, 2 * first)
