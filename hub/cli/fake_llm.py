@@ -25,7 +25,8 @@ def fake_llm(
     """Serve fake language models: OpenAI's chat completions and Anthropic's messages.
 
     Ends: finish, length, withheld, linger, cut, reset, stall, error, unfinished, bad_json, bad_event, bad_text,
-    bad_type, no_stream, endless_line, huge. A model's name may ask for its own: fake?end=cut&after=5.
+    bad_type, no_stream, endless_line, endless_event, huge. A model's name may ask for its own:
+    fake?end=cut&after=5.
     """
     import asyncio
 

@@ -317,6 +317,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     assistant_openai_base_url: Annotated[str, _doc("Where an OpenAI-compatible API is.")] = "https://api.openai.com/v1"
     assistant_openai_key: Annotated[str, _doc("Its API key; empty for a server that wants none.")] = ""
     assistant_openai_model: Annotated[str, _doc("Its model.")] = ""
+    assistant_openai_max_tokens_field: Annotated[
+        Literal["max_completion_tokens", "max_tokens"],
+        _doc("How it calls the most tokens it may write; many servers beside OpenAI's know max_tokens only."),
+    ] = "max_completion_tokens"
     assistant_anthropic_base_url: Annotated[str, _doc("Where the Anthropic API is.")] = "https://api.anthropic.com"
     assistant_anthropic_key: Annotated[str, _doc("Its API key.")] = ""
     assistant_anthropic_model: Annotated[str, _doc("Its model.")] = ""

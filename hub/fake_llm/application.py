@@ -185,6 +185,9 @@ async def _parts(dialect: Dialect, model: str, how: Behaviour) -> AsyncIterator[
     while how.end == "endless_line":
         await asyncio.sleep(0)
         yield b"x" * 65_536
+    while how.end == "endless_event":
+        await asyncio.sleep(0)
+        yield (b"data: " + b"x" * 1000 + b"\r\n") * 64
 
 
 def _last(dialect: Dialect, model: str, end: End, written: int) -> bytes:

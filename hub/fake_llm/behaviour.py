@@ -24,6 +24,7 @@ End = Literal[
     "bad_type",
     "no_stream",
     "endless_line",
+    "endless_event",
     "huge",
 ]
 
@@ -42,7 +43,8 @@ ENDS: dict[End, str] = {
     "bad_text": "bytes that are no UTF-8",
     "bad_type": "a page instead of a stream, from the start",
     "no_stream": "no events under a stream's content type, from the start",
-    "endless_line": "an event that never ends",
+    "endless_line": "a line that never ends",
+    "endless_event": "lines that never end their event",
     "huge": "one piece of a million characters, and an end in order",
 }
 

@@ -1,4 +1,4 @@
-"""What goes on unchecked because Redis did not answer: counted always, logged once a minute."""
+"""What goes on unchecked because Redis did not answer, or refused to: counted always, logged once a minute."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from hub.errors import ErrorCode, HubError
+from hub.redis import Refused
 
 _LOG_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
@@ -34,12 +35,18 @@ class FailOpen:
         return self._failed_at is not None and self._clock() - self._failed_at < self._retry_s
 
     def let_through(self, what: str, error: HubError | None = None) -> None:
-        """Notes one thing let through. Raises ``error`` again when it says anything but that Redis is not reachable."""
+        """Notes one thing let through. Raises ``error`` again when it says anything but that Redis did not do it.
+
+        One that was refused is no reason to stop asking: all the others may be answered.
+        """
+        refused = isinstance(error, Refused)
         if error is not None:
             if error.code is not ErrorCode.UNAVAILABLE:
                 raise error
-            self._failed_at = self._clock()
+            if not refused:
+                self._failed_at = self._clock()
         self.count += 1
         if self._logged_at is None or self._clock() - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = self._clock()
-            _log.warning(self._event, what=what, so_far=self.count, reason="redis is not reachable")
+            reason = "redis refused it" if refused else "redis is not reachable"
+            _log.warning(self._event, what=what, so_far=self.count, reason=reason)

@@ -5,7 +5,7 @@ their own, which they open here too. Nothing above sees an exception of the clie
 """
 
 from hub.redis.calls import Arg, Command, Script, ScriptCall, load_script
-from hub.redis.client import Redis
+from hub.redis.client import Redis, Refused
 from hub.redis.masters import Login
 
-__all__ = ("Arg", "Command", "Login", "Redis", "Script", "ScriptCall", "load_script")
+__all__ = ("Arg", "Command", "Login", "Redis", "Refused", "Script", "ScriptCall", "load_script")

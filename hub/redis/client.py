@@ -328,6 +328,10 @@ class Redis:
             )
 
 
+class Refused(HubError):
+    """Redis answered, and did not do it: a fault of this call, or of the server, but not of the way to it."""
+
+
 def _translated(item: Try) -> Any:
     """The outcome as the layers above know it: a reply or a ``HubError``."""
     cause = item.outcome
@@ -337,7 +341,7 @@ def _translated(item: Try) -> Any:
         error = unavailable("Redis")
     elif isinstance(cause, ResponseError):
         log.error("redis refused a call", server=item.sent_to, reason=str(cause))
-        error = HubError(ErrorCode.UNAVAILABLE, "Redis refused this; the reason is in the hub's log")
+        error = Refused(ErrorCode.UNAVAILABLE, "Redis refused this; the reason is in the hub's log")
     else:
         error = HubError(
             ErrorCode.UNAVAILABLE,

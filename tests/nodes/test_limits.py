@@ -205,6 +205,19 @@ async def test_limits_let_everybody_through_while_redis_is_away() -> None:
         await redis.close()
 
 
+async def test_one_limit_that_redis_refuses_does_not_switch_off_the_others(
+    nodes: list[SharedLimits], redis: Redis
+) -> None:
+    limits = nodes[0]
+    broken, sound = (limits.bucket(purpose, per_second=NEVER, burst=1) for purpose in ("broken", "sound"))
+    key = limit_key(ACME, "broken", "u1")
+    await redis.command(key, "SET", key, "no hash")
+    await broken.spend(ACME, "u1")
+    assert limits.fail_open.count == 1
+    await sound.spend(ACME, "u1")
+    await refusal(sound)
+
+
 def test_a_limit_is_declared_once_and_with_sense(nodes: list[SharedLimits]) -> None:
     limits = nodes[0]
     limits.bucket("test", per_second=1, burst=1)

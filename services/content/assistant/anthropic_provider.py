@@ -9,7 +9,7 @@ import anthropic
 from hub.api import Settings
 from services.content.assistant.prompt import Prompt
 from services.content.assistant.sdk import Reading, SdkProvider
-from services.content.assistant.wire import PLAIN, http_client
+from services.content.assistant.wire import forget_found_headers, http_client
 
 
 def anthropic_provider(settings: Settings) -> SdkProvider:
@@ -18,9 +18,10 @@ def anthropic_provider(settings: Settings) -> SdkProvider:
         api_key=settings.assistant_anthropic_key,
         base_url=settings.assistant_anthropic_base_url,
         max_retries=0,  # the writer repeats, and nobody else
-        default_headers=PLAIN,
+        open_telemetry=False,
         http_client=http_client(settings),
     )
+    forget_found_headers(client)
 
     async def ask(prompt: Prompt) -> Any:
         return await client.messages.create(

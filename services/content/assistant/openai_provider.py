@@ -9,7 +9,7 @@ import openai
 from hub.api import Settings
 from services.content.assistant.prompt import Prompt
 from services.content.assistant.sdk import Reading, SdkProvider
-from services.content.assistant.wire import PLAIN, http_client
+from services.content.assistant.wire import forget_found_headers, http_client
 
 
 def openai_provider(settings: Settings) -> SdkProvider:
@@ -19,9 +19,10 @@ def openai_provider(settings: Settings) -> SdkProvider:
         api_key=settings.assistant_openai_key or "none",
         base_url=settings.assistant_openai_base_url,
         max_retries=0,  # the writer repeats, and nobody else
-        default_headers=PLAIN,
         http_client=http_client(settings),
     )
+    client.organization = client.project = client.admin_api_key = None
+    forget_found_headers(client)
 
     async def ask(prompt: Prompt) -> Any:
         # What `chat.completions.create` does, but for its objects: one for every token costs more than all the rest.
@@ -33,7 +34,7 @@ def openai_provider(settings: Settings) -> SdkProvider:
                     {"role": "system", "content": prompt.rules},
                     *({"role": turn.role, "content": turn.content} for turn in prompt.turns()),
                 ],
-                "max_completion_tokens": settings.assistant_max_output_tokens,
+                settings.assistant_openai_max_tokens_field: settings.assistant_max_output_tokens,
                 "stream": True,
             },
             cast_to=object,

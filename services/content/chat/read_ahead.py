@@ -64,9 +64,11 @@ class ReadAhead:
         async for piece in pieces:
             if isinstance(piece, Outcome):
                 return piece
-            self._size += len(piece.encode())
-            if self._size > self._most_bytes:
+            # What lies there alone was just written, however long it is: nobody has had the time to take it.
+            size = self._size + len(piece.encode())
+            if self._size and size > self._most_bytes:
                 return _too_slow(self._most_bytes)
+            self._size = size
             self._waiting.append(piece)
             self._news.set()
         raise RuntimeError("the writer said nothing of how the text ended")

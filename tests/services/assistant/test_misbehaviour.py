@@ -51,6 +51,7 @@ MISBEHAVIOURS = [
     Case("end=bad_event", Fault.GARBAGE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     Case("end=bad_text", Fault.GARBAGE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     Case("end=endless_line", Fault.GARBAGE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
+    Case("end=endless_event", Fault.GARBAGE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     Case("end=length", Fault.TOO_LONG, ErrorCode.TOO_LARGE, WRITTEN, 1),
     Case("end=withheld", Fault.WITHHELD, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     # before any text: again where that may help
@@ -269,6 +270,29 @@ async def test_what_is_asked_for(fake: FakeLlmServer, library: str) -> None:
     assert seen.body["messages"][-1] == {"role": "user", "content": QUESTION}
     rules = seen.body["messages"][0]["content"] if library == "openai" else seen.body["system"]
     assert "Markdown" in rules
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+async def test_nothing_is_taken_from_the_libraries_own_variables(
+    fake: FakeLlmServer, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await written(fake_settings(fake, library))
+    for name in ("ORG_ID", "PROJECT_ID", "API_KEY", "ADMIN_KEY", "AUTH_TOKEN", "BASE_URL", "ORGANIZATION_ID"):
+        monkeypatch.setenv(f"{library.upper()}_{name}", "from-the-environment")
+    monkeypatch.setenv(
+        f"{library.upper()}_CUSTOM_HEADERS", "x-more: from-the-environment\nauthorization: from-the-environment"
+    )
+    await written(fake_settings(fake, library))
+    usual, seen = fake.llm.requests
+    assert seen.headers == usual.headers
+    assert "from-the-environment" not in repr(seen)
+
+
+@pytest.mark.parametrize("field", ["max_completion_tokens", "max_tokens"])
+async def test_the_bound_on_tokens_has_the_name_that_the_server_knows(fake: FakeLlmServer, field: str) -> None:
+    await written(fake_settings(fake, "openai", max_output_tokens=77, openai_max_tokens_field=field))
+    body = fake.llm.requests[0].body
+    assert {name: body[name] for name in body if "tokens" in name} == {field: 77}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

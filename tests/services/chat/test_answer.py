@@ -147,6 +147,13 @@ def test_a_reader_that_is_too_slow_ends_the_text() -> None:
     run_virtually(read_too_late())
 
 
+def test_a_long_piece_is_no_slow_reader() -> None:
+    """Nothing had waited before it."""
+    _, told = told_of(Script("x" * 5000, 1.0, "y" * 5000, DONE), unread_bytes=1024)
+    assert document(told) == f"<p>{'x' * 5000}{'y' * 5000}</p>"
+    assert told[-1].name == "stream_complete"
+
+
 def test_whoever_leaves_ends_the_text() -> None:
     async def leave() -> None:
         script = Script("one ", 100.0, DONE)

@@ -99,6 +99,7 @@ async def test_a_models_text_becomes_safe_html(
         ("end=bad_json", "upstream_failed", 3),
         ("end=bad_text", "upstream_failed", 3),
         ("end=endless_line", "upstream_failed", 3),
+        ("end=endless_event", "upstream_failed", 3),
         ("end=length", "too_large", 3),
         ("end=withheld", "upstream_failed", 3),
         ("end=cut&after=0", "upstream_failed", 0),
