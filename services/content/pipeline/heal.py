@@ -11,6 +11,7 @@ import regex
 
 from services.content.pipeline.units import LINE_END, SENTENCE_END, UNSPACED, Unit
 
+_UNDECIDED_CHARS = 256  # a line of marks alone that is longer is shown as what it is so far
 _HEALED_CHARS = 4096  # marks opened further back than this stay open in the preview
 _LINK_CHARS = 300
 
@@ -22,6 +23,7 @@ _TABLE_HEAD = regex.compile(r"(?:^|\n)[ \t]*\|[^\n]*\n?\Z")
 _EMPTY_LINE = regex.compile(r"(?:^|\n)[ \t>]*(?:#{1,6}[ \t]*|(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)+(?:\[[ xX]?\]?[ \t]*)?)\Z")
 _OPEN_WORD = regex.compile(rf"[^\s{UNSPACED}]{{1,64}}\Z")
 _LAST_GRAPHEME = regex.compile(r"\X\Z")
+_LINE_OF_ITS_OWN = regex.compile(r"(?<=\n)[^\s]")
 _LINE = regex.compile(r"\n[ \t>]*(?=\n|[-*+][ \t]|#{1,6}[ \t]|>|\||\d{1,9}[.)][ \t])")
 
 _MARK = regex.compile(r"\\.|`++|\*++|_++|~~|!?\[", regex.DOTALL)
@@ -35,7 +37,8 @@ def settled(tail: str) -> str:
     """``tail`` without a last line that may yet become another kind of block."""
     begin = tail.rfind("\n") + 1
     last = tail[begin:]
-    if _UNDECIDED.fullmatch(last) or last.lstrip(" ").startswith("```"):
+    undecided = len(last) <= _UNDECIDED_CHARS and _UNDECIDED.fullmatch(last)
+    if undecided or last.lstrip(" ").startswith("```"):
         return tail[:begin]
     return tail
 
@@ -47,19 +50,42 @@ def preview(tail: str, unit: Unit) -> str:
     """
     if unit is Unit.PARAGRAPH:
         return ""
-    in_code = len(_FENCE.findall(tail)) % 2 == 1
-    if not in_code:
+    code = in_code(tail)
+    if not code:
         if _TABLE.search(tail):
             return tail[: tail.rfind("\n") + 1]
         tail = _cut_match(_TABLE_HEAD, tail)
-    tail = _whole_sentences(tail, in_code) if unit is Unit.SENTENCE else whole_words(tail)
-    if in_code:
+    tail = _whole_sentences(tail, code) if unit is Unit.SENTENCE else whole_words(tail)
+    if code:
         return tail
     tail = _cut_match(_EMPTY_LINE, tail)
     begin = max(0, len(tail) - _HEALED_CHARS)
     for line in _LINE.finditer(tail, begin):
         begin = line.end()
     return tail[:begin] + close_marks(tail[begin:])
+
+
+def in_code(tail: str) -> bool:
+    """Whether a fence is open at the end."""
+    return len(_FENCE.findall(tail)) % 2 == 1
+
+
+def last_line(tail: str) -> int:
+    """Where the last line of the second half begins: one that is not indented, if there is one; 0: there is no line."""
+    half = len(tail) // 2
+    at = max((found.start() for found in _LINE_OF_ITS_OWN.finditer(tail, half)), default=-1)
+    return at if at >= 0 else tail.rfind("\n", half) + 1
+
+
+def begins_anew(block: str) -> str:
+    """What must stand before more of a block that was ended within: code's fence, a table's head."""
+    fences = list(_FENCE.finditer(block))
+    if len(fences) % 2 == 1:
+        fence = block[fences[-1].start() :].partition("\n")[0].strip()
+        return f"{fence}\n" if len(fence) <= _UNDECIDED_CHARS else ""
+    head = _TABLE.search(block)
+    short = head is not None and head.end() <= _HEALED_CHARS and block.count("\n", 0, head.start()) == 1
+    return block[: head.end() + 1] if head and short else ""
 
 
 def _cut_match(pattern: regex.Pattern[str], text: str) -> str:

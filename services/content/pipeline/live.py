@@ -1,7 +1,8 @@
 """A document that is being written, as chunks: blocks that are complete are final, the last one grows.
 
 Only the last block is parsed again as it grows, and the less often the longer it is, so that the whole costs time and
-bytes linear in its length. At the end it is what ``Sanitiser`` makes of the converted whole.
+bytes linear in its length. At the end it is what ``Sanitiser`` makes of the converted whole, but for blocks that are so
+long that they are ended and begun anew: no step takes more than some milliseconds.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ from services.content.pipeline.convert import PARAGRAPH_BREAK, text_to_html
 from services.content.pipeline.cutting import Cutter, Piece, place_of_end
 from services.content.pipeline.fence import count_markup
 from services.content.pipeline.findings import Findings, in_markdown
-from services.content.pipeline.heal import preview, settled, whole_words
-from services.content.pipeline.markdown import Markdown
+from services.content.pipeline.heal import begins_anew, in_code, last_line, preview, settled, whole_words
+from services.content.pipeline.markdown import Markdown, Work
 from services.content.pipeline.sanitise import Sanitiser
 from services.content.pipeline.units import Unit
 
 SHARE = 16
 """The last block is looked at again when this part of it is new. More: smoother, and as many times the work."""
+
+MAX_BLOCK_CHARS = 8192
+"""A last block that is longer is ended; code has ``_CODE_CHARS``, because it is shown as it is."""
+_CODE_CHARS = 32_768
+_MAX_BLOCK_WORK = 6_000
+"""And so is one that takes the parser more work."""
+_WORK_A_CHAR = 20
+"""The parser's work, paid by as many new characters before the last block is looked at again."""
+_STEP_CHARS = 512
+"""More at once is taken in steps."""
 
 # What may belong together with what comes next: a carriage return, half of a surrogate pair.
 _HALF = regex.compile(r"[\r\ud800-\udbff]\Z")
@@ -43,8 +54,14 @@ class Dialect(Protocol):
     def preview(self, tail: str, unit: Unit) -> str:
         """What can be shown of the last block, as source; may be empty."""
 
-    def convert(self, source: str, found: Findings) -> str:
-        """HTML, not yet sanitised; adds what it cannot convert to ``found``."""
+    def is_code(self, tail: str) -> bool:
+        """Whether the last block is code that goes on."""
+
+    def part(self, tail: str) -> tuple[str, str]:
+        """A long last block as two: what is a block now, never empty, and the source of the next one so far."""
+
+    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
+        """HTML, not yet sanitised; adds what it cannot convert to ``found`` and what it did to ``work``."""
 
     def look(self, source: str, found: Findings) -> None:
         """Counts what looks like an attack; it will be shown as it is."""
@@ -72,8 +89,15 @@ class MarkdownDialect:
     def preview(self, tail: str, unit: Unit) -> str:
         return preview(tail, unit)
 
-    def convert(self, source: str, found: Findings) -> str:
-        return self._markdown.convert(source, found)
+    def is_code(self, tail: str) -> bool:
+        return tail.startswith(("```", "~~~")) and in_code(tail)
+
+    def part(self, tail: str) -> tuple[str, str]:
+        at = last_line(tail) or len(whole_words(tail)) or len(tail)
+        return tail[:at], begins_anew(tail[:at]) + tail[at:]
+
+    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
+        return self._markdown.convert(source, found, work)
 
     def look(self, source: str, found: Findings) -> None:
         count_markup(source, found)
@@ -92,7 +116,14 @@ class TextDialect:
     def preview(self, tail: str, unit: Unit) -> str:
         return "" if unit is Unit.PARAGRAPH else whole_words(tail)
 
-    def convert(self, source: str, found: Findings) -> str:
+    def is_code(self, tail: str) -> bool:
+        return False
+
+    def part(self, tail: str) -> tuple[str, str]:
+        at = len(whole_words(tail)) or len(tail)
+        return tail[:at], tail[at:]
+
+    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
         return text_to_html(source)
 
     def look(self, source: str, found: Findings) -> None:
@@ -126,6 +157,8 @@ class LiveDocument:
         self._half = ""
         self._coming: list[str] = []  # not looked at yet
         self._new = 0  # characters of it
+        self._patience = 0  # how many there must be before the last block is looked at again
+        self._work = 0  # that this took the last time
         self._tail = ""  # source from the beginning of the last block
         self._shown = ""  # the last block as it was sent; empty: not opened
         self._done: list[str] = []
@@ -151,10 +184,14 @@ class LiveDocument:
         text = self._half + text
         half = _HALF.search(text)
         self._half = half[0] if half else ""
-        self._take(text[: half.start()] if half else text)
-        if not self._new or self._new * SHARE < len(self._tail):
-            return []
-        return [self._chunk(step) for step in self._grow()]
+        if half:
+            text = text[: half.start()]
+        chunks: list[Chunk] = []
+        for at in range(0, len(text), _STEP_CHARS):
+            self._take(text[at : at + _STEP_CHARS])
+            if self._new and self._new >= self._patience:
+                chunks += [self._chunk(step) for step in self._grow()]
+        return chunks
 
     def finish(self) -> list[Chunk]:
         """The rest. Raises ``empty_content`` when nothing was written that may be shown."""
@@ -186,10 +223,28 @@ class LiveDocument:
         if len(begins) > 1:
             self._tail = tail[begins[-1] :]
             text = text[begins[-1] :]
+            self._work = 0
+        if self._is_long():
+            source, self._tail = self._dialect.part(self._tail)
+            self._work = self._patience = 0
+            yield from self._complete(source)
+        else:
+            yield from self._look(text)
+
+    def _is_long(self) -> bool:
+        if len(self._tail) <= MAX_BLOCK_CHARS:
+            return self._work > _MAX_BLOCK_WORK
+        return len(self._tail) > _CODE_CHARS or not self._dialect.is_code(self._tail)
+
+    def _look(self, text: str) -> Iterator[_Step]:
+        """Shows what can be shown of the last block."""
+        work = Work()
         source = self._dialect.preview(text, self._unit)
-        blocks = self._sanitiser.blocks(self._dialect.convert(source, Findings())) if source else []
+        blocks = self._sanitiser.blocks(self._dialect.convert(source, Findings(), work)) if source else []
         if len(blocks) == 1:  # a guess that makes more is none
             yield from self._show(blocks[0])
+        self._work = work.done
+        self._patience = max(len(self._tail) // SHARE, work.done // _WORK_A_CHAR)
 
     def _end(self) -> Iterator[_Step]:
         text = self._gather()

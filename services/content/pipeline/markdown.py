@@ -55,20 +55,27 @@ class Markdown:
         parser.core.ruler.after("inline", "list_items", _list_items)
         self._parser = parser
 
-    def convert(self, source: str, found: Findings | None = None) -> str:
-        """HTML, not yet sanitised. A source that takes too much work is text, and is added to ``found``."""
+    def convert(self, source: str, found: Findings | None = None, work: Work | None = None) -> str:
+        """HTML, not yet sanitised. A source that takes too much work is text, and is added to ``found``.
+
+        ``work``: what is done is added.
+        """
+        spent = Work(self._max_work)
         try:
-            return str(self._parser.render(source, {"references": _References(), _WORK: _Work(self._max_work)}))
+            return str(self._parser.render(source, {"references": _References(), _WORK: spent}))
         except _TooMuchWorkError:
             if found is not None:
                 found[Finding.COMPLEX] += 1
             return text_to_html(source)
+        finally:
+            if work is not None:
+                work.done += spent.done
 
     def block_lines(self, source: str) -> list[int]:
         """The line where each top-level block begins; cheaper than converting. Too much work: one block."""
         tokens: list[Token] = []
         try:
-            self._parser.block.parse(source, self._parser, {_WORK: _Work(self._max_work)}, tokens)
+            self._parser.block.parse(source, self._parser, {_WORK: Work(self._max_work)}, tokens)
         except _TooMuchWorkError:
             return [0]
         return [token.map[0] for token in tokens if token.level == 0 and token.nesting >= 0 and token.map]
@@ -78,20 +85,23 @@ class _TooMuchWorkError(Exception):
     """Never leaves this module."""
 
 
-class _Work:
-    """What is left of it, for one source."""
+class Work:
+    """Of the parser."""
 
-    def __init__(self, left: int) -> None:
-        self._left = left
+    def __init__(self, most: int = MAX_WORK) -> None:
+        self._most = most
+        self.done = 0
+        """So far, about a microsecond each."""
 
-    def take(self, amount: int) -> None:
-        self._left -= amount
-        if self._left < 0:
+    def add(self, amount: int) -> None:
+        """Raises when it is too much."""
+        self.done += amount
+        if self.done > self._most:
             raise _TooMuchWorkError
 
 
 def _work(state: StateCore | StateBlock | StateInline, amount: int) -> None:
-    state.env[_WORK].take(amount)
+    state.env[_WORK].add(amount)
 
 
 def _count_work(parser: MarkdownIt) -> None:

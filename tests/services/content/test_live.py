@@ -9,6 +9,7 @@ from services.content.pipeline.chunks import Chunk
 from services.content.pipeline.convert import ContentType
 from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import SHARE, LiveDocument
+from services.content.pipeline.markdown import Work
 from services.content.pipeline.pipeline import Limits, Pipeline
 from services.content.pipeline.units import Unit
 from tests.services.content.safety import prefixes
@@ -119,10 +120,10 @@ def test_cost_is_linear(name: str, source: str, monkeypatch: pytest.MonkeyPatch)
     convert = live._dialect.convert
     converted = 0
 
-    def counted(text: str, found: Findings) -> str:
+    def counted(text: str, found: Findings, work: Work | None = None) -> str:
         nonlocal converted
         converted += len(text)
-        return convert(text, found)
+        return convert(text, found, work)
 
     monkeypatch.setattr(live._dialect, "convert", counted)
     chunks = [chunk for at in range(0, len(whole), 4) for chunk in live.feed(whole[at : at + 4])]
