@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 # What a model says within this time is one entry of the journal.
 _GATHER_S = 0.03
-_MOST_PIECE_CHARS = 4096
+_MOST_PIECE_CHARS = 1024
 
 Ended = Callable[[Outcome], None]
 

@@ -12,13 +12,14 @@ from msgspec import Struct
 from hub.api import Hub, OrgId
 from services.content.asked import Start
 from services.content.metrics import ContentMetrics
-from services.content.pipeline import ContentType, Document, Findings, Pipeline, Unit
+from services.content.pipeline import ContentType, Document, Findings, Unit
+from services.content.preparing import Preparer
 from services.content.sources import Turn
 from services.content.store import Plan
 
 _PURPOSE = "content"
 # Raise it when the pipeline makes something else of the same source.
-_PIPELINE_VERSION = 1
+_PIPELINE_VERSION = 2
 
 
 class _Kept(Struct, frozen=True):
@@ -47,11 +48,11 @@ class Made:
 class Maker:
     """Makes documents. One for a node."""
 
-    def __init__(self, hub: Hub, pipeline: Pipeline, metrics: ContentMetrics) -> None:
+    def __init__(self, hub: Hub, preparer: Preparer, metrics: ContentMetrics) -> None:
         self._cache = hub.cache
         self._ttl_s = hub.settings.content_cache_s
         self._depth = hub.settings.content_max_depth
-        self._pipeline = pipeline
+        self._preparer = preparer
         self._metrics = metrics
 
     async def make(self, org: OrgId, wanted: Start) -> Made:
@@ -61,7 +62,7 @@ class Maker:
         began = time.perf_counter()
         if kept is not None:
             return self.again(kept.html, kept.unit, kept.content_type, name, kept.chunks)
-        prepared = self._pipeline.document(wanted.content, wanted.content_type, wanted.unit)
+        prepared = await self._preparer.prepare(wanted.content, wanted.content_type, wanted.unit)
         document = prepared.document
         next(document.chunks())  # raises empty_content
         plan = Plan("document", document.unit, prepared.content_type, _ms(began))
@@ -70,7 +71,7 @@ class Maker:
     def again(self, html: str, unit: Unit, kind: ContentType, name: str = "", chunks: int | None = None) -> Made:
         """A document of HTML that was made here before."""
         began = time.perf_counter()
-        document = self._pipeline.restore(html, unit)
+        document = self._preparer.restore(html, unit)
         plan = Plan("restored", document.unit, kind, _ms(began), cached=True)
         return Made(document, Findings(), plan, html, name, chunks)
 

@@ -10,6 +10,7 @@ from services.content.making import Maker
 from services.content.methods import ContentMethods
 from services.content.metrics import ContentMetrics
 from services.content.pipeline import Limits, Pipeline
+from services.content.preparing import Preparer
 from services.content.store import Store
 from services.content.streams import Streams
 
@@ -28,9 +29,10 @@ def content(hub: Hub) -> Service:
     writer = Writer(build_providers(settings), settings, metrics=AssistantMetrics(hub.registry))
     limits = AssistantLimits(hub.limits, settings)
     metrics = ContentMetrics(hub.registry)
-    maker = Maker(hub, pipeline, metrics)
+    preparer = Preparer(pipeline)
+    maker = Maker(hub, preparer, metrics)
     store = Store(hub.database, settings)
-    streams = Streams(hub, store, pipeline, writer, metrics)
+    streams = Streams(hub, store, preparer, writer, metrics)
 
     async def start() -> None:
         streams.start()

@@ -23,7 +23,7 @@ from services.content.dictation import Dictation
 from services.content.driver import Driver
 from services.content.journal import Journal
 from services.content.metrics import ContentMetrics
-from services.content.pipeline import Pipeline
+from services.content.preparing import Preparer
 from services.content.sources import BrokenSource, DocumentSource, Source, TakenOver
 from services.content.store import Store, Stored, Wanted
 
@@ -44,10 +44,10 @@ Key = tuple[OrgId, str]
 class Streams:
     """See the module. ``start`` and ``close`` by the service."""
 
-    def __init__(self, hub: Hub, store: Store, pipeline: Pipeline, writer: Writer, metrics: ContentMetrics) -> None:
+    def __init__(self, hub: Hub, store: Store, preparer: Preparer, writer: Writer, metrics: ContentMetrics) -> None:
         self._hub = hub
         self._store = store
-        self._pipeline = pipeline
+        self._preparer = preparer
         self._writer = writer
         self._metrics = metrics
         self._drivers: dict[Key, Driver] = {}
@@ -245,15 +245,15 @@ class Streams:
             await journal.read()
             return self.dictation(stored, journal)
         if plan.kind == "restored":
-            return DocumentSource(self._pipeline.restore(stored.source, plan.unit))
-        prepared = self._pipeline.document(stored.source, plan.content_type, plan.unit)
+            return DocumentSource(self._preparer.restore(stored.source, plan.unit))
+        prepared = await self._preparer.prepare(stored.source, plan.content_type, plan.unit)
         return DocumentSource(prepared.document, prepared.findings)
 
     def dictation(self, stored: Stored, journal: Journal | None = None) -> Dictation:
         """The source of a stream that a language model writes."""
         prompt = parse_prompt(msgspec.json.decode(stored.source), self._hub.settings)
         journal = journal or Journal(self._hub, stored.org, stored.id)
-        return Dictation(journal, self._writer, prompt, stored.plan.provider, self._pipeline, stored.plan.unit)
+        return Dictation(journal, self._writer, prompt, stored.plan.provider, self._preparer.pipeline, stored.plan.unit)
 
     # --- chores
 

@@ -25,6 +25,14 @@ WRITTEN = (
     * 20
 )
 
+MARKDOWN = (
+    ("prose", (WRITTEN * 60)[:102_400]),
+    ("brackets", "![" * 51_200),
+    ("marks", "*_" * 51_200),
+    ("short lines", "- a\n" * 25_600),
+)
+"""What a reader writes, and what takes the parser longest."""
+
 
 def _case(name: str, unit: str, operations: int, run: Run) -> Case:
     async def prepare() -> Run:
@@ -41,19 +49,38 @@ def cases() -> list[Case]:
     def whole(unit: Unit) -> Run:
         return lambda: deque(pipeline.document(PAGE, "html", unit).document.chunks(), 0)
 
+    def whole_markdown(source: str) -> Run:
+        return lambda: pipeline.document(source, "markdown")
+
     def first(source: str) -> Run:
         return lambda: next(pipeline.document(source, "html", Unit.SENTENCE).document.chunks())
 
-    def live() -> None:
-        document = pipeline.live()
-        for at in range(0, len(WRITTEN), TOKEN_CHARS):
-            document.feed(WRITTEN[at : at + TOKEN_CHARS])
-        document.finish()
+    def kept(source: str) -> Run:
+        markup = pipeline.document(source, "html").document.html
+        return lambda: next(pipeline.restore(markup, Unit.SENTENCE).chunks())
+
+    def live(source: str) -> Run:
+        def run() -> None:
+            document = pipeline.live()
+            for at in range(0, len(source), TOKEN_CHARS):
+                document.feed(source[at : at + TOKEN_CHARS])
+            document.finish()
+
+        return run
 
     return [
         *(_case(f"content: 100 KB of HTML by {unit}", "KB", kilobytes, whole(unit)) for unit in Unit if unit != "auto"),
         _case("content: sanitised only", "KB", kilobytes, lambda: pipeline.document(PAGE, "html").document.html),
         _case("content: first chunk of 100 KB", "document", 1, first(PAGE)),
         _case("content: the same in one element", "document", 1, first(f"<article>{PAGE}</article>")),
-        _case("content: Markdown, token by token", "token", len(WRITTEN) // TOKEN_CHARS, live),
+        _case("content: the same, kept", "document", 1, kept(f"<article>{PAGE}</article>")),
+        *(
+            _case(f"content: Markdown, {name}", "KB", len(source) // 1024, whole_markdown(source))
+            for name, source in MARKDOWN
+        ),
+        _case("content: Markdown, token by token", "token", len(WRITTEN) // TOKEN_CHARS, live(WRITTEN)),
+        *(
+            _case(f"content: written {name}", "token", len(source[:8192]) // TOKEN_CHARS, live(source[:8192]))
+            for name, source in MARKDOWN
+        ),
     ]

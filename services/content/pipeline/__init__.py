@@ -7,7 +7,7 @@ Both convert (``convert``, ``markdown``, ``heal`` for what is unfinished), sanit
 
 from services.content.pipeline.characters import clean_characters
 from services.content.pipeline.chunks import Chunk, Op
-from services.content.pipeline.convert import ContentType, one_of
+from services.content.pipeline.convert import ContentType, content_type, one_of
 from services.content.pipeline.document import Document
 from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import LiveDocument
@@ -41,6 +41,7 @@ __all__ = (
     "Unit",
     "clean_characters",
     "complexity",
+    "content_type",
     "interval_ms",
     "one_of",
     "slowed_ms",

@@ -54,6 +54,7 @@ class Markdown:
         parser.inline.ruler.before("autolink", "line_break", _line_break)
         parser.core.ruler.after("inline", "list_items", _list_items)
         self._parser = parser
+        self.convert("")  # the parser compiles its rules at the first use, and not for two threads at once
 
     def convert(self, source: str, found: Findings | None = None, work: Work | None = None) -> str:
         """HTML, not yet sanitised. A source that takes too much work is text, and is added to ``found``.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import markdown_it.helpers
 import pytest
 
 from hub.api import ErrorCode, HubError
 from services.content.pipeline.convert import ContentType, detect, one_of, text_to_html
-from services.content.pipeline.markdown import MAX_REFERENCE_CHARS, Markdown
+from services.content.pipeline.findings import Finding, Findings
+from services.content.pipeline.markdown import MAX_REFERENCE_CHARS, MAX_WORK, Markdown, Work
 from services.content.pipeline.sanitise import Sanitiser
 from services.content.pipeline.units import Unit
 
@@ -108,3 +110,37 @@ def test_an_unknown_choice_is_named() -> None:
         with pytest.raises(HubError, match="chunk_by is one of: auto, word, sentence, paragraph") as refused:
             one_of(Unit, value, "chunk_by")
         assert refused.value.code is ErrorCode.BAD_REQUEST
+
+
+@pytest.mark.parametrize("part", ["![![", "[", "*_", "- a\n", "#\n", "a|b\n-|-\n", "> a\n- ", "[a]["])
+def test_what_takes_the_parser_too_much_work_is_text(part: str) -> None:
+    source = part * (100_000 // len(part))
+    found = Findings()
+    work = Work()
+    assert MARKDOWN.convert(source, found, work) == text_to_html(source)
+    assert found == {Finding.COMPLEX: 1}
+    assert work.done < 2.5 * MAX_WORK
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "## Head\n\nSome **bold** words and `code` in a [link](https://e.example), and more *text* follows here.\n\n",
+        "- [x] an item of *some* words\n",
+        "| a name | 12.5 | some words |\n",
+        "    return x[0] * y\n",
+        "word ",
+        "A line that is as long as such lines are.\n",
+    ],
+)
+def test_no_document_that_somebody_writes_takes_so_much(part: str) -> None:
+    head = "| a | b | c |\n|---|---|---|\n" if part.startswith("|") else ""
+    found = Findings()
+    MARKDOWN.convert((head + part * (100_000 // len(part)))[:100_000], found)
+    assert found == {}
+
+
+def test_the_parser_library_stays_as_it_is_for_others() -> None:
+    before = markdown_it.helpers.parseLinkLabel
+    Markdown(references=True)
+    assert markdown_it.helpers.parseLinkLabel is before

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hub.api import ErrorCode, HubError
 from services.content.pipeline.chunks import Chunk
 from services.content.pipeline.convert import ContentType
 from services.content.pipeline.findings import Finding, Findings
-from services.content.pipeline.live import SHARE, LiveDocument
+from services.content.pipeline.live import MAX_BLOCK_CHARS, SHARE, LiveDocument
 from services.content.pipeline.markdown import Work
 from services.content.pipeline.pipeline import Limits, Pipeline
 from services.content.pipeline.units import Unit
@@ -130,6 +132,66 @@ def test_cost_is_linear(name: str, source: str, monkeypatch: pytest.MonkeyPatch)
     chunks += live.finish()
     assert converted <= 2 * SHARE * len(whole)
     assert sum(len(chunk.html) for chunk in chunks) <= 2 * SHARE * len(live.html)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("list", "- an item with **bold** text\n" * 400),
+        ("paragraph", "some words and *more*, " * 500),
+        ("word", "x" * 12_000),
+        ("brackets", "[" * 12_000),
+        ("images", "![" * 6_000),
+        ("marks", "*_" * 6_000),
+        ("ticks", "`" * 12_000),
+        ("quotes", "> > a\n" * 2_000),
+        ("blanks", " " * 12_000 + "a"),
+        ("at once", "some words and *more*.\n\n" * 1_000),
+    ],
+)
+@pytest.mark.parametrize("size", [25, 20_000])
+def test_a_block_that_gets_long_is_ended(name: str, source: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing long is ever converted in one step, so none takes long; and nothing that was written is lost."""
+    live = PIPELINE.live()
+    convert = live._dialect.convert
+    longest = 0
+    most = 0
+
+    def watched(text: str, found: Findings, work: Work | None = None) -> str:
+        nonlocal longest, most
+        work = work or Work()
+        before = work.done
+        markup = convert(text, found, work)
+        longest, most = max(longest, len(text)), max(most, work.done - before)
+        return markup
+
+    monkeypatch.setattr(live._dialect, "convert", watched)
+    chunks = [chunk for at in range(0, len(source), size) for chunk in live.feed(source[at : at + size])]
+    chunks += live.finish()
+    assert longest <= (4 if name == "ticks" else 1) * MAX_BLOCK_CHARS + 1_024  # they begin code, which may be longer
+    assert most <= 50_000
+    assert live.findings == {}
+    *_, last = prefixes(chunks)
+    assert last == live.html
+    spoken = re.sub(r"<[^>]*>|\s", "", live.html)
+    assert len(spoken) >= len(re.sub(r"[\s*_>`-]", "", source)) - 10
+
+
+def test_long_code_goes_on_as_code() -> None:
+    line = "    return '*not* [a](list)'\n"
+    live, _ = written("```py\n" + line * 2_000 + "```\n\nAfter *it*.\n", 100)
+    code, _, after = live.html.rpartition("</pre>")
+    assert after == "<p>After <em>it</em>.</p>"
+    assert set(re.findall(r"<[^>]*>", code)) == {"<pre>", '<code class="language-py">', "</code>", "</pre>"}
+    assert 1 < code.count("<pre>") < 5
+    assert code.count(line) == 2_000
+
+
+def test_long_tables_go_on_as_tables() -> None:
+    live, _ = written("| a | b |\n|---|---|\n" + "| some | row |\n" * 1_500, 100)
+    assert set(re.findall(r"</?(?:p|table)>", live.html)) == {"<table>", "</table>"}
+    assert live.html.count("<td>some</td>") == 1_500
+    assert live.html.count("<th>a</th>") == live.html.count("<table>") > 1
 
 
 def test_halves_of_characters_wait_for_the_rest() -> None:
