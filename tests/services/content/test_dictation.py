@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hub.api import ErrorCode, HubError
 from services.content.dictation import Dictation
 from services.content.journal import Journal
-from services.content.pipeline import Chunk, Pipeline, Unit
+from services.content.pipeline import Chunk, Pipeline, Speed, Unit
 from services.content.sources import DocumentSource, Source, TakenOver
 from services.content.states import State
+from services.content.store import Wanted
 from tests.services.content.fake_hub import ORG, FakeHub
 from tests.services.content.scene import (
     CONTENT,
@@ -73,6 +74,28 @@ def test_a_text_is_asked_for_once_unless_its_driver_dies() -> None:
     run_virtually(play())
 
 
+def test_a_text_that_was_cancelled_is_not_asked_for_again() -> None:
+    """Its node died before the end was stored."""
+
+    async def play() -> None:
+        writer = FakeWriter()
+        scene = Scene(assistant=True, writer=writer)
+        scene.store.away = 1
+        driver = await driven(scene, 4)
+        driver.apply(Wanted(State.CANCELLED, Speed.FAST, 2))
+        await soon(lambda: scene.ended)
+        await scene.kill()
+        assert scene.store.finished == []
+        await scene.drive()
+        assert (await end(scene))["state"] == "cancelled"
+        assert writer.calls == 1
+        state, html, _, _ = scene.store.finished[0]
+        assert state is State.CANCELLED
+        assert shown().startswith(html[:20])
+
+    run_virtually(play())
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObject) -> None:
@@ -100,14 +123,36 @@ def test_a_source_gives_the_same_chunks_wherever_it_is_entered(data: st.DataObje
         assert source.next() == ()
         assert source.html == whole.html
 
-    async def written() -> Dictation:
-        journal = Journal(FakeHub(), ORG, "s")  # type: ignore[arg-type]
-        pieces = [TEXT[at : at + 7] for at in range(0, len(TEXT), 7)]
-        journal.entries = [("text", {"text": piece}) for piece in pieces]
-        journal.entries.append(("end", {"provider": "fake", "bytes": 1, "error": None}))
-        return Dictation(journal, FakeWriter(), PROMPT, None, Pipeline(), Unit.WORD)  # type: ignore[arg-type]
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("assistant", [False, True], ids=["document", "assistant"])
+def test_a_source_can_be_entered_again_at_every_chunk_it_has_just_given(assistant: bool) -> None:
+    async def play() -> None:
+        source = await written() if assistant else document()
+        index = 0
+        while True:
+            await source.seek(index)
+            group = source.next()
+            if not group:
+                break
+            for number in range(index, index + len(group)):
+                await source.seek(number)
+                again = source.next()
+                assert again is not None
+                assert again == group[number - index :]
+            index += len(group)
+        assert index > 10
 
     run_virtually(play())
+
+
+async def written() -> Dictation:
+    journal = Journal(FakeHub(), ORG, "s")  # type: ignore[arg-type]
+    pieces = [TEXT[at : at + 7] for at in range(0, len(TEXT), 7)]
+    journal.entries = [("text", {"text": piece}) for piece in pieces]
+    journal.entries.append(("end", {"provider": "fake", "bytes": 1, "error": None}))
+    return Dictation(journal, FakeWriter(), PROMPT, None, Pipeline(), Unit.WORD)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("assistant", [False, True], ids=["document", "assistant"])

@@ -100,6 +100,10 @@ def test_what_is_paused_waits_and_ends_when_nobody_resumes_it() -> None:
         driver.apply(Wanted(State.PAUSED, Speed.FAST, 4))
         await asyncio.sleep(19)
         driver.apply(Wanted(State.PAUSED, Speed.SLOW, 5))  # a wish that is none to go on
+        await asyncio.sleep(0.9)
+        assert not scene.ended, "every pause has its own time"
+        await asyncio.sleep(0.3)
+        assert scene.ended
         result = await end(scene)
         assert (result["state"], result["code"]) == ("failed", "timeout")
         assert scene.store.finished[0][0] is State.FAILED
@@ -166,6 +170,19 @@ def test_a_stream_that_had_ended_is_only_written_down() -> None:
     run_virtually(play())
 
 
+def test_what_is_lost_after_the_last_chunk_comes_again_before_the_end() -> None:
+    async def play() -> None:
+        scene = Scene(assistant=False)
+        driver = await driven(scene, len(all_chunks()))
+        assert not scene.ended
+        scene.hub.lose(CONTENT, 3)
+        driver.stir()
+        await end(scene)
+        scene.check(lost=True)
+
+    run_virtually(play())
+
+
 def test_of_a_part_that_follows_the_chunks_before_it_say_nothing() -> None:
     async def play() -> None:
         scene = Scene(assistant=False)
@@ -182,6 +199,8 @@ def test_of_a_part_that_follows_the_chunks_before_it_say_nothing() -> None:
         await scene.drive()
         result = await end(scene)
         assert (result["part"], result["chunks"]) == (2, first)
+        starts = [data for name, data in scene.hub.topics[CONTENT] if name == "stream_start"]
+        assert [(start["part"], start["index"]) for start in starts] == [(1, 0), (2, first)]
         chunks = [data for name, data in scene.hub.topics[CONTENT] if name == "chunk"]
         assert [chunk["index"] for chunk in chunks] == list(range(2 * first))
         assert chunks[-1]["block"] == 2 * blocks - 1

@@ -11,6 +11,7 @@ import pytest
 from hub.api import HubError
 from hub.orgs import OrgId
 from services.content.pipeline import Document, Pipeline
+from services.content.store import Store
 from tests.services.content.studio import Studio, studio
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
@@ -86,8 +87,15 @@ async def test_a_pipeline_that_fails_in_the_middle_ends_the_stream(
 
 
 async def test_the_next_part_may_begin_as_soon_as_the_last_one_has_ended(
-    redis_url: str, hub_database: HubDatabase
+    redis_url: str, hub_database: HubDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    finish = Store.finish
+
+    async def slowly(self: Store, *what: Any) -> None:
+        await asyncio.sleep(0.1)  # a database far away
+        await finish(self, *what)
+
+    monkeypatch.setattr(Store, "finish", slowly)
     async with studio(redis_url, hub_database, nodes=2) as house:
         clients = [await house.client(node=n) for n in (0, 1)]
         editor = await house.watch("serial")
