@@ -15,7 +15,7 @@ import platform
 import signal
 import socket as sockets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -70,6 +70,7 @@ from hub.topics.subscriptions import LocalTopics
 log = structlog.get_logger(__name__)
 
 Ready = Callable[[], None]
+Chore = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Node:
@@ -292,8 +293,11 @@ def load_services(address: str) -> Sequence[ServiceFactory]:
     return factories
 
 
-def run(settings: Settings, listener: sockets.socket, ready: Callable[[], None] | None = None) -> None:
-    """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens."""
+def run(settings: Settings, listener: sockets.socket, ready: Ready | None = None, chore: Chore | None = None) -> None:
+    """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens.
+
+    ``chore`` runs beside the node, from before its start until after its stop.
+    """
     configure_logging(settings.log_level, node_name(settings))
     factories = load_services(settings.services)
 
@@ -302,7 +306,16 @@ def run(settings: Settings, listener: sockets.socket, ready: Callable[[], None] 
         if ready is not None:
             ready()
 
-    uvloop.run(serve(settings, factories, listener=listener, on_ready=started))
+    async def served() -> None:
+        beside = [asyncio.ensure_future(chore())] if chore is not None else []
+        try:
+            await serve(settings, factories, listener=listener, on_ready=started)
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    uvloop.run(served())
 
 
 def spare_the_collector() -> None:

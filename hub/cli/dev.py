@@ -15,7 +15,6 @@ import typer
 
 from hub.cli.failure import reported
 from hub.cli.serve import given
-from hub.errors import ConfigError
 
 if TYPE_CHECKING:
     from hub.config import Settings
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 DEMO_USERS = (("acme", "alice", "Alice"), ("acme", "bob", "Bob"), ("globex", "carol", "Carol"))
 TOKEN_LIFE_S = 7 * 24 * 3600.0
 _REVIVE_S = 0.5
+_REVIVE_MOST_S = 10.0
 
 
 @reported
@@ -64,13 +64,11 @@ def dev(
             else:
                 print("HUB_DATABASE_OWNER_URL is not set: the database is taken as it is")
             address = address_of(listener)
-            chores: list[asyncio.Task[None]] = []
 
             def ready() -> None:
                 print(welcome(settings, address, ephemeral), flush=True)
-                chores.append(asyncio.get_running_loop().create_task(revive(servers), name="revive"))
 
-            run_hub(settings, listener, ready)
+            run_hub(settings, listener, ready, chore=lambda: revive(servers))
 
 
 @contextlib.contextmanager
@@ -110,15 +108,24 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[tuple[di
 
 async def revive(servers: Sequence[Server]) -> None:
     """Starts servers again that have ended. Runs in the main thread, to which they are tied."""
+    await asyncio.gather(*(_keep_running(server) for server in servers))
+
+
+async def _keep_running(server: Server) -> None:
+    """Looks every ``_REVIVE_S``, and less and less often while the server does not stay up."""
+    pause_s = _REVIVE_S
     while True:
-        await asyncio.sleep(_REVIVE_S)
-        for server in servers:
-            if not server.running:
-                print(f"hub: {server.home.name} has ended; starting it again", file=sys.stderr)
-                try:
-                    server.launch()
-                except ConfigError as error:
-                    print(f"hub: {error}", file=sys.stderr)
+        await asyncio.sleep(pause_s)
+        if server.running:
+            pause_s = _REVIVE_S
+            continue
+        if pause_s == _REVIVE_S:
+            print(f"hub: {server.home.name} has ended; starting it again (log: {server.home.log})", file=sys.stderr)
+        pause_s = min(_REVIVE_MOST_S, 2 * pause_s)
+        try:
+            server.launch()
+        except Exception as error:
+            print(f"hub: {server.home.name} does not start: {error}", file=sys.stderr)
 
 
 def command() -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from hub.config import Settings
 from hub.errors import ConfigError
@@ -25,14 +26,20 @@ def listen_on(host: str, port: int, knobs: str) -> socket.socket:
         raise ConfigError(f"cannot listen on {host} port {port} ({error.strerror or error}); set {knobs}") from error
 
 
-def run_hub(settings: Settings, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:
+def run_hub(
+    settings: Settings,
+    listener: socket.socket,
+    ready: Callable[[], None] | None = None,
+    chore: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> None:
     """Serves on ``listener`` until SIGTERM or SIGINT, drains, returns. ``ready`` is called when the hub is ready.
 
+    ``chore`` runs beside it, in the same thread, and is cancelled when the hub has stopped.
     ``hub.app`` is imported late, because it loads everything.
     """
     from hub.app import run
 
-    run(settings, listener, ready)
+    run(settings, listener, ready, chore)
 
 
 def address_of(listener: socket.socket) -> str:

@@ -22,7 +22,7 @@ HUB = (sys.executable, "-m", "hub.cli")
 FAKE_APP = """
 import asyncio, os, signal, socket, sys, types
 
-def run(settings, listener, ready=None):
+def run(settings, listener, ready=None, chore=None):
     stopped = []
     def stop(number, frame):
         stopped.append(number)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from hub.cli.dev import revive
 from hub.embedded import RedisServer
 from tests.cli.conftest import Commands, Run
 from tests.support.hub_database import HubDatabase
 from tests.support.servers import free_port
+from tests.support.virtual_loop import run_virtually
 from tests.support.waiting import until
 
 
@@ -149,3 +154,38 @@ async def test_servers_of_ones_own(hub_command: Commands, redis_server: RedisSer
     assert not (hub_command.folder / ".hub" / "postgres").exists()
     assert (hub_command.folder / ".hub" / "redis").exists()
     await stopped(run)
+
+
+class StubbornServer:
+    """Does not start before the third attempt; runs for 60 s then."""
+
+    home = SimpleNamespace(name="redis", log="redis.log")
+
+    def __init__(self) -> None:
+        self.attempts: list[float] = []
+
+    @property
+    def running(self) -> bool:
+        return len(self.attempts) >= 3 and self.attempts[-1] + 60 > asyncio.get_running_loop().time()
+
+    def launch(self) -> None:
+        self.attempts.append(asyncio.get_running_loop().time())
+        if len(self.attempts) < 3:
+            raise OSError("no space left")
+
+
+def test_a_server_that_does_not_start_is_tried_less_and_less_often(capsys: pytest.CaptureFixture[str]) -> None:
+    server = StubbornServer()
+
+    async def two_deaths() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(120):
+                await revive([server])  # type: ignore[list-item]
+
+    run_virtually(two_deaths())
+    assert server.attempts[:3] == [0.5, 1.5, 3.5]
+    assert 63.5 <= server.attempts[3] <= 65
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4, said
+    assert [line.startswith("hub: redis has ended; starting it again") for line in said] == [True, False, False, True]
+    assert said[1] == said[2] == "hub: redis does not start: no space left"
