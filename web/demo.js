@@ -92,6 +92,7 @@ function watch(name) {
         }
       },
       onGap: () => say("Redis has forgotten a part; it is streamed again"),
+      onEnd: (error) => say(`${error.code}: ${error.message}`),
     },
     { since: "start" },
   );

@@ -11,7 +11,7 @@ from litestar.params import FromPath
 
 from hub.errors import not_found
 
-_TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_TYPES: Final = {".html": "text/html", ".js": "text/javascript"}
 _PAGE: Final = "demo.html"
 _FILES: Final = ("demo.js", "hub.js", "content.js")
 _HEADERS: Final = {

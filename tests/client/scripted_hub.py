@@ -158,8 +158,8 @@ class ScriptedHub:
                 await peer.send({"type": "reply", "id": frame["id"], "result": {"expires_in_ms": 60_000}})
 
     async def welcome(self, peer: Peer, frame: Frame) -> None:
-        verdicts, after = self._join(peer, frame["subscribe"])
-        resumed = frame["resume"] is not None
+        verdicts, after = self._join(peer, frame.get("subscribe", []))
+        resumed = frame.get("resume") is not None
         session = frame["resume"]["session"] if resumed else "s_1"
         welcome = {
             "type": "welcome", "id": frame["id"], "session": session, "resumed": resumed,
@@ -192,7 +192,7 @@ class ScriptedHub:
                 error = {"code": "already_subscribed", "message": "twice", "retry": "never"}
                 verdicts.append({"topic": topic, "ok": False, "error": error})
                 continue
-            self.windows += bool(item["ack"])
+            self.windows += bool(item.get("ack"))
             peer.live[topic] = item
             start, gap = _replay(log, item, topic)
             verdicts.append({"topic": topic, "ok": True, "epoch": log.epoch, "seq": log.top, "recovered": gap is None})
@@ -203,11 +203,11 @@ class ScriptedHub:
 
 def _replay(log: Log, item: Frame, topic: str) -> tuple[int, Frame | None]:
     """The first number to replay, and the gap before it."""
-    since = item["since"]
+    since, last = item.get("since"), item.get("last")
     if since == "start":
         return log.first, None
-    if item["last"] is not None:
-        return max(log.first, log.top - item["last"] + 1), None
+    if last is not None:
+        return max(log.first, log.top - last + 1), None
     if not isinstance(since, dict):
         return log.top + 1, None
     if since["epoch"] != log.epoch or since["seq"] > log.top:
@@ -219,7 +219,7 @@ def _replay(log: Log, item: Frame, topic: str) -> tuple[int, Frame | None]:
 
 
 def _matches(item: Frame, event: Frame) -> bool:
-    return all(event.get("tags", {}).get(name) == value for name, value in (item["filter"] or {}).items())
+    return all(event.get("tags", {}).get(name) == value for name, value in (item.get("filter") or {}).items())
 
 
 @asynccontextmanager
