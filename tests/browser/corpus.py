@@ -16,7 +16,7 @@ CASES: dict[str, str] = json.loads(
 )
 PIPELINE = Pipeline()
 # A payload's characters one by one, and in pieces that end within tags, references and marks.
-PIECE_CHARS = (1, 3, 7)
+LIVE = ((Unit.WORD, 1), (Unit.WORD, 7), (Unit.SENTENCE, 3), (Unit.PARAGRAPH, 5))
 
 # Where in a document somebody could write a payload.
 AROUND: dict[ContentType, tuple[str, ...]] = {
@@ -94,18 +94,18 @@ def _rest(document: LiveDocument) -> list[Chunk]:
 
 def every_way(source: str) -> Iterator[list[Chunk]]:
     """All content types, all cutters, whole and live."""
-    for unit in Unit:
+    for unit in (Unit.WORD, Unit.SENTENCE, Unit.PARAGRAPH):
         for kind in ContentType:
             yield whole(source, kind, unit)
-        for kind in (ContentType.MARKDOWN, ContentType.TEXT):
-            for piece_chars in PIECE_CHARS:
-                yield live(source, kind, unit, piece_chars)
+    for kind in (ContentType.MARKDOWN, ContentType.TEXT):
+        for unit, piece_chars in LIVE:
+            yield live(source, kind, unit, piece_chars)
 
 
 def in_places(source: str, number: int) -> Iterator[list[Chunk]]:
-    """In every third place of a document, others for each ``number``."""
+    """In every twelfth place of a document, others for each ``number``."""
     for kind, places in AROUND.items():
-        for place in places[number % 3 :: 3]:
+        for place in places[number % 12 :: 12]:
             around = place.replace("{}", source)
             yield whole(around, kind, Unit.WORD)
             if kind is ContentType.MARKDOWN:
@@ -113,20 +113,19 @@ def in_places(source: str, number: int) -> Iterator[list[Chunk]]:
 
 
 def act(streams: Iterable[list[Chunk]]) -> Act:
-    """All streams in one frame: each document that a client has after any chunk, and each stream in the DOM."""
+    """All streams in one frame: each document that a client has after any chunk, each stream chunk by chunk in the DOM,
+    and as a page what they end as.
+    """
     documents: dict[str, int] = {}
-    shown: dict[str, Stream] = {}
+    different: dict[tuple[tuple[str, str, int], ...], list[Chunk]] = {}
     for chunks in streams:
-        shows = [documents.setdefault(prefix, len(documents)) for prefix in prefixes(chunks)]
-        data = [as_data(chunk) for chunk in chunks]
-        shown[json.dumps([[one["op"], one["html"], one.get("depth")] for one in data])] = {
-            "chunks": data,
-            "shows": shows,
+        different[tuple((chunk.op, chunk.html, chunk.depth) for chunk in chunks)] = chunks
+    shown: list[Stream] = [
+        {
+            "chunks": [as_data(chunk) for chunk in chunks],
+            "shows": [documents.setdefault(prefix, len(documents)) for prefix in prefixes(chunks)],
         }
-    return {"documents": list(documents), "streams": list(shown.values())}
-
-
-def page(shown: Act) -> Act:
-    """Where the streams of an act end, as one whole page."""
-    ends = dict.fromkeys(shown["documents"][stream["shows"][-1]] for stream in shown["streams"] if stream["shows"])
-    return {"page": "".join(ends)}
+        for chunks in different.values()
+    ]
+    ends = dict.fromkeys(list(prefixes(chunks))[-1] for chunks in different.values() if chunks)
+    return {"documents": list(documents), "streams": shown, "page": "".join(ends)}

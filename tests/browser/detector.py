@@ -36,7 +36,7 @@ _HOOKS = """
 """
 _OURS = {"hooks", "run", f"{_URL}stage.js", f"{_URL}content.js"}
 _SHOW = "(acts, allowed) => show(acts, allowed)"
-_ACTS_AT_ONCE = 120
+_ACTS_AT_ONCE = 200
 
 
 class Stream(TypedDict):

@@ -5,13 +5,14 @@ import { ContentAssembler } from "./content.js";
 
 const QUIET_MS = 250; // what a payload starts by itself, it starts within this time; nothing can be waited for
 const LINKS = ["http:", "https:", "mailto:", "tel:"];
+const NOWHERE = ":"; // what is no address at all leads there
 const MOUSE = ["pointerover", "mouseover", "mouseenter", "mousemove", "mousedown", "mouseup", "click"];
 const EVENTS = ["begin", "end", "repeat", "focusin", "focusout", "start", "finish", "bounce", "search"];
 for (const name in HTMLElement.prototype) if (name.startsWith("on")) EVENTS.push(name.slice(2));
 
 /**
  * An act has `documents`, each put into a div of its own by innerHTML, `streams`, each applied to a div chunk by chunk
- * (after each of them it must be `documents[shows[i]]`), and perhaps a `page`, written as a frame's whole document.
+ * (after each of them it must be `documents[shows[i]]`), and perhaps a `page`, which the frame's document is written as.
  * `allowed` has `tags` and `attributes`; null: the DOM is not judged.
  * Returns for each act what is wrong with its DOM, how many documents were rendered, and the images in them.
  */
@@ -42,12 +43,12 @@ class Stage {
     // Addresses that may be followed need not be followed here; all others do what they do.
     this.frame.contentWindow.addEventListener("click", (event) => {
       const link = event.target.closest?.("a[href]");
-      if (link && LINKS.includes(link.protocol)) event.preventDefault();
+      if (link && [...LINKS, NOWHERE].includes(link.protocol)) event.preventDefault();
     });
     this.document.write("<!doctype html><body>" + (act.page ?? ""));
     this.document.close();
-    this.written = act.page !== undefined;
-    if (this.written) this.rendered += 1;
+    this.written = act.page === undefined ? [] : [...this.document.querySelectorAll("body, body *")];
+    this.rendered += act.page === undefined ? 0 : 1;
     this.documents = act.documents ?? [];
     for (const html of this.documents) this.showDocument(html);
     this.streams = (act.streams ?? []).map(({ chunks, shows }) => {
@@ -58,7 +59,7 @@ class Stage {
   }
 
   get images() {
-    return [...(this.frame.contentDocument?.images ?? [])].map((image) => image.src);
+    return [...(this.frame.contentDocument?.images ?? [])].map((image) => image.src.split("#")[0]);
   }
 
   place() {
@@ -107,7 +108,7 @@ class Stage {
     if (!tags.includes(element.localName)) this.wrong.push(`element ${element.localName}`);
     for (const { name, value } of element.attributes) {
       if (!attributes.includes(name)) this.wrong.push(`attribute ${name}`);
-      if (name === "href" && !LINKS.includes(element.protocol)) this.wrong.push(`link ${value}`);
+      if (name === "href" && ![...LINKS, NOWHERE].includes(element.protocol)) this.wrong.push(`link ${value}`);
       if (name === "src" && !element.src.startsWith("https://")) this.wrong.push(`image ${value}`);
     }
     for (const property of element.style) {
@@ -116,13 +117,14 @@ class Stage {
     }
   }
 
-  /** Does what a reader may do with everything; with a whole page also what nobody does: every event there is. */
+  /** Does what a reader may do with everything; in the page also what nobody does: every event there is. */
   poke() {
-    const names = this.written ? EVENTS : [];
     for (const element of this.document.querySelectorAll("body, body *")) {
       for (const name of MOUSE) element.dispatchEvent(new MouseEvent(name, { bubbles: true, cancelable: true }));
       if (element.tabIndex >= 0) element.focus();
-      for (const name of names) element.dispatchEvent(new Event(name, { cancelable: true }));
+    }
+    for (const element of this.written) {
+      for (const name of EVENTS) element.dispatchEvent(new Event(name, { cancelable: true }));
     }
   }
 }
