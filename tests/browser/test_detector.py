@@ -61,12 +61,12 @@ def unsafe(name: str, source: str) -> str:
 
 
 async def test_most_of_the_corpus_is_seen_when_it_is_not_sanitised(detector: Detector) -> None:
-    shown = [unsafe(name, source) for name, source in CASES.items()]
+    shown = [unsafe(name, source) for name, source in list(CASES.items())[::2]]
     verdicts = await detector.show([{"documents": [html], "page": html} for html in shown], judge=False)
     seen = [verdict.did for verdict in verdicts if verdict.did]
     run = [did for did in seen if {"a script", "alert()"} & set(did)]
-    assert len(seen) >= AT_LEAST_SEEN * len(CASES)
-    assert len(run) >= AT_LEAST_RUN * len(CASES)
+    assert len(seen) >= AT_LEAST_SEEN * len(shown)
+    assert len(run) >= AT_LEAST_RUN * len(shown)
 
 
 async def test_what_happens_is_seen(detector: Detector) -> None:

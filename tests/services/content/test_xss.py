@@ -39,7 +39,7 @@ QUIET = {"script-11", "script-35", "link-scheme-34", "link-scheme-35", "link-sch
 
 
 # Elsewhere in an address it is no scheme.
-SCRIPT = re.compile(r"^[\W\d]*[a-z]*script:|^data:|url|expression")
+SCRIPT = re.compile(r"^[^\w/?#]*[a-z]*script:|^data:|url|expression")
 
 
 class Strict(HTMLParser):
