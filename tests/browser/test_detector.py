@@ -56,7 +56,7 @@ def unsafe(name: str, source: str) -> str:
     if not name.startswith("markdown-"):
         return source
     parser = MarkdownIt("commonmark", {"html": True})
-    parser.validateLink = lambda _: True  # type: ignore[method-assign]
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]
     return str(parser.render(source))
 
 
