@@ -3,7 +3,7 @@
 
 import { ContentAssembler } from "./content.js";
 
-const QUIET_MS = 250; // what a payload starts by itself, it starts within this time; nothing can be waited for
+const QUIET_MS = 150; // what a payload starts by itself, it starts within this time; nothing can be waited for
 const LINKS = ["http:", "https:", "mailto:", "tel:"];
 const NOWHERE = ":"; // what is no address at all leads there
 const MOUSE = ["pointerover", "mouseover", "mouseenter", "mousemove", "mousedown", "mouseup", "click"];
