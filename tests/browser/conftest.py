@@ -1,0 +1,33 @@
+"""A browser for the session. Without one the tests are skipped, but never where CI promises that they ran."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.browser.chromium import HOW_TO_INSTALL, Chromium, find_chromium, running_chromium
+from tests.browser.detector import Detector, start_detector
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Chromium]:
+    binary = find_chromium()
+    if binary is None and os.environ.get("CI") == "true":
+        pytest.fail(HOW_TO_INSTALL)
+    if binary is None:
+        pytest.skip(HOW_TO_INSTALL)
+    async with running_chromium(binary) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+async def session_detector(chromium: Chromium) -> Detector:
+    return await start_detector(chromium)
+
+
+@pytest.fixture
+def detector(session_detector: Detector) -> Detector:
+    session_detector.strays.clear()
+    return session_detector
