@@ -12,7 +12,8 @@ CREATE TABLE hub.content_streams (
   version bigint NOT NULL DEFAULT 1,
   -- Several requests may follow one another in a stream; each is a part.
   part integer NOT NULL DEFAULT 1,
-  -- Random, of one part: tells its events from those of an earlier stream of the same name.
+  -- Of one part: tells its events from those of another one, or of an earlier stream of the same name. Milliseconds, in
+  -- hexadecimal: what began later has the higher one.
   run text NOT NULL,
   bytes bigint NOT NULL,
   -- The present part: how it is made into chunks, and of what. A source may hold what no text of PostgreSQL can.

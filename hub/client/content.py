@@ -7,13 +7,16 @@ from typing import Any
 
 
 class ContentAssembler:
-    """What a reader of a content stream has: ``apply`` each chunk's data in the order of the events.
+    """What a reader of a content stream has: ``begin`` takes each ``stream_start``'s data, ``apply`` each chunk's, in
+    the order of the events.
 
     After every chunk ``html`` is well-formed and safe to show; after the last it is the whole document.
     """
 
     def __init__(self) -> None:
+        self._run = ""
         self._next = 0
+        self._first_block = 0  # what was before it is not kept any more
         self._closed: list[str] = []
         self._texts: list[str] = []
         self._body: list[str] = []  # of the last block, without the end tags it ends with
@@ -35,11 +38,32 @@ class ContentAssembler:
         """The same as plain text, a line or more per block."""
         return "".join(self._texts)
 
+    def begin(self, start: Mapping[str, Any]) -> bool:
+        """A part begins, with chunk ``index`` and block ``block``: what was there from that block on is gone, which is
+        nothing unless the stream was lost and another one of its name begins. True: something went.
+
+        When it is the first that comes, what was before it is not kept any more, and this begins there. Raises
+        ValueError when chunks are missing: subscribe again from the start.
+        """
+        if start["run"] <= self._run:
+            return False  # it was there before
+        if not self._next:
+            self._first_block = start["block"]
+        elif start["index"] > self._next:
+            raise ValueError(f"a part began with chunk {start['index']} where {self._next} was expected")
+        self._run = start["run"]
+        self._next = start["index"]
+        left = int(start["block"]) - self._first_block
+        went = len(self._texts) > left
+        del self._closed[left:], self._texts[left:]
+        self._open = self._open and not went
+        return went
+
     def apply(self, chunk: Mapping[str, Any]) -> bool:
         """Takes the next chunk's data. False: it was there before, after a reconnect. Raises ValueError when chunks are
         missing: subscribe again from the start.
         """
-        if chunk["index"] < self._next:
+        if chunk["index"] < self._next or chunk.get("run", self._run) < self._run:
             return False
         if chunk["index"] > self._next:
             raise ValueError(f"chunk {chunk['index']} came where {self._next} was expected")

@@ -16,6 +16,10 @@ from hub.errors import ConfigError
 MINIMUM_SECRET_BYTES = 32
 
 FIELDS: dict[str, msgspec.structs.FieldInfo] = {field.name: field for field in msgspec.structs.fields(Settings)}
+# What a chunk of content takes at most in its event: html and the same as text, up to four bytes a character in UTF-8;
+# and what may come on top of its longest html, a tag and the end tags.
+_CHUNK_BYTES_PER_CHAR = 8
+_CHUNK_TAGS_BYTES = 16_384
 _PLAIN_NAMES = {"port": "PORT", "log_level": "LOG_LEVEL"}
 _LISTS = {"event_services", "demo_orgs", "allowed_origins", "assistant_providers"}
 
@@ -80,4 +84,26 @@ def _cross_check(settings: Settings) -> list[str]:
         problems.append("HUB_MAX_EVENT_BYTES must not be more than HUB_MAX_MESSAGE_BYTES")
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
-    return problems
+    return problems + _cross_check_content(settings)
+
+
+def _cross_check_content(settings: Settings) -> list[str]:
+    chunk_bytes = settings.content_max_chunk_chars * _CHUNK_BYTES_PER_CHAR + _CHUNK_TAGS_BYTES
+    rules = {
+        "HUB_CONTENT_REPLAY_S must not be less than HUB_CONTENT_SESSION_S: a stream would lose its beginning while it "
+        "runs": settings.content_replay_s >= settings.content_session_s,
+        "HUB_CONTENT_KEEP_S must not be less than HUB_CONTENT_REPLAY_S": (
+            settings.content_keep_s >= settings.content_replay_s
+        ),
+        f"HUB_MAX_EVENT_BYTES must be at least {chunk_bytes}, {_CHUNK_BYTES_PER_CHAR} for each of "
+        f"HUB_CONTENT_MAX_CHUNK_CHARS and {_CHUNK_TAGS_BYTES}: a chunk is one event": (
+            settings.max_event_bytes >= chunk_bytes
+        ),
+        "HUB_CONTENT_MAX_BYTES must not be more than HUB_CONTENT_MAX_STREAM_BYTES": (
+            settings.content_max_bytes <= settings.content_max_stream_bytes
+        ),
+        "HUB_CONTENT_MAX_BYTES must be less than HUB_MAX_MESSAGE_BYTES": (
+            settings.content_max_bytes < settings.max_message_bytes
+        ),
+    }
+    return [problem for problem, kept in rules.items() if not kept]

@@ -276,7 +276,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _doc("Requests of one user's session, over all nodes. It begins with the first request.", ge=1)
     ] = 100
     content_session_s: Annotated[
-        int, _doc("A session ends this long after it began; and no part of a stream runs longer.", ge=1)
+        int, _doc("A session ends this long after it began; and no part of a stream runs longer at its own pace.", ge=1)
     ] = 3600
     content_session_idle_s: Annotated[
         int, _doc("… or this long after its last request. A stream that is paused this long ends.", ge=1)

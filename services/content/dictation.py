@@ -7,7 +7,6 @@ journal are fed to the pipeline, so every node makes the same chunks of it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -18,15 +17,13 @@ from hub.api import ErrorCode, HubError
 from services.content.assistant import Outcome, Prompt, Writer
 from services.content.journal import END, TEXT, Entry, Journal
 from services.content.pipeline import Chunk, Complexity, Findings, LiveDocument, Pipeline, Unit
-from services.content.sources import Group, TakenOver, Turn
+from services.content.sources import Group, Shelf, TakenOver, Turn
 
 log = structlog.get_logger(__name__)
 
 # What a model says within this time is one entry of the journal.
 _GATHER_S = 0.03
 _MOST_PIECE_CHARS = 1024
-
-Ended = Callable[[Outcome], None]
 
 
 class Dictation:
@@ -47,7 +44,7 @@ class Dictation:
         self._fed = 0
         """Entries of the journal that became chunks."""
         self._finished = False
-        self._chunks: deque[Chunk] = deque()
+        self._shelf = Shelf()
         self._wanted = 0
         """Chunks before this one are not wanted any more."""
         self._spoken: list[str] = []
@@ -66,12 +63,16 @@ class Dictation:
 
     @property
     def waiting(self) -> int:
-        return len(self._chunks)
+        return len(self._shelf.ready)
 
     @property
     def html(self) -> str:
         self._read_all()
         return self._live.html
+
+    @property
+    def average(self) -> float:
+        return self._shelf.average
 
     @property
     def error(self) -> HubError | None:
@@ -93,33 +94,28 @@ class Dictation:
             self._tasks.append(asyncio.create_task(self._listen(), name="dictation-listen"))
 
     def next(self) -> Group | None:
-        while not self._chunks:
+        while not self._ready():
             if self._read_one():
                 continue
             if self._failure is not None:
                 raise self._failure
             return () if self._finished else None
-        group = [self._chunks.popleft()]
-        while self._chunks and self._chunks[0].op == "close":
-            group.append(self._chunks.popleft())
-        self._wanted = group[-1].index + 1
-        return tuple(group)
+        return self._shelf.group()
 
     async def seek(self, index: int) -> None:
-        if index == self._wanted:
-            return
-        if index < self._wanted:
-            self._live = self._pipeline.live(unit=self._unit)
-            self._fed, self._finished = 0, False
-            self._chunks.clear()
+        self._wanted = index
+        if index < self._shelf.at:
             # When the chunks are lost, the journal may be too.
             self._doubtful = True
             self._heard.set()
-        self._wanted = index
-        while self._chunks and self._chunks[0].index < index:
-            self._chunks.popleft()
+        if self._shelf.put_back(index):
+            return
+        if index < self._shelf.at:
+            self._live = self._pipeline.live(unit=self._unit)
+            self._fed, self._finished = 0, False
+            self._shelf = Shelf()
         turn = Turn()
-        while not self._chunks and self._read_one():
+        while not self._ready() and self._read_one():
             await turn.over()
 
     async def close(self) -> None:
@@ -129,6 +125,13 @@ class Dictation:
         self._tasks.clear()
 
     # --- journal to chunks
+
+    def _ready(self) -> bool:
+        """Whether there is a chunk that is wanted; passes over those that are not."""
+        shelf = self._shelf
+        while shelf.ready and shelf.at < self._wanted:
+            shelf.take()
+        return bool(shelf.ready)
 
     def _read_one(self) -> bool:
         """Makes chunks of the next entry. False: there is none."""
@@ -145,7 +148,7 @@ class Dictation:
         if name == END:
             self._finished = True
             self._error = _error_of(data["error"]) or self._error
-        self._chunks.extend(chunk for chunk in chunks if chunk.index >= self._wanted)
+        self._shelf.ready.extend(chunks)
         return True
 
     def _read_all(self) -> None:

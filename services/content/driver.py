@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import structlog
@@ -22,7 +23,9 @@ log = structlog.get_logger(__name__)
 # Groups published at once when watchers had them before, or when a model writes faster than the pace.
 _MOST_AT_ONCE = 50
 _READY_PER_EXTRA = 8
-_STORE_RETRY_S = 1.0
+_STORE_RETRY_S = 0.5
+_STORE_RETRY_MOST_S = 10.0
+_STORE_COMPLAIN_S = 60.0
 
 
 class _Cancelled(Exception):
@@ -42,10 +45,13 @@ class Driver:
         self._clock = clock = asyncio.get_running_loop().time
         self._track = track = Track(hub, stored)
         self._pacer = Pacer(clock(), metrics, lambda: hub.attention.lag(stored.org, track.topic))
-        self._deadline = clock() + hub.settings.content_session_s - stored.age_s
+        self._deadline = clock() + hub.settings.content_session_s
+        """Of what it takes at its own pace: time that it was paused, or slowed down for a watcher, is added."""
         self._paused_at = clock()
         self.begun = asyncio.Event()
         """Watchers have had the first chunks, or there are none."""
+        self._started = False
+        self._had_nothing = False
         self._untold = False
         self._stirred = False
         self._waiter: asyncio.Future[None] | None = None
@@ -57,9 +63,12 @@ class Driver:
         if wanted.version <= self._wanted.version:
             return
         before, self._wanted = self._wanted, wanted
+        now = self._clock()
         if wanted.state is State.PAUSED is not before.state:
-            self._paused_at = self._clock()
-        self._pacer.hurry(self._clock(), wanted.speed, self._source.complexity)
+            self._paused_at = now
+        elif before.state is State.PAUSED is not wanted.state:
+            self._deadline += now - self._paused_at
+        self._pacer.hurry(now, wanted.speed, self._source.complexity)
         self._untold = True
         self.stir()
 
@@ -80,9 +89,10 @@ class Driver:
                 await track.locate()
             if track.chunks:
                 await self._source.seek(track.chunks)
-            if track.ended is None:
-                self._source.start(self.stir)
-                await self._stream()
+                # How long the others were paused or slowed down nobody knows any more.
+                took_s = track.chunks * interval_ms(self._wanted.speed, self._source.complexity) / 1000
+                self._deadline -= min(self._stored.age_s, took_s)
+            await self._stream()
             await self._save()
         finally:
             self.begun.set()
@@ -116,14 +126,23 @@ class Driver:
         group: Group | None = None
         while True:
             until = self._allowed_until()
+            if not self._started:
+                # Not before it is clear that the text is still wanted: a model costs money.
+                self._started = True
+                self._source.start(self.stir)
             if self._untold:
                 await self._tell()
             if self._wanted.state is not State.PAUSED:
                 group = group or self._source.next()
                 if group == ():
                     return []
+                if group is None:
+                    self._had_nothing = True
+                elif self._had_nothing:
+                    self._had_nothing = False
+                    self._pacer.nothing_until(self._clock())
                 if group is not None and (due := self._due(group)) <= self._clock():
-                    return [group, *self._further()]
+                    return [group] if group[0].op == "close" else [group, *self._further()]
                 if group is not None:
                     until = min(due, until)
             await self._rest(until)
@@ -132,13 +151,12 @@ class Driver:
         """How long the stream may go on as it is. Raises ``_Cancelled``, or ``timeout`` when that is over."""
         if self._wanted.state is State.CANCELLED:
             raise _Cancelled
-        settings, until, text = self._hub.settings, self._deadline, ""
+        settings, until = self._hub.settings, self._deadline
+        text = f"the stream took {settings.content_session_s} s; ask for a higher speed or larger chunks"
         if self._wanted.state is State.PAUSED:
-            until = min(until, self._paused_at + settings.content_session_idle_s)
+            until = self._paused_at + settings.content_session_idle_s
             text = f"the stream was paused for {settings.content_session_idle_s} s"
         if self._clock() >= until:
-            if until == self._deadline:
-                text = f"the stream took {settings.content_session_s} s; ask for a higher speed or larger chunks"
             raise HubError(ErrorCode.TIMEOUT, text)
         return until
 
@@ -162,7 +180,7 @@ class Driver:
         if track.index + len(chunks) > most:
             raise HubError(ErrorCode.TOO_LARGE, f"more than {most} chunks; ask for larger ones ('chunk_by')")
         if first.op != "close" and track.index >= track.reached:
-            self._pacer.passed(self._clock(), self._wanted.speed, self._source.complexity)
+            self._deadline += self._pacer.passed(self._clock(), self._wanted.speed, self._source.complexity)
         events = [chunk_event(chunk, self._stored) for chunk in chunks]
         if await track.append([*self._opening(), *events]):
             self.begun.set()
@@ -186,13 +204,21 @@ class Driver:
         assert track.ended is not None  # noqa: S101 - the stream has run
         # Of a document that was not shown to its end nothing is kept; what a model wrote is.
         html = source.html if track.ended is State.COMPLETE or stored.plan.kind == "assistant" else ""
+        pause_s, complain_at = _STORE_RETRY_S, self._clock()
         while True:
             try:
                 await self._store.finish(stored, track.ended, html, (track.index, track.block), track.result)
                 break
-            except HubError as failure:
-                log.warning("stream not stored yet", stream=stored.id, reason=failure.message)
-                await asyncio.sleep(_STORE_RETRY_S)
+            except Exception as failure:
+                if self._clock() >= complain_at:
+                    complain_at = self._clock() + _STORE_COMPLAIN_S
+                    log.warning(
+                        "stream not stored yet",
+                        stream=stored.id,
+                        reason=getattr(failure, "message", type(failure).__name__),
+                    )
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, _STORE_RETRY_MOST_S)
         if source.findings:
             counts = {str(finding): count for finding, count in source.findings.items()}
             log.warning("content looked like an attack", org=stored.org, stream=stored.id, findings=counts)
@@ -209,6 +235,7 @@ class Driver:
         data = {
             "stream": stored.id,
             "part": stored.part,
+            "run": stored.run,
             "kind": "assistant" if plan.kind == "assistant" else "document",
             "content_type": str(plan.content_type),
             "chunk_by": str(plan.unit),
@@ -221,14 +248,13 @@ class Driver:
 
     def _outcome(self, state: State, error: HubError | None) -> dict[str, Any]:
         plan, chunks = self._stored.plan, self._track.chunks
-        # Of a document that ends early as much as was shown.
-        size = len(self._source.html) * (1 if self._track.progress is None else self._track.progress) if chunks else 0
         outcome: dict[str, Any] = {
             "stream": self._stored.id,
             "part": self._stored.part,
+            "run": self._stored.run,
             "state": str(state),
             "chunks": chunks,
-            "avg_chunk_size": round(size / chunks, 1) if chunks else 0,
+            "avg_chunk_size": round(self._source.average, 1) if chunks else 0,
             "complexity": str(self._source.complexity),
             "processing_ms": plan.processing_ms,
             "cached": plan.cached,

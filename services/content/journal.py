@@ -34,9 +34,14 @@ class Journal:
         """What is written for good. Bounded by what a text may have."""
 
     async def read(self) -> None:
-        """Takes over what another node has written. Raises ``unavailable``."""
+        """Takes over what another node has written. Raises ``unavailable``, and ``internal`` when the beginning is
+        not kept any more.
+        """
         while True:
             page = await self._hub.read(self._org, self._topic, after=len(self.entries), limit=_PAGE)
+            if page.top > len(self.entries) and (not page.events or page.events[0].seq != len(self.entries) + 1):
+                text = "what was written is not kept any more, so nobody can go on with it; ask for a new text"
+                raise HubError(ErrorCode.INTERNAL, text, retry="never")
             self.entries += [(event.name, event.data) for event in page.events]
             if not page.more:
                 return

@@ -29,14 +29,23 @@ class Pacer:
         """When the next chunk goes out, at the latest a step of the grid after it could."""
         return math.ceil(self._next / _GRID_S) * _GRID_S
 
-    def passed(self, now: float, speed: Speed, complexity: Complexity) -> None:
-        """A chunk goes out now; the next one is due after what speed, complexity and watchers demand."""
+    def passed(self, now: float, speed: Speed, complexity: Complexity) -> float:
+        """A chunk goes out now; the next one is due after what speed, complexity and watchers demand.
+
+        Returns how much of that in seconds the watchers do.
+        """
         self._metrics.late(max(0.0, now - self._next))
-        self._next = max(self._next, now - _MOST_BEHIND_S) + self._interval_s(speed, complexity)
+        interval_s = self._interval_s(speed, complexity)
+        self._next = max(self._next, now - _MOST_BEHIND_S) + interval_s
+        return interval_s - interval_ms(speed, complexity) / 1000
 
     def hurry(self, now: float, speed: Speed, complexity: Complexity) -> None:
         """The pace has changed, or a pause is over: nobody waits longer than the new pace demands."""
         self._next = min(max(self._next, now), now + self._interval_s(speed, complexity))
+
+    def nothing_until(self, now: float) -> None:
+        """There was no chunk until now, for which nobody here is to blame: what comes is not late."""
+        self._next = max(self._next, now)
 
     def _interval_s(self, speed: Speed, complexity: Complexity) -> float:
         usual = interval_ms(speed, complexity)

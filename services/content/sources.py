@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from hub.api import HubError
 from services.content.pipeline import Chunk, Complexity, Document, Findings
 
 _TURN_S = 0.001
+# Chunks that were given and may be wanted again: more than are on their way at once.
+_GIVEN = 256
 
 Group = tuple[Chunk, ...]
 """Chunks that are published together: one, and the ``close`` that follows it."""
@@ -63,6 +66,10 @@ class Source(Protocol):
         """The document so far; all of it after the last chunk."""
 
     @property
+    def average(self) -> float:
+        """Characters of html of a chunk that was given or passed over; 0 when there is none."""
+
+    @property
     def error(self) -> HubError | None:
         """Set at the end when the document is not what it should have been."""
 
@@ -78,6 +85,48 @@ class Source(Protocol):
         """Ends what is under way."""
 
 
+class Shelf:
+    """Chunks that are ready, and the last ones that were taken: they can be put back."""
+
+    def __init__(self) -> None:
+        self.ready: deque[Chunk] = deque()
+        self.at = 0
+        """Number of the next chunk, of those that are ready or to come."""
+        self._taken: deque[Chunk] = deque(maxlen=_GIVEN)
+        self._chars = 0
+
+    @property
+    def average(self) -> float:
+        """Characters of html of those that were taken."""
+        return self._chars / self.at if self.at else 0.0
+
+    def take(self) -> Chunk:
+        """The next one; there must be one."""
+        chunk = self.ready.popleft()
+        self._taken.append(chunk)
+        self.at += 1
+        self._chars += len(chunk.html)
+        return chunk
+
+    def group(self) -> Group:
+        """The next one, and the ``close`` that follows it if it is there; empty when nothing is ready."""
+        group: list[Chunk] = []
+        while self.ready and (not group or self.ready[0].op == "close"):
+            group.append(self.take())
+        return tuple(group)
+
+    def put_back(self, index: int) -> bool:
+        """Makes number ``index`` the next one if it was taken not long ago."""
+        if not self.at - len(self._taken) <= index <= self.at:
+            return False
+        while self.at > index:
+            chunk = self._taken.pop()
+            self.ready.appendleft(chunk)
+            self.at -= 1
+            self._chars -= len(chunk.html)
+        return True
+
+
 class DocumentSource:
     """A document that is known whole."""
 
@@ -90,29 +139,28 @@ class DocumentSource:
         self.complexity = document.complexity
         self.facts: dict[str, Any] = {}
         self._coming: Iterator[Chunk] = self._document.chunks()
-        self._ahead: Chunk | None = None
+        self._shelf = Shelf()
 
     def start(self, stir: Callable[[], None]) -> None:
         """Everything is ready always."""
 
     def next(self) -> Group | None:
-        first = self._ahead or next(self._coming, None)
-        if first is None:
-            return ()
-        self._ahead = next(self._coming, None)
-        if self._ahead is None or self._ahead.op != "close":
-            return (first,)
-        group = (first, self._ahead)
-        self._ahead = None
-        return group
+        self._get_ready(2)
+        return self._shelf.group()
 
     async def seek(self, index: int) -> None:
-        self._ahead = None
-        self._coming = self._document.chunks()
+        if self._shelf.put_back(index):
+            return
+        if index < self._shelf.at:
+            self._coming, self._shelf = self._document.chunks(), Shelf()
         turn = Turn()
-        for _ in range(index):
-            next(self._coming, None)
+        while self._shelf.at < index and self._get_ready(1):
+            self._shelf.take()
             await turn.over()
+
+    @property
+    def average(self) -> float:
+        return self._shelf.average
 
     @property
     def html(self) -> str:
@@ -121,12 +169,19 @@ class DocumentSource:
     async def close(self) -> None:
         """Nothing is under way."""
 
+    def _get_ready(self, count: int) -> bool:
+        ready = self._shelf.ready
+        while len(ready) < count and (chunk := next(self._coming, None)) is not None:
+            ready.append(chunk)
+        return bool(ready)
+
 
 class BrokenSource:
     """What a stream has that cannot go on: nothing but the reason."""
 
     waiting = 0
     html = ""
+    average = 0.0
     complexity = Complexity.LOW
 
     def __init__(self, error: HubError) -> None:

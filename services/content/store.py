@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,7 +13,6 @@ from services.content.pipeline import ContentType, Speed, Unit
 from services.content.states import FINISHED, State, Verb, after
 
 _CODEC = "utf-8"
-_RUN_BYTES = 6
 _ANY_TEXT = "surrogatepass"  # JSON can hold halves of surrogate pairs; the pipeline says what becomes of them
 
 # Taken first, so that of two that come at once the second one sees what the first one has begun. A crash of PostgreSQL
@@ -24,17 +22,18 @@ SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0)), set_config('
 """
 _BEGIN = """
 INSERT INTO hub.content_streams AS s (org, id, owner, state, speed, bytes, plan, source, run, expires_at)
-SELECT $1, $2, $3, 'running', $4, $5, $6, $7, $8, now() + $9 * interval '1 second'
+SELECT $1, $2, $3, 'running', $4, $5, $6, $7, to_hex((extract(epoch FROM now()) * 1000)::bigint),
+  now() + $8 * interval '1 second'
 WHERE (
   SELECT count(*) FROM hub.content_streams
-  WHERE org = $1 AND owner = $3 AND finished_at IS NULL AND ($12 OR plan ->> 'kind' = 'assistant')
-) < $11
+  WHERE org = $1 AND owner = $3 AND finished_at IS NULL AND ($11 OR plan ->> 'kind' = 'assistant')
+) < $10
 ON CONFLICT (org, id) DO UPDATE SET
   state = 'running', speed = excluded.speed, version = s.version + 1, part = s.part + 1,
   bytes = s.bytes + excluded.bytes, plan = excluded.plan, source = excluded.source, run = excluded.run, result = NULL,
   started_at = now(), driven_at = now(), finished_at = NULL, expires_at = excluded.expires_at
-WHERE s.owner = excluded.owner AND s.state = 'complete' AND s.bytes + excluded.bytes <= $10
-RETURNING part, version, chunks, blocks
+WHERE s.owner = excluded.owner AND s.state = 'complete' AND s.bytes + excluded.bytes <= $9
+RETURNING part, run, version, chunks, blocks
 """
 _WHY_NOT = "SELECT owner, state, bytes FROM hub.content_streams WHERE org = $1 AND id = $2"
 _LOCK = "SELECT state, speed, version FROM hub.content_streams WHERE org = $1 AND id = $2 AND owner = $3 FOR UPDATE"
@@ -102,7 +101,8 @@ class Stored(Struct, frozen=True):
     part: int
     plan: Plan
     run: str
-    """Tells its events from those of an earlier stream of the same name."""
+    """In all its events: tells them from those of another part, or of an earlier stream of the same name. The run of
+    what began later is the higher text."""
     source: str
     wanted: Wanted
     first_index: int = 0
@@ -126,11 +126,11 @@ class Store:
         Raises ``conflict``, ``too_large``, and ``rate_limited`` while the owner has as many as he may.
         """
         settings = self._settings
-        encoded, run = source.encode(_CODEC, _ANY_TEXT), secrets.token_urlsafe(_RUN_BYTES)
+        encoded = source.encode(_CODEC, _ANY_TEXT)
         keep_s = settings.content_session_s + settings.content_keep_s
         assistant = plan.kind == "assistant"
         most = settings.assistant_max_per_user if assistant else settings.content_running_per_user
-        row = (org, stream, owner, speed, len(encoded), _built(plan), encoded, run, keep_s)
+        row = (org, stream, owner, speed, len(encoded), _built(plan), encoded, keep_s)
         async with self._database.transaction(org) as tx:
             await tx.fetch_row(_PREPARE, org, owner)
             begun = await tx.fetch_row(_BEGIN, *row, settings.content_max_stream_bytes, most, not assistant)
@@ -138,7 +138,8 @@ class Store:
                 there = await tx.fetch_row(_WHY_NOT, org, stream)
                 raise _refused(there, owner, len(encoded), settings.content_max_stream_bytes, most)
         wanted = Wanted(State.RUNNING, speed, begun["version"])
-        return Stored(org, stream, owner, begun["part"], plan, run, source, wanted, begun["chunks"], begun["blocks"])
+        place = (begun["chunks"], begun["blocks"])
+        return Stored(org, stream, owner, begun["part"], plan, begun["run"], source, wanted, *place)
 
     async def control(self, org: OrgId, stream: str, owner: str, verb: Verb, speed: Speed | None = None) -> Wanted:
         """Changes what is wanted. Raises ``not_found`` for what is not the owner's, and ``conflict``."""

@@ -13,6 +13,7 @@ from typing import Any
 from hub.api import ErrorCode, Hub, HubError, KeptEvent
 from services.content.kinds import CHUNK, START, content_topic
 from services.content.pipeline import Chunk
+from services.content.sources import TakenOver
 from services.content.states import State
 from services.content.store import Stored
 
@@ -52,7 +53,7 @@ class Track:
     async def append(self, events: list[Event]) -> bool:
         """Publishes ``events`` next. False: it is not clear whether, and this stands now where the topic's end says.
 
-        Waits until Redis answers.
+        Waits until Redis answers. Raises ``TakenOver`` when what began later is there.
         """
         stored = self._stored
         for pause_s in _RETRY_S:
@@ -72,42 +73,51 @@ class Track:
         return False
 
     async def locate(self) -> None:
-        """Goes where the topic's end says. Waits until Redis answers."""
+        """Goes where the topic's end says. Waits until Redis answers. Raises ``TakenOver`` when what began later is
+        there.
+        """
         stored = self._stored
-        events: tuple[KeptEvent, ...] = ()
         while True:
             try:
-                page = await self._hub.read(stored.org, self.topic, last=_LOOK_BACK)
+                self._top, events = await self._newest()
+                break
             except HubError as error:
                 if error.code is not ErrorCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(_RETRY_S[-1])
-            else:
-                events = page.events
-                break
-        self._top = page.top
         self.index, self.block, self.progress, self.started = stored.first_index, stored.first_block, None, False
         for event in events:
             self._passed(event.name, event.data)
 
+    async def _newest(self) -> tuple[int, list[KeptEvent]]:
+        """The number of the topic's newest event, and the newest ones."""
+        page = await self._hub.read(self._stored.org, self.topic, last=_LOOK_BACK)
+        events = list(page.events)
+        while page.more:
+            page = await self._hub.read(self._stored.org, self.topic, after=events[-1].seq)
+            events += page.events
+        return page.top, events
+
     def _passed(self, name: str, data: dict[str, Any]) -> None:
-        """This event is in the topic; those of earlier parts say nothing."""
+        """This event is in the topic; those of what began earlier say nothing."""
+        if data["run"] > self._stored.run:
+            raise TakenOver
+        if data["run"] < self._stored.run:
+            return
+        self.started = True
         if name == CHUNK:
-            if data["index"] >= self._stored.first_index:
-                self.started = True
-                self.index = data["index"] + 1
-                self.block = data["block"] + (data["op"] == "close")
-                self.progress = data.get("progress")
-                self.reached = max(self.reached, self.index)
-        elif data.get("part") == self._stored.part:
-            self.started = True
-            if name != START:
-                self.ended, self.result = State(data["state"]), data
+            self.index = data["index"] + 1
+            self.block = data["block"] + (data["op"] == "close")
+            self.progress = data.get("progress")
+            self.reached = max(self.reached, self.index)
+        elif name != START:
+            self.ended, self.result = State(data["state"]), data
 
 
 def chunk_event(chunk: Chunk, stored: Stored) -> Event:
     """A chunk of this part as the event that watchers get, whose numbers count all parts."""
     data: dict[str, Any] = {
+        "run": stored.run,
         "index": stored.first_index + chunk.index,
         "op": chunk.op,
         "block": stored.first_block + chunk.block,

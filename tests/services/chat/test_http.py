@@ -104,7 +104,13 @@ async def test_a_provider_that_fails_midway(chat_hub_with: ChatHubWith, path: st
 
 
 async def test_refusals(chat_hub_with: ChatHubWith) -> None:
-    async with chat_hub_with(assistant_max_prompt_bytes=1000, max_message_bytes=5000, max_event_bytes=5000) as chat:
+    async with chat_hub_with(
+        assistant_max_prompt_bytes=1000,
+        max_message_bytes=20_000,
+        max_event_bytes=20_000,
+        content_max_bytes=5000,
+        content_max_chunk_chars=256,
+    ) as chat:
         post = chat.post
         assert_problem(await chat.client.post(PATH, json=ask()), "unauthenticated")
         narrow = chat.headers(scope="subscribe:* call:chat.*")
@@ -112,7 +118,7 @@ async def test_refusals(chat_hub_with: ChatHubWith) -> None:
         assert_problem(forbidden, "forbidden", says="call:assistant.generate")
         assert_problem(await post(content=b"x", headers={"content-type": "text/plain"}), "content_type")
         assert_problem(await post(json=ask("x" * 1001)), "too_large", says="messages together")
-        assert_problem(await post(json=ask("x" * 6000)), "too_large")
+        assert_problem(await post(json=ask("x" * 21_000)), "too_large")
         assert_problem(await post(content=b"{"), "bad_request", says="JSON")
         assert_problem(await post(json={}), "bad_request", says="messages")
         assert_problem(await post(json={"messages": []}), "empty_content")

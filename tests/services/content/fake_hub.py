@@ -18,6 +18,8 @@ from services.content.store import Plan, Stored, Wanted
 
 ORG = OrgId.from_operator("acme")
 ANSWER_S = 0.001
+EARLIER, RUN, LATER = "19a0000000", "19a0000001", "19a0000002"
+"""Of what began one after the other."""
 
 Fault = Literal["no", "lost answer", "late"]
 """Of an append: nothing happened; it happened, but nobody learns it; it happens after the next one."""
@@ -36,6 +38,10 @@ class FakeHub:
         self.faults: deque[Fault] = deque()
         self.deaf = 0
         """So many reads get no answer."""
+        self.forgotten: dict[str, int] = {}
+        """So many of a topic's oldest events are not kept any more."""
+        self.page = 500
+        """The most events that one answer has."""
         self.lag = 0
         self.told: list[dict[str, Any]] = []
         """Ephemeral events."""
@@ -82,7 +88,8 @@ class FakeHub:
             self.deaf -= 1
             raise HubError(ErrorCode.UNAVAILABLE, "no answer")
         kept = [KeptEvent(number, *event) for number, event in enumerate(self.topics.get(topic, []), 1)]
-        wanted = kept[after:] if last is None else kept[max(0, len(kept) - last) :]
+        after = after if last is None else max(0, len(kept) - last)
+        wanted, limit = kept[max(after, self.forgotten.get(topic, 0)) :], min(limit, self.page)
         return Page("epoch", len(kept), tuple(wanted[:limit]), len(wanted) > limit)
 
     async def publish(self, org: OrgId, topic: str, name: str, data: Any, *, ephemeral: bool) -> None:
@@ -117,4 +124,4 @@ def new_stream(
 ) -> Stored:
     """A stream that was just written to the table."""
     plan = Plan(kind, unit, ContentType.HTML)
-    return Stored(ORG, "s", "ada", 1, plan, "run", "", Wanted(State.RUNNING, speed, 1), **more)
+    return Stored(ORG, "s", "ada", 1, plan, RUN, "", Wanted(State.RUNNING, speed, 1), **more)

@@ -49,7 +49,9 @@ class Editor:
     def take(self, event: Any) -> None:
         """One event of the topic."""
         self.events.append(event)
-        if event.name == "chunk":
+        if event.name == "stream_start":
+            self.document.begin(event.data)
+        elif event.name == "chunk":
             self.document.apply(event.data)
 
 

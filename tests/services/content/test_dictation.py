@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hub.api import ErrorCode, HubError
 from services.content.dictation import Dictation
 from services.content.journal import Journal
-from services.content.pipeline import Chunk, Pipeline, Speed, Unit
+from services.content.pipeline import Chunk, Document, Pipeline, Speed, Unit
 from services.content.sources import DocumentSource, Source, TakenOver
 from services.content.states import State
 from services.content.store import Wanted
@@ -278,5 +278,32 @@ def test_a_text_that_redis_has_lost_is_kept_for_whoever_drives_next() -> None:
         await scene.drive()
         await end(scene)
         scene.check(lost=True)
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("gone", [1, 3, 4])
+def test_a_journal_whose_beginning_is_gone_is_refused(gone: int) -> None:
+    async def play() -> None:
+        hub = FakeHub()
+        await Journal(hub, ORG, "s").write(entries("a", "b", "c", "d"))  # type: ignore[arg-type]
+        hub.forgotten[JOURNAL] = gone
+        with pytest.raises(HubError, match="not kept any more") as refused:
+            await Journal(hub, ORG, "s").read()  # type: ignore[arg-type]
+        assert (refused.value.code, refused.value.retry) == (ErrorCode.INTERNAL, "never")
+
+    run_virtually(play())
+
+
+def test_a_step_back_makes_no_chunk_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        source = document()
+        chunks = []
+        for _ in range(6):
+            chunks += source.next()
+        monkeypatch.setattr(Document, "chunks", None)
+        for index in (len(chunks) - 1, 2, 4, 0):
+            await source.seek(index)
+            assert source.next()[0] == chunks[index]
 
     run_virtually(play())

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncGenerator
+from typing import Any
 
+import msgspec
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.client.content import ContentAssembler
+from services.content.assistant import Outcome
 from services.content.pipeline import Speed
+from services.content.sources import TakenOver
 from services.content.states import State
 from services.content.store import Stored, Wanted
-from tests.services.content.fake_hub import ORG, FakeHub, new_stream
-from tests.services.content.scene import CONTENT, JOURNAL, Scene, Watched, all_chunks, driven, end, soon, times
+from services.content.track import Track
+from tests.services.content.fake_hub import EARLIER, LATER, ORG, FakeHub, new_stream
+from tests.services.content.scene import (
+    CONTENT,
+    JOURNAL,
+    TEXT,
+    FakeWriter,
+    Scene,
+    Watched,
+    all_chunks,
+    driven,
+    end,
+    soon,
+    times,
+)
 from tests.support.virtual_loop import run_virtually
 
 STEPS = st.lists(
@@ -114,8 +134,11 @@ def test_what_is_paused_waits_and_ends_when_nobody_resumes_it() -> None:
 
 def test_a_stream_ends_with_its_session() -> None:
     async def play() -> None:
-        scene = Scene(assistant=False, hub=FakeHub(content_session_s=100))
-        scene.stored = new_stream(speed=Speed.SLOW, age_s=98.0)
+        scene = Scene(assistant=False, hub=FakeHub(content_session_s=2))
+        scene.stored = new_stream(speed=Speed.SLOW)
+        await driven(scene, 5)
+        await scene.kill()
+        scene.stored = new_stream(speed=Speed.SLOW, age_s=500.0)
         await scene.drive()
         result = await end(scene)
         assert (result["state"], result["code"]) == ("failed", "timeout")
@@ -191,7 +214,7 @@ def test_of_a_part_that_follows_the_chunks_before_it_say_nothing() -> None:
         first = len(all_chunks())
         blocks = 4
         wanted = Wanted(State.RUNNING, Speed.FAST, 3)
-        scene.stored = Stored(ORG, "s", "ada", 2, scene.stored.plan, "run 2", "", wanted, first, blocks)
+        scene.stored = Stored(ORG, "s", "ada", 2, scene.stored.plan, LATER, "", wanted, first, blocks)
         scene.store.finished.clear()
         scene._begun = False
         await driven(scene, 2 * first)
@@ -205,6 +228,63 @@ def test_of_a_part_that_follows_the_chunks_before_it_say_nothing() -> None:
         assert [chunk["index"] for chunk in chunks] == list(range(2 * first))
         assert chunks[-1]["block"] == 2 * blocks - 1
         assert scene.store.finished[0][2] == (2 * first, 2 * blocks)
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_new_stream_in_a_topic_with_events_of_another_one_of_its_name_has_its_own_end(ended: bool) -> None:
+    """The row of that one was lost, or deleted."""
+
+    async def play() -> None:
+        scene = Scene(assistant=False)
+        scene.stored, mine = msgspec.structs.replace(scene.stored, run=EARLIER), scene.stored
+        await driven(scene, 8)
+        if ended:
+            await end(scene)
+        await scene.kill()
+        there = list(scene.hub.topics[CONTENT])
+        scene.stored = mine
+        scene.store.finished.clear()
+        scene._begun = False
+        await scene.drive()
+        await scene.drivers[-1][1]
+        events = scene.hub.topics[CONTENT]
+        assert events[: len(there)] == there
+        assert [data for name, data in events[len(there) :] if name == "chunk"] == all_chunks()
+        assert [name for name, _ in events[len(there) :] if name != "chunk"] == ["stream_start", "stream_complete"]
+        assert scene.store.finished[0][2][0] == len(all_chunks())
+        document = ContentAssembler()
+        for name, data in events:
+            if name == "stream_start":
+                assert document.begin(data) == (data["run"] == mine.run)
+            elif name == "chunk":
+                document.apply(data)
+        assert document.html == scene.store.finished[0][1]
+        for name, data in events:
+            assert name != "chunk" or not document.apply(data), "they are known by run and index"
+
+    run_virtually(play())
+
+
+def test_a_driver_that_wakes_up_in_a_later_part_does_nothing() -> None:
+    async def play() -> None:
+        scene = Scene(assistant=False)
+        await driven(scene, 4)
+        hung, _ = scene.drivers[-1]
+        await scene.kill()
+        await scene.drive()
+        await end(scene)
+        first = scene.stored
+        scene.stored = msgspec.structs.replace(first, part=2, run=LATER, first_index=len(all_chunks()), first_block=4)
+        scene._begun = False
+        await driven(scene, len(all_chunks()) + 8)
+        await scene.kill()
+        there = list(scene.hub.topics[CONTENT])
+        for track in (hung._track, Track(scene.hub, first)):  # type: ignore[arg-type]
+            with pytest.raises(TakenOver):
+                await track.append([("chunk", all_chunks()[5])])
+        assert scene.hub.topics[CONTENT] == there
 
     run_virtually(play())
 
@@ -237,5 +317,96 @@ def test_lost_chunks_come_again_at_once() -> None:
         assert asyncio.get_running_loop().time() - started < 0.2, "nobody waits for what he has had"
         await end(scene)
         scene.check(lost=True)
+
+    run_virtually(play())
+
+
+def test_time_that_it_is_slowed_down_or_paused_is_not_counted() -> None:
+    async def play() -> None:
+        scene = Scene(assistant=False, hub=FakeHub(content_session_s=3, content_session_idle_s=20))
+        driver = await driven(scene, 4)
+        scene.hub.lag = 500
+        await asyncio.sleep(5)
+        scene.hub.lag = 0
+        driver.apply(Wanted(State.PAUSED, Speed.FAST, 2))
+        await asyncio.sleep(15)
+        driver.apply(Wanted(State.RUNNING, Speed.FAST, 3))
+        assert (await end(scene))["state"] == "complete"
+
+    run_virtually(play())
+
+
+def test_a_model_that_thinks_is_not_late_and_no_burst_follows() -> None:
+    class Thinker(FakeWriter):
+        async def _write(self, text: str) -> AsyncGenerator[str | Outcome, None]:
+            for piece in (text[:10], text[10:34]):
+                await asyncio.sleep(10)
+                yield piece
+            yield Outcome("fake", len(TEXT.encode()), None, ())
+
+    async def play() -> None:
+        scene = Scene(assistant=True, hub=Watched(), writer=Thinker())
+        await scene.drive()
+        await end(scene)
+        assert isinstance(scene.hub, Watched)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times(scene.hub.when))]
+        assert min(gaps) >= 45
+        late = scene.metrics._late._sum.get()  # type: ignore[attr-defined]
+        assert late < 0.1
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.RUNNING])
+def test_a_model_is_not_called_for_a_text_that_is_not_wanted_any_more(state: State) -> None:
+    async def play() -> None:
+        scene = Scene(assistant=True, hub=FakeHub(content_session_s=1))
+        await driven(scene, 8)
+        await scene.kill()
+        calls = scene.writer.calls
+        wanted = Wanted(state, Speed.SLOW, 2)
+        scene.stored = msgspec.structs.replace(scene.stored, wanted=wanted, age_s=3600.0)
+        await scene.drive()
+        await end(scene)
+        assert scene.writer.calls == calls
+
+    run_virtually(play())
+
+
+def test_the_end_is_stored_whatever_the_database_says_and_the_log_stays_short() -> None:
+    async def play() -> None:
+        scene = Scene(assistant=False)
+        finish, tries = scene.store.finish, 0
+
+        async def failing(*args: Any) -> None:
+            nonlocal tries
+            tries += 1
+            if tries <= 20:
+                raise RuntimeError("nobody expected this")
+            await finish(*args)
+
+        scene.store.finish = failing  # type: ignore[method-assign]
+        started = asyncio.get_running_loop().time()
+        with structlog.testing.capture_logs() as logs:
+            await scene.drive()
+            await end(scene)
+        scene.check(lost=False)
+        took = asyncio.get_running_loop().time() - started
+        assert 60 < took < 200
+        assert 1 <= len([log for log in logs if "not stored" in log["event"]]) <= 1 + took / 60
+
+    run_virtually(play())
+
+
+def test_of_a_document_that_is_cancelled_no_more_is_made_than_was_shown() -> None:
+    async def play() -> None:
+        scene = Scene(assistant=False)
+        driver = await driven(scene, 4)
+        driver._source._document._segments = None  # type: ignore[attr-defined]
+        driver.apply(Wanted(State.CANCELLED, Speed.FAST, 2))
+        result = await end(scene)
+        shown = [len(data["html"]) for name, data in scene.hub.topics[CONTENT] if name == "chunk"]
+        assert result["state"] == "cancelled"
+        assert result["avg_chunk_size"] == pytest.approx(sum(shown) / len(shown), abs=1.5)
 
     run_virtually(play())

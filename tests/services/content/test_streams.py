@@ -39,6 +39,7 @@ async def test_a_page_unfolds_chunk_by_chunk_and_ends_as_the_sanitised_whole(hou
     assert editor.named("stream_start")[0] == {
         "stream": begun["stream"],
         "part": 1,
+        "run": editor.chunks[0]["run"],
         "kind": "document",
         "content_type": "html",
         "chunk_by": "sentence",
