@@ -13,10 +13,10 @@ from services.content.asked import ChangeSpeed, ListStreams, OneStream, Replay, 
 from services.content.assistant import AssistantLimits, Writer, parse_prompt
 from services.content.kinds import content_topic
 from services.content.making import Made, Maker
-from services.content.pipeline import ContentType, Speed, Unit, one_of
+from services.content.pipeline import Complexity, ContentType, Speed, Unit, one_of
 from services.content.sources import DocumentSource, Source
 from services.content.states import Verb
-from services.content.store import Plan, Store
+from services.content.store import Plan, Store, Stored
 from services.content.streams import Streams
 
 _NAME_BYTES = 16
@@ -70,8 +70,8 @@ class ContentMethods:
         await self._limits.spend(principal)
         plan = Plan("assistant", unit, ContentType.MARKDOWN, provider=provider)
         text = msgspec.json.encode(prompt.params()).decode()
-        stream = await self._begin(principal, None, speed, plan, text, None)
-        return {"stream": stream, "topic": content_topic(stream)}
+        stored = await self._begin(principal, None, speed, plan, text, None)
+        return {"stream": stored.id, "topic": content_topic(stored.id)}
 
     async def replay(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         """Streams once more what a stream came to, in a new stream, at any speed."""
@@ -81,7 +81,7 @@ class ContentMethods:
         if not row["html"]:
             raise HubError(ErrorCode.CONFLICT, "nothing of this stream is complete", details={"state": row["state"]})
         await self._quota.spend(principal.org, principal.user)
-        made = self._maker.again(row["html"], unit, ContentType.HTML)
+        made = self._maker.again(row["html"], unit, ContentType.HTML, _complexity(row))
         return await self._show(principal, None, speed, made)
 
     async def speed(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
@@ -116,9 +116,15 @@ class ContentMethods:
     async def _show(self, principal: Principal, name: str | None, speed: Speed, made: Made) -> dict[str, Any]:
         """Begins to stream a document; says how long it is."""
         source = DocumentSource(made.document, made.findings)
-        stream = await self._begin(principal, name, speed, made.plan, made.source, source)
+        stored = await self._begin(principal, name, speed, made.plan, made.source, source)
+        stream = stored.id
         chunks, took_ms = await self._maker.count(principal.org, made)
         source.facts["processing_ms"] = took_ms
+        try:
+            self._maker.check(stored, made)
+        except HubError as error:
+            source.refuse(error)
+            raise
         return {
             "stream": stream,
             "topic": content_topic(stream),
@@ -132,7 +138,7 @@ class ContentMethods:
 
     async def _begin(
         self, principal: Principal, name: str | None, speed: Speed, plan: Plan, text: str, source: Source | None
-    ) -> str:
+    ) -> Stored:
         org, stream = principal.org, name or _new_name()
         if name is not None and not principal.allows("subscribe", content_topic(name)):
             # Whoever waits there for somebody else's content would be shown this.
@@ -144,13 +150,18 @@ class ContentMethods:
             self._streams.give_up(org, stream)
             raise
         await self._streams.begin(stored, source or self._streams.dictation(stored))
-        return stream
+        return stored
 
     async def _readable(self, principal: Principal, stream: str) -> dict[str, Any]:
         """Whoever may watch a stream may read it."""
         if not principal.allows("subscribe", content_topic(stream)):
             raise not_found("stream")
         return await self._store.get(principal.org, stream)
+
+
+def _complexity(row: Mapping[str, Any]) -> Complexity | None:
+    """What a stream of one part was; of several it is found out from the HTML."""
+    return Complexity(row["complexity"]) if row["complexity"] and row["part"] == 1 else None
 
 
 def _new_name() -> str:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import deque
 
-from services.content.pipeline import ContentType, Document, Pipeline, Prepared, Unit, content_type
+from services.content.pipeline import Complexity, ContentType, Document, Pipeline, Prepared, Unit, content_type
 
 # A longer source takes longer than a thread costs, unless it comes piece by piece.
 _AT_ONCE_CHARS = 2048
@@ -34,9 +34,9 @@ class Preparer:
         async with self._one:
             return await asyncio.to_thread(self._make, source, kind, unit)
 
-    def restore(self, markup: str, unit: Unit) -> Document:
+    def restore(self, markup: str, unit: Unit, known: Complexity | None) -> Document:
         """As ``Pipeline.restore``."""
-        return self.pipeline.restore(markup, unit)
+        return self.pipeline.restore(markup, unit, known)
 
     def _make(self, source: str, kind: ContentType, unit: Unit) -> Prepared:
         prepared = self.pipeline.document(source, kind, unit)

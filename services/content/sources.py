@@ -132,6 +132,7 @@ class DocumentSource:
 
     waiting = 0
     error: HubError | None = None
+    _refused: HubError | None = None
 
     def __init__(self, document: Document, findings: Findings | None = None) -> None:
         self._document = document
@@ -145,6 +146,8 @@ class DocumentSource:
         """Everything is ready always."""
 
     def next(self) -> Group | None:
+        if self._refused is not None:
+            raise self._refused
         self._get_ready(2)
         return self._shelf.group()
 
@@ -168,6 +171,10 @@ class DocumentSource:
 
     async def close(self) -> None:
         """Nothing is under way."""
+
+    def refuse(self, error: HubError) -> None:
+        """Ends the stream with ``error`` when its next chunk is due."""
+        self._refused = error
 
     def _get_ready(self, count: int) -> bool:
         ready = self._shelf.ready

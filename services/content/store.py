@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from hub.api import Database, ErrorCode, HubError, OrgId, Settings, not_found
-from services.content.pipeline import ContentType, Speed, Unit
+from services.content.pipeline import Complexity, ContentType, Speed, Unit
 from services.content.states import FINISHED, State, Verb, after
 
 _CODEC = "utf-8"
@@ -82,6 +82,8 @@ class Plan(Struct, frozen=True):
     processing_ms: float = 0.0
     cached: bool = False
     provider: str | None = None
+    complexity: Complexity | None = None
+    """Of the source that was restored; None: what its HTML has."""
 
 
 class Wanted(Struct, frozen=True):

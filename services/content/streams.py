@@ -245,7 +245,7 @@ class Streams:
             await journal.read()
             return self.dictation(stored, journal)
         if plan.kind == "restored":
-            return DocumentSource(self._preparer.restore(stored.source, plan.unit))
+            return DocumentSource(self._preparer.restore(stored.source, plan.unit, plan.complexity))
         prepared = await self._preparer.prepare(stored.source, plan.content_type, plan.unit)
         return DocumentSource(prepared.document, prepared.findings)
 

@@ -12,7 +12,7 @@ from services.content.pipeline.document import Document, automatic
 from services.content.pipeline.findings import Findings
 from services.content.pipeline.live import Dialect, LiveDocument, MarkdownDialect, TextDialect
 from services.content.pipeline.markdown import MAX_WORK, Markdown
-from services.content.pipeline.pace import complexity
+from services.content.pipeline.pace import Complexity, complexity
 from services.content.pipeline.sanitise import Sanitiser, Segment
 from services.content.pipeline.units import Unit
 
@@ -73,10 +73,14 @@ class Pipeline:
         unit = automatic(unit, len(markup))
         return Prepared(Document(segments, unit, complexity(markup), self.limits.max_chunk_chars), kind, found)
 
-    def restore(self, markup: str, unit: Unit = Unit.AUTO) -> Document:
-        """A document from its ``html``, which was sanitised here before and kept where nobody else could write."""
+    def restore(self, markup: str, unit: Unit = Unit.AUTO, known: Complexity | None = None) -> Document:
+        """A document from its ``html``, which was sanitised here before and kept where nobody else could write.
+
+        ``known``: its source's complexity.
+        """
         segments = iter([Segment(split_blocks(markup), open=False, until=1.0)])
-        return Document(segments, automatic(unit, len(markup)), complexity(markup), self.limits.max_chunk_chars)
+        weight = known or complexity(markup)
+        return Document(segments, automatic(unit, len(markup)), weight, self.limits.max_chunk_chars)
 
     def live(self, kind: ContentType = ContentType.MARKDOWN, unit: Unit = Unit.AUTO) -> LiveDocument:
         """A document that is being written. Raises ``content_type`` for HTML: nobody can tell what is final in it."""

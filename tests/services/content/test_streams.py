@@ -358,3 +358,48 @@ async def test_what_has_expired_goes_for_every_organisation(house: Studio, hub_d
     for org in ("acme", "globex"):
         rows = (await (await house.client(org=org)).call("content.list"))["streams"]
         assert [row["stream"] for row in rows] == ["new"]
+
+
+async def test_what_could_never_end_well_is_refused_when_it_is_counted(
+    redis_url: str, hub_database: HubDatabase
+) -> None:
+    async with studio(redis_url, hub_database, content_session_s=2, content_max_chunks=100) as house:
+        client = await house.client()
+        editor = await house.watch("too-slow")
+        asked = {"content": PAGE, "chunk_by": "word", "speed": "slow", "stream": "too-slow"}
+        with pytest.raises(RequestRefused, match="higher 'speed'") as refused:
+            await client.call("content.start", asked)
+        assert refused.value.code == "too_large"
+        result = await editor.ended(5)
+        assert (result["state"], result["code"], result["retry"]) == ("failed", "too_large", "never")
+        assert "higher 'speed'" in result["message"]
+
+        editor = await house.watch("too-long")
+        asked = {"content": PAGE * 4, "chunk_by": "word", "speed": "superfast", "stream": "too-long"}
+        with pytest.raises(RequestRefused, match="'chunk_by'") as refused:
+            await client.call("content.start", asked)
+        assert refused.value.code == "too_large"
+        assert (await editor.ended(5))["code"] == "too_large"
+        assert len(editor.chunks) < 100
+        whole = await client.call("content.start", asked | {"chunk_by": "paragraph", "stream": "whole"})
+        assert whole["chunks"] <= 100
+
+
+async def test_what_comes_from_the_cache_or_is_replayed_is_as_complex_as_its_source(house: Studio) -> None:
+    client = await house.client()
+    source = "<p>" + "".join(f"<blink><x-y><marquee>{n} words</marquee></x-y></blink> " for n in range(30)) + "</p>"
+    asked = {"content": source, "content_type": "html", "speed": "superfast", "chunk_by": "paragraph"}
+    first = await client.call("content.start", asked)
+    again = await client.call("content.start", asked)
+    editor = await house.watch(again["stream"])
+    result = await editor.ended()
+    assert (first["cached"], again["cached"]) == (False, True)
+    assert Pipeline().restore(sanitised(source, "html")).complexity != first["complexity"]
+    assert again["complexity"] == result["complexity"] == first["complexity"]
+
+    async def over() -> bool:
+        return bool((await client.call("content.get", {"stream": again["stream"]}))["complexity"])
+
+    await until(over, what="the end to be stored")
+    replayed = await client.call("content.replay", {"stream": again["stream"], "speed": "superfast"})
+    assert replayed["complexity"] == first["complexity"]
