@@ -7,6 +7,7 @@
  * The data of a `chunk` event.
  *
  * @typedef {object} Chunk
+ * @property {string} [run] of which part; what began later has the higher one
  * @property {number} index 0, 1, 2 … in the stream
  * @property {"open" | "append" | "replace_tail" | "close"} op
  * @property {number} block which top-level block, from 0
@@ -17,12 +18,16 @@
  */
 
 /**
- * What a reader of a content stream has: `apply` each chunk's data in the order of the events.
+ * What a reader of a content stream has: `begin` takes the data of each `stream_start`, `apply` that of each `chunk`, in
+ * the order of the events.
  *
  * After every chunk `html` is well-formed and safe to show; after the last it is the whole document.
  */
 export class ContentAssembler {
+  #run = "";
   #next = 0;
+  /** What was before it is not kept any more. */
+  #firstBlock = 0;
   /** @type {string[]} */
   #closed = [];
   /** @type {string[]} */
@@ -72,6 +77,32 @@ export class ContentAssembler {
   }
 
   /**
+   * A part begins, with chunk `index` and block `block`: what was there from that block on is gone, which is nothing
+   * unless the stream was lost and another one of its name begins. When it is the first that comes, what was before it
+   * is not kept any more, and this begins there.
+   *
+   * @param {{ run: string, index: number, block: number }} start
+   * @returns {boolean} true: something went
+   * @throws {RangeError} when chunks are missing: make a new assembler and subscribe again from the start
+   */
+  begin({ run, index, block }) {
+    if (run <= this.#run) return false; // it was there before
+    if (this.#next > 0 && index > this.#next) throw new RangeError(`a part began with chunk ${index} where ${this.#next} was expected`);
+    this.#run = run;
+    this.#next = index;
+    this.#firstBlock = this.#texts.length > 0 ? Math.min(this.#firstBlock, block) : block;
+    const left = block - this.#firstBlock;
+    const went = this.#texts.length > left;
+    if (went) {
+      this.#closed.length = left;
+      this.#texts.length = left;
+      this.#open = false;
+      if (this.#shownIn !== null) this.mount(this.#shownIn);
+    }
+    return went;
+  }
+
+  /**
    * Takes the next chunk's data.
    *
    * @param {Chunk} chunk
@@ -79,7 +110,7 @@ export class ContentAssembler {
    * @throws {RangeError} when chunks are missing: make a new assembler and subscribe again from the start
    */
   apply(chunk) {
-    if (chunk.index < this.#next) return false;
+    if (chunk.index < this.#next || (chunk.run ?? this.#run) < this.#run) return false;
     if (chunk.index > this.#next) {
       throw new RangeError(`chunk ${chunk.index} came where ${this.#next} was expected`);
     }

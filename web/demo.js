@@ -88,6 +88,7 @@ function watch(name) {
         } else if (what === "stream_error") {
           say(`${data.state}: ${data.message}`);
         } else {
+          assembler.begin(data);
           say(`streaming ${data.content_type}, by ${data.chunk_by}`);
         }
       },

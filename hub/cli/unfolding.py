@@ -8,6 +8,7 @@ from typing import Any
 from hub.client import HubClient, RequestRefused
 from hub.client.content import ContentAssembler
 
+_START = "stream_start"
 _COMPLETE = "stream_complete"
 _ENDS = (_COMPLETE, "stream_error")
 
@@ -24,7 +25,9 @@ async def unfold(client: HubClient, method: str, params: dict[str, Any]) -> bool
         screen = _Screen()
         events = client.subscribe(begun["topic"], since="start", on_gap=lambda gap: _say(f"gap: {gap.reason}"))
         async for event in events:
-            if event.name == "chunk":
+            if event.name == _START:
+                screen.begin(event.data)
+            elif event.name == "chunk":
                 screen.show(event.data)
             elif event.name in _ENDS:
                 return _ended(event.name, event.data)
@@ -37,6 +40,10 @@ class _Screen:
     def __init__(self) -> None:
         self._document = ContentAssembler()
         self._shown = ""
+
+    def begin(self, start: dict[str, Any]) -> None:
+        """A part begins."""
+        self._document.begin(start)
 
     def show(self, chunk: dict[str, Any]) -> None:
         """The text of one more chunk. What was shown and turns out otherwise is shown once more."""

@@ -47,12 +47,11 @@ class ContentAssembler:
         """
         if start["run"] <= self._run:
             return False  # it was there before
-        if not self._next:
-            self._first_block = start["block"]
-        elif start["index"] > self._next:
+        if 0 < self._next < start["index"]:
             raise ValueError(f"a part began with chunk {start['index']} where {self._next} was expected")
         self._run = start["run"]
         self._next = start["index"]
+        self._first_block = min(self._first_block, start["block"]) if self._texts else start["block"]
         left = int(start["block"]) - self._first_block
         went = len(self._texts) > left
         del self._closed[left:], self._texts[left:]

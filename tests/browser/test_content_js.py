@@ -114,6 +114,36 @@ async def test_repeats_and_holes(page: Page) -> None:
         await page.run(apply, [TAKEN_BACK[0], TAKEN_BACK[2]])
 
 
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_parts_begin_as_in_the_reference(page: Page, mounted: bool) -> None:
+    def chunk(run: str, index: int, op: str, block: int) -> list[Any]:
+        html = f"<p>{run}{block}</p>" if op == "open" else ""
+        return ["apply", {"run": run, "index": index, "op": op, "block": block, "html": html, "text": html}]
+
+    def part(run: str, index: int, block: int) -> list[list[Any]]:
+        start = ["begin", {"run": run, "index": index, "block": block}]
+        return [start, chunk(run, index, "open", block), chunk(run, index + 1, "close", block)]
+
+    steps = [*part("b", 8, 3), *part("c", 10, 4), *part("b", 8, 3), *part("d", 10, 4)[:2], *part("e", 0, 0)]
+    steps += [*part("f", 2, 1), *part("d", 10, 4)]
+    reference, states = ContentAssembler(), []
+    for method, data in steps:
+        states.append([getattr(reference, method)(data), reference.html, reference.text, reference.html])
+    assert [state[0] for state in states].count(True) > 8
+    run = """(steps, mounted) => {
+          const element = document.createElement("div");
+          const a = new ContentAssembler();
+          if (mounted) a.mount(element);
+          return steps.map(([method, data]) => {
+            const done = a[method](data);
+            return [done, a.html, a.text, mounted ? element.innerHTML : a.html];
+          });
+        }"""
+    assert await page.run(run, steps, mounted) == states
+    with pytest.raises(DevToolsError, match="RangeError: a part began with chunk 4 where 2"):
+        await page.run(run, [*part("a", 0, 0), *part("b", 4, 2)], False)
+
+
 async def test_only_what_a_chunk_changes_is_touched(page: Page) -> None:
     """Nothing outside of the last block, and in it nothing but what is new; closed, its text is in one piece."""
     touched = await page.run(

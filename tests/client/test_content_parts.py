@@ -63,3 +63,15 @@ def test_a_part_that_does_not_follow_is_a_hole() -> None:
     document = assembled(block("a", 0, 0, "<p>0</p>"))
     with pytest.raises(ValueError, match="began with chunk 4 where 2"):
         document.begin(start("b", 4, 2))
+
+
+def test_what_begins_before_all_that_is_there_replaces_it() -> None:
+    document = ContentAssembler()
+    document.begin(start("b", 8, 3))
+    for chunk in block("b", 8, 3, "<p>3</p>"):
+        document.apply(chunk)
+    assert document.begin(start("c", 0, 0))
+    for chunk in block("c", 0, 0, "<p>0</p>"):
+        document.apply(chunk)
+    assert not document.begin(start("d", 2, 1))
+    assert document.blocks == ["<p>0</p>"]
