@@ -14,7 +14,7 @@ CREATE TABLE hub.content_streams (
   part integer NOT NULL DEFAULT 1,
   -- Of one part: tells its events from those of another one, or of an earlier stream of the same name. Milliseconds, in
   -- hexadecimal: what began later has the higher one.
-  run text NOT NULL,
+  run text COLLATE "C" NOT NULL,
   bytes bigint NOT NULL,
   -- The present part: how it is made into chunks, and of what. A source may hold what no text of PostgreSQL can.
   plan jsonb NOT NULL,

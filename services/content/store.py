@@ -30,7 +30,8 @@ WHERE (
 ) < $10
 ON CONFLICT (org, id) DO UPDATE SET
   state = 'running', speed = excluded.speed, version = s.version + 1, part = s.part + 1,
-  bytes = s.bytes + excluded.bytes, plan = excluded.plan, source = excluded.source, run = excluded.run, result = NULL,
+  bytes = s.bytes + excluded.bytes, plan = excluded.plan, source = excluded.source, result = NULL,
+  run = greatest(excluded.run, s.run || '0'),  -- later than the one before, also where the clock went back
   started_at = now(), driven_at = now(), finished_at = NULL, expires_at = excluded.expires_at
 WHERE s.owner = excluded.owner AND s.state = 'complete' AND s.bytes + excluded.bytes <= $9
 RETURNING part, run, version, chunks, blocks
