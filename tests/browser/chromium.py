@@ -37,7 +37,7 @@ _FLAGS = (
     "--disable-features=IsolateOrigins,IsolateSandboxedIframes,Translate",
     "--disable-site-isolation-trials",
     # Nothing leaves this machine, whatever a payload tries.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 _ANSWER_S = 60
 _LEAVE_S = 5
@@ -122,7 +122,7 @@ class Chromium:
 
 
 class Page:
-    """One page. No request of it leaves the browser: what ``serve`` names is answered, everything else refused."""
+    """One page. After ``open`` none of its requests leaves the browser: what it names is answered, the rest refused."""
 
     def __init__(self, browser: Chromium, session: str, target: str) -> None:
         self.browser = browser
@@ -144,6 +144,10 @@ class Page:
         """Goes to ``url``, one of ``served``: addresses with media type and body."""
         self._served = served
         await self.call("Fetch.enable")
+        await self.visit(url)
+
+    async def visit(self, url: str) -> None:
+        """Goes to ``url``; without ``open`` before, to whoever answers there on 127.0.0.1."""
         for domain in ("Page", "Runtime"):
             await self.call(f"{domain}.enable")
         loaded = asyncio.Event()
