@@ -10,11 +10,13 @@ from hub.config import Settings
 from hub.database import Database
 from hub.edge.authenticate import HubRequest
 from hub.edge.client_ip import client_ip, ip_block
+from hub.edge.front_door import break_off
 from hub.edge.http_bodies import json_body
 from hub.edge.openapi import problem_responses
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
+from hub.nodes.answers import Answers, Ending
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import Duties, DutyBook
@@ -24,6 +26,7 @@ from hub.service import Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
+    "Answers",
     "Attention",
     "Bucket",
     "Cache",
@@ -31,6 +34,7 @@ __all__ = (
     "Database",
     "Duties",
     "DutyBook",
+    "Ending",
     "ErrorCode",
     "History",
     "Hub",
@@ -50,6 +54,7 @@ __all__ = (
     "SlowPolicy",
     "TopicKind",
     "bad_request",
+    "break_off",
     "client_ip",
     "ip_block",
     "json_body",

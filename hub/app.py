@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import math
 import os
 import platform
 import signal
@@ -57,6 +58,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
+from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
@@ -101,6 +103,7 @@ class Node:
         self._control = Control(name, self._broker, dispatcher)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
         self._attention = Attention(settings, name, self._membership.attentive, self._control)
+        self._answers = Answers()
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -135,6 +138,7 @@ class Node:
             connections=Connections(settings, metrics),
             keeper=self._keeper,
             saver=self._saver,
+            answers=self._answers,
         )
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
@@ -157,6 +161,7 @@ class Node:
             limits=limits,
             duties=self._duties,
             attention=self._attention,
+            answers=self._answers,
         )
 
     def http(self) -> Litestar:
@@ -366,7 +371,7 @@ def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None)
         log_config=None,
         access_log=False,  # it would write query strings, and so tickets
         proxy_headers=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=math.ceil(settings.drain_answers_s),
         backlog=4096,
     )
     return _Server(config, node.gateway, on_ready)

@@ -18,6 +18,7 @@ from hub.database import Database
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
+from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
@@ -49,6 +50,8 @@ class Hub:
     duties: DutyBook
     """Work that one node does at a time: ``hub.duties.of("purpose")``, asked for when the service is made."""
     attention: Attention
+    answers: Answers
+    """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
 
     async def publish(  # noqa: PLR0913 - an event has these fields
         self,

@@ -78,7 +78,7 @@ def supervise(settings: Settings, listener: socket.socket, workers: int) -> int:
         workers,
         fd=fd,
         environ={**server_environ(), "HUB_HOST": settings.host, "PORT": str(settings.port), _MULTIPROCESS: metrics},
-        stop_s=settings.drain_window_s + settings.drain_grace_s + STOP_MARGIN_S,
+        stop_s=settings.drain_window_s + settings.drain_grace_s + settings.drain_answers_s + STOP_MARGIN_S,
     )
     # Else the gauges of the dead would be counted with those of the living.
     supervisor.on_exit = lambda pid: mark_process_dead(pid, metrics)  # type: ignore[no-untyped-call]

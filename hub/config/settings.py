@@ -380,6 +380,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_grace_s: Annotated[
         float, _doc("A client that has not left this long after its slot is closed (4504).", ge=0)
     ] = 5.0
+    drain_answers_s: Annotated[
+        float, _doc("What is still being answered by HTTP when the sockets are closed has this long.", ge=0)
+    ] = 15.0
 
     def __repr__(self) -> str:
         """Without the values: they hold keys and passwords, and what is printed ends up in logs."""

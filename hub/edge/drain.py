@@ -30,9 +30,10 @@ CLOSING_S = 1.0  # for the last close frames to go out
 
 
 async def drain(gateway: Gateway) -> None:
-    """Takes nobody in any more, tells everybody to go, and returns when all have gone or their time is up."""
+    """Takes nobody in any more, tells everybody to go, ends what is streamed over HTTP; returns when all have gone."""
     settings = gateway.settings
     gateway.connections.draining = True
+    gateway.answers.drain()
     leaving: list[Connection] = []
     for connection in gateway.connections:
         if connection.session.state is State.OPEN:

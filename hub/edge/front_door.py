@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from litestar.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hub.edge.handshake import WEBSOCKET_PATH
 from hub.fanout.turnstile import Step, Turnstile
 
 _BEGINNINGS = tuple(f"GET {WEBSOCKET_PATH}{end}".encode() for end in " ?")
+_TRANSPORT = "hub.transport"
 _MOST_KEPT_BYTES = 65_536  # more than any server takes as a head
 
 
@@ -26,6 +28,11 @@ class FrontDoor(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._waiter: asyncio.Future[None] | None = None
         self._kept = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Its requests know the transport; see ``break_off``."""
+        self.app_state = {**self.app_state, _TRANSPORT: transport}
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Other requests are none of its business and pass at once."""
@@ -53,6 +60,15 @@ class FrontDoor(HttpToolsProtocol):
             self.transport.resume_reading()
             super().data_received(self._kept)
         self._kept = b""
+
+
+def break_off(scope: Scope) -> bool:
+    """Closes a request's connection at once: what is not sent yet is lost. False: this server does not let us."""
+    transport = scope.get("state", {}).get(_TRANSPORT)
+    if transport is None:
+        return False
+    transport.abort()
+    return True
 
 
 def front_door(turnstile: Turnstile) -> type[FrontDoor]:

@@ -24,6 +24,7 @@ from hub.fanout.membership import Membership
 from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
 from hub.fanout.turnstile import Turnstile
+from hub.nodes.answers import Answers
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
 
@@ -57,3 +58,4 @@ class Gateway:
     connections: Connections
     keeper: Keeper
     saver: SessionSaver
+    answers: Answers

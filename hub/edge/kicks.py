@@ -9,12 +9,13 @@ from hub.protocol.codes import CloseCode
 
 
 def close_kicked(gateway: Gateway, message: Kick) -> None:
-    """Closes a user's connections whose token was issued before the kick, or does not say when it was."""
+    """Closes a user's connections and ends the answers whose token was issued before the kick, or does not say when."""
     gateway.admission.forget_cutoff(message.org, message.user)
+    error = HubError(ErrorCode.UNAUTHENTICATED, "this token is not accepted any more; log in again")
     for connection in gateway.connections.of_user(message.org, message.user):
         if connection.applicant is not None and connection.applicant.issued_at <= message.issued_before:
-            error = HubError(ErrorCode.UNAUTHENTICATED, "this token is not accepted any more; log in again")
             connection.close(CloseCode.UNAUTHENTICATED, error)
+    gateway.answers.kick(message.org, message.user, message.issued_before, error)
 
 
 def close_taken_over(gateway: Gateway, message: TakeOver) -> None:

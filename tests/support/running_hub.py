@@ -139,6 +139,7 @@ def hub_settings(redis_url: str, **changes: Any) -> Settings:
         "jwt_secret": SECRET,
         "drain_window_s": 0.0,
         "drain_grace_s": 0.1,
+        "drain_answers_s": 5.0,
         "session_save_s": 0.05,
         "unsubscribe_delay_s": 0.05,
         "messages_per_second": 10_000,

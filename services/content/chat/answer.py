@@ -9,13 +9,18 @@ from typing import NamedTuple
 
 import structlog
 
-from hub.api import HubError
+from hub.api import Ending, HubError
 from services.content.assistant import Outcome
 from services.content.chat.read_ahead import ReadAhead
 from services.content.chat.words import KEEP_ALIVE, Metrics, Words, own_fault
 from services.content.pipeline import Chunk, LiveDocument, complexity
+from services.content.sources import Turn
 
 _log = structlog.get_logger(__name__)
+
+
+# What waited for a slow client may be much; one step through the pipeline should not be.
+_SLICE_CHARS = 512
 
 
 class Bounds(NamedTuple):
@@ -26,14 +31,20 @@ class Bounds(NamedTuple):
 
 
 async def answer(
-    stream: str, pieces: AsyncGenerator[str | Outcome, None], document: LiveDocument, words: Words, bounds: Bounds
+    stream: str,
+    pieces: AsyncGenerator[str | Outcome, None],
+    document: LiveDocument,
+    words: Words,
+    bounds: Bounds,
+    ending: Ending,
 ) -> AsyncGenerator[bytes, None]:
     """The whole answer in ``words``; what goes wrong is told at its end and not raised.
 
-    Close it to end the text: the provider's call is over when that returns.
+    It ends early with the error of ``ending``. Close it to end the text: the provider's call is over when that returns.
     """
     told = _Told(stream, document, words)
     ahead = ReadAhead(pieces, bounds.unread_bytes)
+    ending.add_done_callback(lambda done: None if done.cancelled() else ahead.end(done.result()))
     clock = asyncio.get_running_loop().time
     try:
         yield words.start(stream)
@@ -41,13 +52,11 @@ async def answer(
         while not told.ended:
             try:
                 async with asyncio.timeout_at(silent_until):
-                    text, end = await ahead.take()
-                news = told.more(text) + (b"" if end is None else told.end(end))
+                    taken = await ahead.take()
             except TimeoutError:
                 news = KEEP_ALIVE
-            except Exception:
-                _log.exception("pipeline failed")
-                news = told.broken()
+            else:
+                news = await told.more(*taken)
             if news:
                 yield news
                 silent_until = clock() + bounds.keepalive_s
@@ -66,17 +75,32 @@ class _Told:
         self._chunks = 0
         self._processing_s = 0.0
 
-    def more(self, text: str) -> bytes:
-        """What was written next; may be nothing. Ends when it is more than a document may be."""
-        if not text:
-            return b""
+    async def more(self, text: str, end: Outcome | HubError | None) -> bytes:
+        """What was written next, and how it ended if it did; may be nothing. Others have their turn meanwhile."""
+        turn = Turn()
+        news = []
+        try:
+            for at in range(0, len(text), _SLICE_CHARS):
+                news.append(self._slice(text[at : at + _SLICE_CHARS]))
+                if self.ended:
+                    break
+                await turn.over()
+            if end is not None:
+                news.append(self._finish(end))
+        except Exception:
+            _log.exception("pipeline failed")
+            news.append(self._broken())
+        return b"".join(news)
+
+    def _slice(self, text: str) -> bytes:
+        """Ends when it is more than a document may be."""
         try:
             chunks = self._processed(lambda: self._document.feed(text))
         except HubError as error:
-            return self.end(error)
+            return self._finish(error)
         return self._words.text(text, chunks)
 
-    def end(self, end: Outcome | HubError) -> bytes:
+    def _finish(self, end: Outcome | HubError) -> bytes:
         """Nothing follows. What was written stays, however it ended."""
         if self.ended:
             return b""
@@ -91,7 +115,7 @@ class _Told:
         failure = end.error or empty
         return rest + (self._words.complete(self._metrics(end)) if failure is None else self._words.error(failure))
 
-    def broken(self) -> bytes:
+    def _broken(self) -> bytes:
         """Nothing follows, because of a fault of the hub's own."""
         self.ended = True
         return self._words.error(own_fault())

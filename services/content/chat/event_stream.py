@@ -12,7 +12,9 @@ from contextlib import aclosing
 from typing import Final
 
 import structlog
-from litestar.types import Receive, Scope, Send
+from litestar.types import Message, Receive, Scope, Send
+
+from hub.api import break_off
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +30,8 @@ class EventStream:
     """An ASGI application that answers one request with ``body``, which is closed in any case.
 
     What ``body`` raises before its first bytes is raised, while nothing is sent: it becomes an ordinary problem. A
-    client that takes no byte for ``stalled_s`` is given up.
+    client that takes no byte for ``stalled_s`` is given up: the connection is broken off. A stock server does not let
+    us; it complains that the answer is not complete, and keeps the connection until the client takes what was sent.
     """
 
     def __init__(self, body: AsyncGenerator[bytes, None], headers: Mapping[str, str], stalled_s: float) -> None:
@@ -48,21 +51,28 @@ class EventStream:
                 for task in (sending, leaving):
                     task.cancel()
                 await asyncio.gather(sending, leaving, return_exceptions=True)
-            if not sending.cancelled():
-                sending.result()
+            if not sending.cancelled() and not sending.result():
+                _log.info("event_stream_stalled")
+                if break_off(scope):
+                    await _left(receive)
 
-    async def _send(self, first: bytes, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        news: bytes | None = first
-        while news is not None:
+    async def _send(self, first: bytes, send: Send) -> bool:
+        """False: the client takes nothing any more."""
+
+        async def put(message: Message) -> bool:
             try:
                 async with asyncio.timeout(self._stalled_s):
-                    await send({"type": "http.response.body", "body": news, "more_body": True})
+                    await send(message)
             except TimeoutError:
-                _log.info("event_stream_stalled")
-                return
-            news = await anext(self._body, None)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return False
+            return True
+
+        taken = await put({"type": "http.response.start", "status": 200, "headers": self._headers})
+        news: bytes | None = first
+        while taken and news is not None:
+            taken = await put({"type": "http.response.body", "body": news, "more_body": True})
+            news = await anext(self._body, None) if taken else None
+        return taken and await put({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _left(receive: Receive) -> None:

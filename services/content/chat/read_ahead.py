@@ -45,6 +45,13 @@ class ReadAhead:
         self._waiting.clear()
         return Taken(text, self._end)
 
+    def end(self, error: HubError) -> None:
+        """Ends the text with ``error``, unless it has ended; what lies there can still be taken."""
+        if self._end is None:
+            self._end = error
+            self._reading.cancel()
+            self._news.set()
+
     async def close(self) -> None:
         """Ends the text, if it is still being written: the provider's call is over when this returns."""
         self._reading.cancel()

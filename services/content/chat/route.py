@@ -38,7 +38,7 @@ def chat_routes(hub: Hub, writer: Writer, pipeline: Pipeline, limits: AssistantL
         summary="Ask the assistant and watch it write",
         security=[{"bearer": []}],
         operation_class=ChatOperation,
-        responses={200: ANSWER, **problem_responses(400, 401, 403, 413, 415, 429)},
+        responses={200: ANSWER, **problem_responses(400, 401, 403, 413, 415, 429, 503)},
     )
     async def chat_stream(
         request: HubRequest,
@@ -63,10 +63,10 @@ def chat_routes(hub: Hub, writer: Writer, pipeline: Pipeline, limits: AssistantL
         pieces = writer.write(chat_prompt(messages, settings), provider)
         await limits.spend(principal, client_ip(request.scope, settings.client_ip_header))
         words = UiMessageStream(with_chunks=chunks) if ai_sdk else ServerSentEvents()
-        telling = answer(uuid4().hex, pieces, pipeline.live(), words, bounds)
 
         async def counted() -> AsyncGenerator[bytes, None]:
-            with limits.writing(principal):
+            with limits.writing(principal), hub.answers.answering(principal) as ending:
+                telling = answer(uuid4().hex, pieces, pipeline.live(), words, bounds, ending)
                 async with aclosing(telling):
                     async for news in telling:
                         yield news

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hub.errors import ErrorCode, HubError
+from hub.nodes.answers import Ending
 from services.content.assistant import Outcome
 from services.content.chat.answer import Bounds, answer
 from services.content.chat.sse import ServerSentEvents
@@ -45,9 +46,12 @@ class Script:
             self.ended = True
 
 
-def telling(script: Script, unread_bytes: int = 1000, limits: Limits | None = None) -> AsyncGenerator[bytes, None]:
-    document = Pipeline(limits).live()
-    return answer("s", script.pieces(), document, ServerSentEvents(), Bounds(15.0, unread_bytes))
+def telling(
+    script: Script, unread_bytes: int = 1000, limits: Limits | None = None, ending: Ending | None = None
+) -> AsyncGenerator[bytes, None]:
+    ending = ending or asyncio.get_running_loop().create_future()
+    bounds = Bounds(15.0, unread_bytes)
+    return answer("s", script.pieces(), Pipeline(limits).live(), ServerSentEvents(), bounds, ending)
 
 
 def told_of(script: Script, **how: Any) -> tuple[list[bytes], list[Told]]:
@@ -152,6 +156,41 @@ def test_a_long_piece_is_no_slow_reader() -> None:
     _, told = told_of(Script("x" * 5000, 1.0, "y" * 5000, DONE), unread_bytes=1024)
     assert document(told) == f"<p>{'x' * 5000}{'y' * 5000}</p>"
     assert told[-1].name == "stream_complete"
+
+
+def test_what_waited_for_a_slow_reader_is_made_in_turns() -> None:
+    async def others() -> None:
+        script = Script("- one **item**\n" * 2000, DONE)
+        async with aclosing(telling(script, unread_bytes=100_000)) as told:
+            await anext(told)
+            turns = 0
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    await asyncio.sleep(0)
+                    turns += 1
+
+            counting = asyncio.create_task(count())
+            rest = [news async for news in told]
+            counting.cancel()
+        assert document(events(b"".join(rest).decode())).count("<li>") == 2000
+        assert turns > 20
+
+    run_virtually(others())
+
+
+def test_an_answer_that_must_end_keeps_what_was_written() -> None:
+    async def end() -> None:
+        script = Script("one ", 100.0, DONE)
+        ending = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(5, ending.set_result, HubError(ErrorCode.TOKEN_EXPIRED, "over"))
+        told = events(b"".join([news async for news in telling(script, ending=ending)]).decode())
+        assert (document(told), told[-1].data["code"]) == ("<p>one</p>", "token_expired")
+        assert script.ended
+        assert asyncio.get_running_loop().time() == 5
+
+    run_virtually(end())
 
 
 def test_whoever_leaves_ends_the_text() -> None:

@@ -97,8 +97,10 @@ def test_whoever_leaves_is_left(stuck: int) -> None:
     assert answered(Body(*[b"more"] * 100), Server(leaves_s=10.5, stuck=stuck)) == 10.5
 
 
-def test_whoever_takes_nothing_is_given_up() -> None:
-    assert answered(Body(*[b"more"] * 100), Server(stuck=4)) == 2.0 + 60.0
+@pytest.mark.parametrize(("stuck", "at"), [(1, 0.0), (2, 0.0), (4, 2.0), (5, 3.0)])
+def test_whoever_takes_nothing_is_given_up(stuck: int, at: float) -> None:
+    """Wherever it stands: at the head, in the middle, at the mark of the end."""
+    assert answered(Body(*[b"more"] * 3), Server(stuck=stuck)) == at + 60.0
 
 
 @pytest.mark.parametrize("stuck", [1000, 2])

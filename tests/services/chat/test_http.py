@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx
 import pytest
 
 from hub.fake_llm.behaviour import Behaviour
@@ -262,12 +263,41 @@ async def test_whoever_leaves_without_having_read_ends_everything(chat_hub_with:
 
 async def test_whoever_takes_no_byte_is_given_up(chat_hub_with: ChatHubWith) -> None:
     async with chat_hub_with(providers=[Torrent()], no_progress_s=0.3, **ROOM) as chat:
-        with unread_connection(chat):
+        with unread_connection(chat) as link:
             await until(lambda: bool(chat.hub.logs.named("event_stream_stalled")), 20, "the client to be given up")
             await until(lambda: not event_streams(chat), 2, "the sending to be ended")
-        given_up = "ASGI callable returned without completing response."
-        for entry in chat.hub.logs.named(given_up):
-            chat.hub.logs.entries.remove(entry)
+            with pytest.raises((ConnectionError, AssertionError)):
+                await asyncio.to_thread(read_all, link)
+
+
+async def last_told(response: httpx.Response) -> Any:
+    """The data of the last event of an answer."""
+    return events((await response.aread()).decode())[-1].data
+
+
+async def test_an_answer_ends_when_the_node_leaves(chat_hub_with: ChatHubWith) -> None:
+    async with chat_hub_with() as chat:
+        chat.fake.llm.behave(Behaviour(**FOR_EVER))
+        async with chat.streaming() as response:
+            await until(lambda: chat.fake.llm.open == 1, what="the call to begin")
+            chat.hub.leave()
+            told = await last_told(response)
+        assert (told["code"], told["retry"]) == ("unavailable", "now")
+
+
+async def test_an_answer_ends_with_its_token_and_after_a_kick(chat_hub_with: ChatHubWith) -> None:
+    async with chat_hub_with() as chat:
+        chat.fake.llm.behave(Behaviour(**FOR_EVER))
+        short = {"Authorization": f"Bearer {chat.hub.token(user='short', ttl_s=2)}"}
+        async with chat.client.stream("POST", PATH, headers=short, json=ask()) as response:
+            assert (await last_told(response))["code"] == "token_expired"
+        async with chat.streaming(user="kicked") as response:
+            await until(lambda: chat.fake.llm.open == 1, what="the call to begin")
+            admin = chat.headers(user="boss", scope="admin")
+            kicked = await chat.client.post("/v1/admin/kick", headers=admin, json={"user": "kicked"})
+            assert kicked.status_code == 200
+            assert (await last_told(response))["code"] == "unauthenticated"
+        await until(lambda: chat.fake.llm.open == 0, what="the calls to be ended")
 
 
 def event_streams(chat: ChatHub) -> list[str]:
@@ -289,6 +319,6 @@ async def test_documents(chat_hub_with: ChatHubWith) -> None:
         document = (await chat.client.get("/openapi.json")).json()
     operation = document["paths"][PATH]["post"]
     assert operation["security"] == [{"bearer": []}]
-    assert set(operation["responses"]) == {"200", "400", "401", "403", "413", "415", "429"}
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "413", "415", "429", "503"}
     assert "text/event-stream" in operation["responses"]["200"]["content"]
     assert set(operation["requestBody"]["content"]["application/json"]["examples"]) == {"hub", "ai-sdk"}
