@@ -12,19 +12,27 @@ from tests.browser.detector import Detector, start_detector
 
 
 @pytest.fixture(scope="session")
-async def chromium() -> AsyncIterator[Chromium]:
-    binary = find_chromium()
-    if binary is None and os.environ.get("CI") == "true":
+def binary() -> str:
+    """Where a browser is."""
+    found = find_chromium()
+    if found is None and os.environ.get("CI") == "true":
         pytest.fail(HOW_TO_INSTALL)
-    if binary is None:
+    if found is None:
         pytest.skip(HOW_TO_INSTALL)
+    return found
+
+
+@pytest.fixture(scope="session")
+async def chromium(binary: str) -> AsyncIterator[Chromium]:
     async with running_chromium(binary) as browser:
         yield browser
 
 
 @pytest.fixture(scope="session")
-async def session_detector(chromium: Chromium) -> Detector:
-    return await start_detector(chromium)
+async def session_detector(binary: str) -> AsyncIterator[Detector]:
+    # A browser of its own: it stops every new page until it has been looked at.
+    async with running_chromium(binary) as browser:
+        yield await start_detector(browser)
 
 
 @pytest.fixture
