@@ -30,9 +30,9 @@ from tests.system.newsroom import (
     stored,
 )
 
-PAGE = page(40)
+PAGE = page(30)
 DOCUMENT = {"content": PAGE, "content_type": "html", "chunk_by": "word", "speed": "fast"}
-CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Why?"}], "chunk_by": "word", "speed": "superfast"}
+CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Why?"}], "chunk_by": "sentence", "speed": "fast"}
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ async def test_cancel_reaches_a_stream_whose_node_is_dead(room: Newsroom) -> Non
 
 async def under_way(stream: Stream) -> None:
     """Everybody has some of it."""
-    await until(lambda: all(len(editor.chunks) >= 8 for editor in stream.editors), 20, "the middle")
+    await until(lambda: all(len(editor.chunks) >= 6 for editor in stream.editors), 20, "the middle")
     assert all(editor.result is None for editor in stream.editors), "it is over already"
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hub.api import HubError
-from hub.orgs import OrgId
+from hub.nodes.duties import Duties
+from hub.orgs import OrgId, duty_text
 from services.content.pipeline import Document, Pipeline
 from services.content.store import Store
 from tests.services.content.studio import Studio, studio
@@ -131,3 +132,45 @@ async def test_a_duty_that_is_lost_and_comes_back_is_done_again(house: Studio) -
         await editor.ended(20)
         assert [chunk["index"] for chunk in editor.chunks] == list(range(len(editor.chunks)))
         assert (await stored(client, stream))["html"] == editor.document.html
+
+
+async def test_a_driver_that_has_lost_its_duty_stops_in_the_middle(house: Studio) -> None:
+    client = await house.client()
+    asked = {"content": PAGE, "chunk_by": "word", "speed": "normal"}
+    stream = (await client.call("content.start", asked))["stream"]
+    editor = await house.watch(stream)
+    await until(lambda: len(editor.chunks) > 5, what="the middle")
+    duties, duty = house.hubs[0].duties.of("content"), duty_text(ACME, stream)
+
+    async def lose() -> None:
+        duties._drop(duty)
+        duties._call(duties._lost, duty)
+
+    await house.nodes[0].within(lose)
+    registry = house.nodes[0].gateway.metrics.registry
+    await until(lambda: registry.get_sample_value("hub_content_streams") == 0, what="the driver to stop")
+    assert editor.result is None
+    # Nobody has it. Whoever is asked to change it takes it over.
+    await client.call("content.speed", {"stream": stream, "speed": "superfast"})
+    await editor.ended()
+    assert [chunk["index"] for chunk in editor.chunks] == list(range(len(editor.chunks)))
+    assert (await stored(client, stream))["html"] == editor.document.html
+
+
+async def test_a_wish_that_was_lost_on_its_way_is_found(
+    redis_url: str, hub_database: HubDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any) -> None:
+        """Nobody hears it."""
+
+    monkeypatch.setattr(Duties, "signal", lost)
+    async with studio(redis_url, hub_database, nodes=2, content_check_s=0.1) as house:
+        here, there = await house.client(), await house.client(node=1)
+        asked = {"content": PAGE, "chunk_by": "word", "speed": "normal"}
+        stream = (await here.call("content.start", asked))["stream"]
+        editor = await house.watch(stream)
+        await there.call("content.pause", {"stream": stream})
+        told = await until(lambda: editor.named("progress"), what="the pause")
+        assert told[0]["state"] == "paused"
+        await there.call("content.cancel", {"stream": stream})
+        assert (await editor.ended())["code"] == "cancelled"
