@@ -24,8 +24,8 @@ from tests.support.waiting import until
 from tests.system.newsroom import page, shown
 from tests.system.test_faults_of_redis import lasting_postgres, restart
 
-PAGE = page(20)
-CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Why?"}], "chunk_by": "sentence", "speed": "fast"}
+PAGE = page(30)
+CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Why?"}], "chunk_by": "word", "speed": "superfast"}
 ORG = OrgId.from_operator("acme")
 HEALED_S = 40.0
 
