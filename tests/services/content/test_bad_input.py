@@ -162,6 +162,7 @@ async def test_a_megabyte_of_one_word(redis_url: str, hub_database: HubDatabase)
         client = await peers.join("ada")
         await client.refusal({"type": "call", "method": "content.start", "params": {"content": word}}, "too_large")
     large = {"max_message_bytes": 2_000_000, "content_max_bytes": 1_000_000, "content_max_stream_bytes": 2_000_000}
+    large |= {"content_max_chunk_chars": 16_384, "max_event_bytes": 262_144}
     async with studio(redis_url, hub_database, **large) as house, Peers(house.nodes[0]) as peers:
         client = await peers.join("ada")
         assert (await call(client, "content.start", {"content": word + "w"})).code == "too_large"  # type: ignore[union-attr]
