@@ -352,6 +352,7 @@ SOCKETS = {"/ws": "walked frame by frame"}
 _VARIABLE: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb'"(ts|expires_in_ms|retry_after_ms)":\d+'), rb'"\1":0'),
     (re.compile(rb'"(created|started|finished)_ms":\d+'), rb'"\1_ms":0'),
+    (re.compile(rb'"run":"[0-9a-f]+"'), b'"run":"_"'),
     (re.compile(rb'"processing_ms":[\d.]+'), b'"processing_ms":0'),
     (re.compile(rb'"stream":"[A-Za-z0-9_-]{22}"'), b'"stream":"_"'),
     (re.compile(rb'content:[A-Za-z0-9_-]{22}"'), b'content:_"'),
