@@ -22,7 +22,7 @@ from tests.support.servers import client as connected
 from tests.support.servers import running_redis
 from tests.support.waiting import until
 from tests.system.newsroom import page, shown
-from tests.system.test_faults_of_redis import lasting_postgres, restart
+from tests.system.test_faults_of_redis import lasting_postgres, restart, restart_postgres
 
 PAGE = page(30)
 CHAT = {"kind": "chat", "messages": [{"role": "user", "content": "Why?"}], "chunk_by": "word", "speed": "superfast"}
@@ -181,11 +181,12 @@ async def test_the_link_of_the_driver_stalls(own_redis: RedisServer, hub_databas
             await it.ends()
 
 
-@pytest.mark.parametrize("crash", [False, True], ids=["in order", "by a crash"])
-async def test_postgres_is_away_when_a_stream_ends(redis_url: str, *, crash: bool) -> None:
+async def test_postgres_is_away_while_streams_run_and_when_they_end(redis_url: str) -> None:
+    """Away in order first, and then by a crash."""
     with lasting_postgres() as postgres:
         async with migrated_database(postgres) as database, play(redis_url, database) as it:
-            postgres.kill() if crash else await asyncio.to_thread(postgres.stop)
+            await restart_postgres(postgres, crash=False)
+            postgres.kill()
             for editors in it.editors:
                 for editor in editors:
                     await editor.ended(HEALED_S)

@@ -13,8 +13,8 @@ from tests.support.hub_database import HubDatabase
 from tests.support.peers import Peers
 from tests.support.waiting import until
 
-PAGE = "".join(f"<p>Paragraph {number} with a few words.</p>" for number in range(40))
-MANY = 150
+PAGE = "".join(f"<p>Paragraph {number} with a few words.</p>" for number in range(32))
+MANY = 120
 """Events that somebody is behind: enough for the slowest pace, one chunk a second."""
 
 
