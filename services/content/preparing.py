@@ -13,7 +13,7 @@ _AT_ONCE_CHARS = 2048
 _PIECE_CHARS = 8192
 _LONG_PIECE_CHARS = 24_576
 _PIECE_END = re.compile(r"</(?:p|h[1-6]|li|div|section|article|main|ul|ol|blockquote|pre)>", re.IGNORECASE)
-_TABLE = re.compile("<table", re.IGNORECASE)
+_TABLE = re.compile("<(/?)table", re.IGNORECASE)
 
 
 class Preparer:
@@ -45,8 +45,8 @@ class Preparer:
 
 
 def _comes_in_pieces(source: str) -> bool:
-    """Whether a document is probably made piece by piece: no table, and the ends of blocks never far apart."""
-    if _TABLE.search(source):
+    """Whether a document is probably made piece by piece: no long table, and the ends of blocks never far apart."""
+    if _has_long_table(source):
         return False
     at = 0
     while len(source) - at > _LONG_PIECE_CHARS:
@@ -55,3 +55,17 @@ def _comes_in_pieces(source: str) -> bool:
             return False
         at = end.end()
     return True
+
+
+def _has_long_table(source: str) -> bool:
+    """A table is made in one piece, with all that is in it."""
+    depth = begin = 0
+    for tag in _TABLE.finditer(source):
+        if tag[1]:
+            depth = max(0, depth - 1)
+            if depth == 0 and tag.start() - begin > _PIECE_CHARS:
+                return True
+        else:
+            begin = begin if depth else tag.start()
+            depth += 1
+    return depth > 0 and len(source) - begin > _PIECE_CHARS

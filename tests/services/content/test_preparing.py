@@ -48,7 +48,9 @@ class Watched(Pipeline):
         (PAGE, "html", False),
         (f"<DIV>{PAGE}</DIV>", None, False),
         (PAGE.replace("</p>", "").replace("<p>", "<b>x</b>"), "html", True),
-        ("<table><tr><td>a</td></tr></table>" + PAGE, "html", True),
+        ("<table><tr><td>a</td></tr></table>" + PAGE + "</table><table><tr><td>b</table>", "html", False),
+        (f"<p>a</p><table><tr><td>{PAGE[:10_000]}</td></tr></TABLE>{PAGE}", "html", True),
+        (f"<TABLE><table></table><tr><td>{PAGE[:10_000]}</p>{PAGE}", "html", True),
     ],
 )
 async def test_what_takes_long_in_one_go_is_made_in_a_thread(source: str, declared: str | None, aside: bool) -> None:
