@@ -61,11 +61,11 @@ def _has_long_table(source: str) -> bool:
     """A table is made in one piece, with all that is in it."""
     depth = begin = 0
     for tag in _TABLE.finditer(source):
-        if tag[1]:
-            depth = max(0, depth - 1)
-            if depth == 0 and tag.start() - begin > _PIECE_CHARS:
-                return True
-        else:
+        if not tag[1]:
             begin = begin if depth else tag.start()
             depth += 1
+        elif depth:
+            depth -= 1
+            if depth == 0 and tag.start() - begin > _PIECE_CHARS:
+                return True
     return depth > 0 and len(source) - begin > _PIECE_CHARS
