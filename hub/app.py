@@ -91,7 +91,7 @@ class Node:
         self._turns = Turns(settings, topics, dispatcher)
         self._broker = RedisBroker(self._redis, settings, self._turns)
         self._history = History(settings, self._broker)
-        self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery)
+        self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery, errands)
         turnstile = Turnstile(settings, metrics)
         self._catch_up = CatchUp(settings, self._history, delivery, turnstile)
         errands.performed_by(heal=self._healer.heal, catch_up=self._catch_up.start)

@@ -238,6 +238,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     subscribe_batch: Annotated[int, _doc("Topics per batch when a link is subscribed anew.", ge=1)] = 500
     unsubscribe_delay_s: Annotated[float, _doc("A topic nobody listens to any more is kept this long.", ge=0)] = 1.0
     heal_concurrency: Annotated[int, _doc("Topics healed at the same time after a lost link.", ge=1)] = 16
+    recheck_subscriptions_s: Annotated[
+        float, _doc("How often it is asked again whether subscribers may still read what has members.", gt=0)
+    ] = 60.0
+
+    # --- presence
+    presence_lease_s: Annotated[
+        float, _doc("A node that says nothing for this long is dead, and whoever is present by it alone leaves.", ge=1)
+    ] = 8.0
+    presence_grace_s: Annotated[
+        float, _doc("Who loses the connection stays present this long, and comes back without noise.", ge=0)
+    ] = 5.0
+    presence_away_s: Annotated[float, _doc("Who does nothing for this long is away; 0: never by itself.", ge=0)] = 300.0
+    presence_max_listed: Annotated[
+        int, _doc("Members of a topic that are named one by one; with more only their number is told.", ge=1)
+    ] = 200
+    presence_count_s: Annotated[
+        float, _doc("How often the number of those who are too many to name is told at most.", gt=0)
+    ] = 1.0
+    presence_flush_ms: Annotated[float, _doc("Changes of presence are collected this long.", ge=0)] = 20.0
+    presence_keep_s: Annotated[
+        int, _doc("Presence that nobody has changed for this long is forgotten by Redis.", ge=60)
+    ] = 86_400
 
     # --- PostgreSQL
     database_pool: Annotated[int, _doc("Connections of the pool.", ge=1)] = 10
@@ -263,6 +285,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outbox_max_blocked_topics: Annotated[
         int, _doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
     ] = 1000
+
+    # --- chat
+    chat_max_message_bytes: Annotated[int, _doc("Text of one message, in UTF-8.", ge=16, le=16_384)] = 8192
+    chat_messages_per_second: Annotated[
+        float, _doc("Messages, edits, deletions and reactions of one user in one room.", gt=0)
+    ] = 5.0
+    chat_messages_burst: Annotated[int, _doc("… and as many at once.", ge=1)] = 20
+    chat_max_members: Annotated[int, _doc("Members of one room.", ge=1)] = 1000
+    chat_max_rooms: Annotated[int, _doc("Rooms of one organisation, archived ones included.", ge=1)] = 10_000
+    chat_max_rooms_per_user: Annotated[int, _doc("Rooms that one user can be a member of.", ge=1)] = 1000
+    chat_max_mentions: Annotated[int, _doc("Users that one message can mention.", ge=0)] = 20
+    chat_max_attachments: Annotated[int, _doc("Uploads that one message can name.", ge=0)] = 10
+    chat_max_reactions: Annotated[int, _doc("Different reactions to one message.", ge=1)] = 20
+    chat_receipts_max_members: Annotated[
+        int, _doc("In rooms with more members nobody is told who has read what.", ge=1)
+    ] = 100
+    chat_read_batch_ms: Annotated[int, _doc("Read receipts of a room are collected this long.", ge=0)] = 1000
+    chat_typing_pause_s: Annotated[float, _doc("One user's typing is told to a room this often at most.", gt=0)] = 3.0
+    chat_typing_expires_s: Annotated[float, _doc("Typing that is not repeated ends by itself after this.", gt=0)] = 6.0
+    chat_history_count: Annotated[
+        int, _doc("Events of a room kept in Redis for those who come back; older pages come from PostgreSQL.", ge=10)
+    ] = 1000
+    chat_history_s: Annotated[int, _doc("… and for this long.", ge=60)] = 86_400
+    chat_retention_days: Annotated[
+        int, _doc("Texts are deleted after so many days, where an organisation has not chosen itself; 0: never.", ge=0)
+    ] = 0
+    chat_janitor_s: Annotated[
+        float, _doc("How often old texts, and what a dead node left to do, are looked for.", gt=0)
+    ] = 60.0
 
     # --- content
     content_max_bytes: Annotated[int, _doc("Content of one request.", ge=16)] = 102_400

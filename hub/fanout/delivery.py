@@ -52,7 +52,7 @@ class Delivery:
         elif sub.subscriber.congested:
             sub.state = SubState.PAUSED
         elif local.kind.history is None:
-            local.add_live(sub)
+            self._go_live(sub)
         elif sub.epoch != local.epoch:
             self._await_heal(sub)
         elif sub.seq >= local.top:
@@ -72,10 +72,15 @@ class Delivery:
         if sub.topic.phase is Phase.LIVE:
             self._errands.heal(sub.topic)
 
+    def _go_live(self, sub: Subscription) -> None:
+        sub.topic.add_live(sub)
+        if sub.topic.kind.presence:
+            self._errands.live(sub)
+
     def _meet(self, sub: Subscription) -> None:
         local = sub.topic
         if sub.seq == local.top:
-            local.add_live(sub)
+            self._go_live(sub)
         else:
             local.add_ahead(sub)
 

@@ -76,7 +76,11 @@ class Dispatcher:
     def on_state(self, channel: bytes, state: TopicState) -> None:
         """The link was lost or moved: whatever happened meanwhile is a hole."""
         local = self._topics.get(channel)
-        if local is None or local.kind.history is None:
+        if local is None:
+            return
+        if local.kind.presence:
+            self._errands.doubted(local)
+        if local.kind.history is None:
             return
         if local.phase is not Phase.LIVE:
             # What is being read of the topic may be older than this.
@@ -97,7 +101,11 @@ class Dispatcher:
     def _accept(self, local: LocalTopic, publication: Publication) -> bool:
         """Whether this is the next event of the topic. A repeat is dropped; a hole or another epoch starts healing."""
         if publication.seq == 0:
-            return local.phase is not Phase.SUBSCRIBING
+            if local.phase is Phase.SUBSCRIBING:
+                return False
+            if local.kind.presence:
+                self._errands.ephemeral(local, publication)
+            return True
         if local.phase is not Phase.LIVE:
             self._keep_back(local, publication)
             return False

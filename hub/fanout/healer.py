@@ -15,6 +15,7 @@ from hub.config import Settings
 from hub.errors import HubError
 from hub.fanout.delivery import Delivery, enter, gap_frame
 from hub.fanout.dispatcher import Dispatcher
+from hub.fanout.errands import Errands
 from hub.fanout.history import History, SharedPage
 from hub.protocol.codec import Encoding, Packet, packet
 from hub.telemetry import Metrics
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 class Healer:
     """Owns the healing tasks."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wiring
         self,
         settings: Settings,
         metrics: Metrics,
@@ -38,6 +39,7 @@ class Healer:
         history: History,
         dispatcher: Dispatcher,
         delivery: Delivery,
+        errands: Errands,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -45,6 +47,7 @@ class Healer:
         self._history = history
         self._dispatcher = dispatcher
         self._delivery = delivery
+        self._errands = errands
         self._slots = asyncio.Semaphore(settings.heal_concurrency)
         self._tasks: dict[LocalTopic, asyncio.Task[None]] = {}
 
@@ -80,6 +83,8 @@ class Healer:
         finally:
             del self._tasks[local]
         self._metrics.healed(local.kind.name)
+        if local.kind.presence:
+            self._errands.doubted(local)
         self._settle_ahead(local)
 
     async def _attempt(self, local: LocalTopic) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
 from hub.auth.principal import Principal
 from hub.errors import ErrorCode, HubError, not_found
+from hub.orgs import OrgId
 from hub.topics.topic import Topic, parse_topic, user_key
 
 
@@ -38,6 +39,10 @@ HistoryFrom = Callable[[Principal, str], Awaitable[int]]
 """The first ``seq`` that this principal may replay from a topic of this key."""
 
 
+Recheck = Callable[[OrgId, Sequence[tuple[str, str]]], Awaitable[Sequence[bool]]]
+"""Whether subscribers (user, key of the topic) of one organisation may stay, in the order asked; some hundred at once."""
+
+
 class TopicKind(Struct, frozen=True, kw_only=True):
     """One family of topics and its rules; a service registers it."""
 
@@ -50,9 +55,13 @@ class TopicKind(Struct, frozen=True, kw_only=True):
     """Whether a topic of this key can exist at all; None: every key."""
     paced: bool = False
     """Who writes to it asks ``hub.attention`` how far its readers are behind."""
+    presence: bool = False
+    """Who subscribes is present in the topic, and is told who else is."""
     may_subscribe: Rule | None = None
     may_publish: Rule | None = None
     history_from: HistoryFrom | None = None
+    recheck: Recheck | None = None
+    """Asked now and then, in case a message that somebody may not stay was lost."""
 
     def __post_init__(self) -> None:
         if self.slow is SlowPolicy.REPLAY and self.history is None:

@@ -82,7 +82,9 @@ class FanOut:
         self.delivery = Delivery(self.settings, self.metrics, errands)
         self.dispatcher = Dispatcher(self.settings, self.metrics, self.topics, self.delivery, errands)
         self.history = History(self.settings, self.broker)
-        self.healer = Healer(self.settings, self.metrics, self.topics, self.history, self.dispatcher, self.delivery)
+        self.healer = Healer(
+            self.settings, self.metrics, self.topics, self.history, self.dispatcher, self.delivery, errands
+        )
         turnstile = Turnstile(self.settings, self.metrics)
         self.catch_up = CatchUp(self.settings, self.history, self.delivery, turnstile)
         errands.performed_by(heal=self.healer.heal, catch_up=self.catch_up.start)
