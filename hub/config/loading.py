@@ -10,12 +10,17 @@ from typing import Any
 
 import msgspec
 
+from hub.config.service_settings import ServiceSettings
 from hub.config.settings import Settings
 from hub.errors import ConfigError
 
 MINIMUM_SECRET_BYTES = 32
 
-FIELDS: dict[str, msgspec.structs.FieldInfo] = {field.name: field for field in msgspec.structs.fields(Settings)}
+# Those of the hub itself first, for whoever reads the list; inherited ones come first by themselves.
+FIELDS: dict[str, msgspec.structs.FieldInfo] = {
+    field.name: field
+    for field in sorted(msgspec.structs.fields(Settings), key=lambda field: hasattr(ServiceSettings, field.name))
+}
 # What a chunk of content takes at most in its event: html and the same as text, up to four bytes a character in UTF-8;
 # and what may come on top of its longest html, a tag and the end tags.
 _CHUNK_BYTES_PER_CHAR = 8

@@ -1,86 +1,85 @@
-"""Every setting, and so every bound of the hub, is a field here. docs/configuration.md is made from this file."""
+"""Every setting, and so every bound of the hub, is a field here or in ``service_settings``.
+
+docs/configuration.md is made from them.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
-
-def _doc(text: str, **limits: Any) -> Any:
-    return Meta(description=text, **limits)
-
+from hub.config.service_settings import ServiceSettings, doc
 
 Count = Annotated[int, Meta(ge=1)]
 Text = str
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings. Units stand in the names; the text of each field is what docs/configuration.md shows."""
 
     # --- where
-    host: Annotated[str, _doc("Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, _doc("Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
+    host: Annotated[str, doc("Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, doc("Port to listen on; 0 takes a free one.", ge=0, le=65535)] = 8000
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _doc("Least severe log line that is written.")
+        Literal["debug", "info", "warning", "error"], doc("Least severe log line that is written.")
     ] = "info"
     redis_url: Annotated[
         str,
-        _doc(
+        doc(
             "Redis or Valkey >= 7.2: redis://host:6379/0, rediss://…, unix:///path, "
             "redis+cluster://host:port[,host:port…], redis+sentinel://host:port[,host:port…]/master-name."
         ),
     ]
-    database_url: Annotated[str, _doc("PostgreSQL as the serving role hub_app: postgresql://hub_app:…@host/db.")]
-    database_owner_url: Annotated[str, _doc("PostgreSQL as the owner, for `hub migrate` and `hub doctor` only.")] = ""
+    database_url: Annotated[str, doc("PostgreSQL as the serving role hub_app: postgresql://hub_app:…@host/db.")]
+    database_owner_url: Annotated[str, doc("PostgreSQL as the owner, for `hub migrate` and `hub doctor` only.")] = ""
     database_relay_url: Annotated[
-        str, _doc("PostgreSQL as hub_relay, for the outbox relay. Empty: no relay runs on this node.")
+        str, doc("PostgreSQL as hub_relay, for the outbox relay. Empty: no relay runs on this node.")
     ] = ""
-    services: Annotated[str, _doc("Where the list of services is: module:attribute.")] = "services.main:SERVICES"
-    node: Annotated[str, _doc("Name of this node in logs and metrics; empty: made from host name and process id.")] = ""
+    services: Annotated[str, doc("Where the list of services is: module:attribute.")] = "services.main:SERVICES"
+    node: Annotated[str, doc("Name of this node in logs and metrics; empty: made from host name and process id.")] = ""
     event_services: Annotated[
-        tuple[str, ...], _doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")
+        tuple[str, ...], doc("Services with a topic events:<service>, beside the ten that ship (comma-separated).")
     ] = ()
 
     demo_orgs: Annotated[
         tuple[str, ...],
-        _doc("Organisations for which made-up events are written; `hub dev` sets it (comma-separated)."),
+        doc("Organisations for which made-up events are written; `hub dev` sets it (comma-separated)."),
     ] = ()
 
     # --- who
-    jwt_secret: Annotated[str, _doc("HS256 secret, at least 32 bytes. Set this or HUB_JWKS_URL.")] = ""
-    jwks_url: Annotated[str, _doc("Address of a JWKS for RS256, ES256 and EdDSA tokens.")] = ""
-    jwt_audience: Annotated[str, _doc("Required value of the claim aud.")] = "hub"
-    jwt_issuer: Annotated[str, _doc("Required value of the claim iss; empty: not checked.")] = ""
-    jwt_leeway_s: Annotated[int, _doc("Clock difference tolerated when exp and nbf are checked.", ge=0, le=300)] = 5
-    jwks_refetch_s: Annotated[int, _doc("Least time between two fetches of the JWKS for an unknown key.", ge=1)] = 30
-    jwks_max_age_s: Annotated[int, _doc("Age at which the JWKS is fetched again.", ge=30)] = 600
-    jwks_retry_s: Annotated[float, _doc("Pause after a JWKS fetch that failed while there is no key yet.", gt=0)] = 1.0
-    jwks_timeout_s: Annotated[float, _doc("Time for the whole JWKS to come.", gt=0)] = 5.0
-    jwks_max_bytes: Annotated[int, _doc("Largest JWKS that is read.", ge=1024)] = 262_144
-    jwks_max_keys: Annotated[int, _doc("Keys of a JWKS that are looked at.", ge=1)] = 100
-    max_token_bytes: Annotated[int, _doc("Longest token that is looked at.", ge=512, le=65_536)] = 8192
+    jwt_secret: Annotated[str, doc("HS256 secret, at least 32 bytes. Set this or HUB_JWKS_URL.")] = ""
+    jwks_url: Annotated[str, doc("Address of a JWKS for RS256, ES256 and EdDSA tokens.")] = ""
+    jwt_audience: Annotated[str, doc("Required value of the claim aud.")] = "hub"
+    jwt_issuer: Annotated[str, doc("Required value of the claim iss; empty: not checked.")] = ""
+    jwt_leeway_s: Annotated[int, doc("Clock difference tolerated when exp and nbf are checked.", ge=0, le=300)] = 5
+    jwks_refetch_s: Annotated[int, doc("Least time between two fetches of the JWKS for an unknown key.", ge=1)] = 30
+    jwks_max_age_s: Annotated[int, doc("Age at which the JWKS is fetched again.", ge=30)] = 600
+    jwks_retry_s: Annotated[float, doc("Pause after a JWKS fetch that failed while there is no key yet.", gt=0)] = 1.0
+    jwks_timeout_s: Annotated[float, doc("Time for the whole JWKS to come.", gt=0)] = 5.0
+    jwks_max_bytes: Annotated[int, doc("Largest JWKS that is read.", ge=1024)] = 262_144
+    jwks_max_keys: Annotated[int, doc("Keys of a JWKS that are looked at.", ge=1)] = 100
+    max_token_bytes: Annotated[int, doc("Longest token that is looked at.", ge=512, le=65_536)] = 8192
     max_verified_tokens: Annotated[
-        int, _doc("Valid tokens whose signature is not computed again when they come again; 0: none.", ge=0)
+        int, doc("Valid tokens whose signature is not computed again when they come again; 0: none.", ge=0)
     ] = 10_000
-    default_scope: Annotated[str, _doc("Scope of a token that has no scope claim.")] = "subscribe:* call:*"
+    default_scope: Annotated[str, doc("Scope of a token that has no scope claim.")] = "subscribe:* call:*"
     allowed_origins: Annotated[
         tuple[str, ...],
-        _doc("Origins a browser may come from (comma-separated, * for any). Requests without Origin are allowed."),
+        doc("Origins a browser may come from (comma-separated, * for any). Requests without Origin are allowed."),
     ] = ()
     client_ip_header: Annotated[
         str,
-        _doc(
+        doc(
             "Header in which the proxy in front names the client, for example X-Forwarded-For (of a list the last). "
             "Empty: the socket's peer is the client. Set it only when nobody gets past the proxy."
         ),
     ] = ""
-    expiring_notice_s: Annotated[int, _doc("`expiring` is sent this long before the token ends.", ge=1)] = 60
-    ticket_ttl_s: Annotated[int, _doc("Life of a ticket from POST /v1/tickets.", ge=1, le=600)] = 30
+    expiring_notice_s: Annotated[int, doc("`expiring` is sent this long before the token ends.", ge=1)] = 60
+    ticket_ttl_s: Annotated[int, doc("Life of a ticket from POST /v1/tickets.", ge=1, le=600)] = 30
     token_max_life_s: Annotated[
         int,
-        _doc(
+        doc(
             "Longest life that the issuer gives a token. A user who was thrown out is refused for this long; a token "
             "that lives longer would then be good again.",
             ge=60,
@@ -89,126 +88,122 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     # --- one connection
     max_message_bytes: Annotated[
-        int, _doc("Largest message a client may send; also the longest event by HTTP.", ge=1024)
+        int, doc("Largest message a client may send; also the longest event by HTTP.", ge=1024)
     ] = 1_048_576
-    compression: Annotated[bool, _doc("permessage-deflate for clients that offer it, without context takeover.")] = True
-    max_event_bytes: Annotated[int, _doc("Largest `data` of an event.", ge=64)] = 65_536
-    max_topics_per_connection: Annotated[int, _doc("Subscriptions one connection may hold.", ge=1)] = 1000
+    compression: Annotated[bool, doc("permessage-deflate for clients that offer it, without context takeover.")] = True
+    max_event_bytes: Annotated[int, doc("Largest `data` of an event.", ge=64)] = 65_536
+    max_topics_per_connection: Annotated[int, doc("Subscriptions one connection may hold.", ge=1)] = 1000
     max_pending_frames: Annotated[
-        int, _doc("Frames of one client that may wait for their turn before its socket is no longer read.", ge=1)
+        int, doc("Frames of one client that may wait for their turn before its socket is no longer read.", ge=1)
     ] = 64
-    max_calls_in_flight: Annotated[int, _doc("Calls of one connection that may run at once.", ge=1)] = 16
+    max_calls_in_flight: Annotated[int, doc("Calls of one connection that may run at once.", ge=1)] = 16
     max_bad_frames: Annotated[
-        int, _doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)
+        int, doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)
     ] = 20
-    hello_timeout_s: Annotated[float, _doc("Time for the hello frame to come (4408).", gt=0)] = 10.0
+    hello_timeout_s: Annotated[float, doc("Time for the hello frame to come (4408).", gt=0)] = 10.0
     idle_timeout_s: Annotated[
         float,
-        _doc(
+        doc(
             "A connection without a subscription and without a frame from the client is closed after this (4408).", gt=0
         ),
     ] = 600.0
-    session_max_s: Annotated[float, _doc("Longest life of one connection; it is then drained. 0: no limit.", ge=0)] = (
+    session_max_s: Annotated[float, doc("Longest life of one connection; it is then drained. 0: no limit.", ge=0)] = (
         86_400.0
     )
-    heartbeat_s: Annotated[float, _doc("A heartbeat is sent when nothing else was for this long.", gt=0)] = 25.0
+    heartbeat_s: Annotated[float, doc("A heartbeat is sent when nothing else was for this long.", gt=0)] = 25.0
     sse_keepalive_s: Annotated[
-        float, _doc("A stream of server-sent events that is silent gets a comment this often.", gt=0)
+        float, doc("A stream of server-sent events that is silent gets a comment this often.", gt=0)
     ] = 15.0
     pong_timeout_s: Annotated[
-        float, _doc("Time for a pong to come (4510); it runs only while nothing is unsent.", gt=0)
+        float, doc("Time for a pong to come (4510); it runs only while nothing is unsent.", gt=0)
     ] = 20.0
-    unsent_high_bytes: Annotated[int, _doc("Unsent bytes above which a connection leaves the live set.", ge=4096)] = (
+    unsent_high_bytes: Annotated[int, doc("Unsent bytes above which a connection leaves the live set.", ge=4096)] = (
         262_144
     )
     send_buffer_bytes: Annotated[
         int,
-        _doc("SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0),
+        doc("SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0),
     ] = 262_144
-    no_progress_s: Annotated[float, _doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = (
-        60.0
-    )
+    no_progress_s: Annotated[float, doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = 60.0
     ack_window: Annotated[
-        int, _doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)
+        int, doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)
     ] = 1000
     attentive_s: Annotated[
         float,
-        _doc(
+        doc(
             "A writer waits for an ack:true subscription of a paced topic until it has acknowledged nothing for this "
             "long, though it could.",
             gt=0,
         ),
     ] = 10.0
-    attention_least: Annotated[int, _doc("Events that such a subscription may be behind unnoticed.", ge=0)] = 10
+    attention_least: Annotated[int, doc("Events that such a subscription may be behind unnoticed.", ge=0)] = 10
     attention_reports: Annotated[
-        int, _doc("Topics with somebody who lags that a node tells the others of: the worst.", ge=1)
+        int, doc("Topics with somebody who lags that a node tells the others of: the worst.", ge=1)
     ] = 500
     position_skip_events: Annotated[
-        int, _doc("A filtered subscription gets its position after this many skipped events.", ge=1)
+        int, doc("A filtered subscription gets its position after this many skipped events.", ge=1)
     ] = 500
-    position_skip_s: Annotated[float, _doc("… or after this long.", gt=0)] = 25.0
+    position_skip_s: Annotated[float, doc("… or after this long.", gt=0)] = 25.0
 
     # --- sharing between clients
-    max_connections: Annotated[int, _doc("Connections this process accepts (4503).", ge=1)] = 50_000
-    max_connections_per_user: Annotated[int, _doc("Connections of one user over all nodes.", ge=1)] = 100
-    max_connections_per_org: Annotated[int, _doc("Connections of one organisation over all nodes.", ge=1)] = 20_000
+    max_connections: Annotated[int, doc("Connections this process accepts (4503).", ge=1)] = 50_000
+    max_connections_per_user: Annotated[int, doc("Connections of one user over all nodes.", ge=1)] = 100
+    max_connections_per_org: Annotated[int, doc("Connections of one organisation over all nodes.", ge=1)] = 20_000
     newcomer_steps_per_turn: Annotated[
         int,
-        _doc(
+        doc(
             "Steps of clients that come in (handshake, hello, what was missed) taken in one turn of the event loop; "
             "further ones wait, and events go out in between.",
             ge=1,
         ),
     ] = 32
-    accepts_per_turn: Annotated[int, _doc("Connections accepted in one turn of the event loop.", ge=1, le=64)] = 8
-    messages_per_second: Annotated[int, _doc("Frames per second of one user over all nodes (token bucket).", ge=1)] = (
-        100
-    )
-    messages_burst: Annotated[int, _doc("Frames one user may send at once (size of the bucket).", ge=1)] = 500
+    accepts_per_turn: Annotated[int, doc("Connections accepted in one turn of the event loop.", ge=1, le=64)] = 8
+    messages_per_second: Annotated[int, doc("Frames per second of one user over all nodes (token bucket).", ge=1)] = 100
+    messages_burst: Annotated[int, doc("Frames one user may send at once (size of the bucket).", ge=1)] = 500
     revocation_cache_s: Annotated[
-        float, _doc("HTTP requests of one user ask this often at most whether a kick refuses his tokens.", ge=0)
+        float, doc("HTTP requests of one user ask this often at most whether a kick refuses his tokens.", ge=0)
     ] = 1.0
     http_events_per_second: Annotated[
-        int, _doc("Events per second one user may publish by HTTP, over all nodes (token bucket).", ge=1)
+        int, doc("Events per second one user may publish by HTTP, over all nodes (token bucket).", ge=1)
     ] = 20_000
-    http_events_burst: Annotated[int, _doc("Events one user may publish by HTTP at once.", ge=1)] = 40_000
+    http_events_burst: Annotated[int, doc("Events one user may publish by HTTP at once.", ge=1)] = 40_000
     connection_lease_s: Annotated[
-        int, _doc("A node that dies gives its connections back to the limits after this long.", ge=5)
+        int, doc("A node that dies gives its connections back to the limits after this long.", ge=5)
     ] = 60
     limits_retry_s: Annotated[
-        float, _doc("After Redis did not answer, it is not asked about limits and caches for this long.", gt=0)
+        float, doc("After Redis did not answer, it is not asked about limits and caches for this long.", gt=0)
     ] = 1.0
 
     # --- sharing between nodes
     duty_lease_s: Annotated[
         float,
-        _doc("Work that a node has taken on is another's so long after the node has died; renewed four times.", gt=0),
+        doc("Work that a node has taken on is another's so long after the node has died; renewed four times.", gt=0),
     ] = 4.0
-    duty_sweep_batch: Annotated[int, _doc("Work of dead nodes that a node takes over at a time.", ge=1, le=1000)] = 100
-    max_duties: Annotated[int, _doc("Work of one purpose (streams, for example) that a node takes on.", ge=1)] = 20_000
+    duty_sweep_batch: Annotated[int, doc("Work of dead nodes that a node takes over at a time.", ge=1, le=1000)] = 100
+    max_duties: Annotated[int, doc("Work of one purpose (streams, for example) that a node takes on.", ge=1)] = 20_000
 
     # --- history and recovery
-    replay_page_events: Annotated[int, _doc("Events per page of a replay.", ge=1, le=10_000)] = 500
-    replay_page_bytes: Annotated[int, _doc("Bytes per page of a replay.", ge=65_536)] = 262_144
-    replay_batch_bytes: Annotated[int, _doc("Bytes of history read at once for one connection.", ge=65_536)] = 4_194_304
-    join_tail_bytes: Annotated[int, _doc("Live events one topic buffers while clients join it.", ge=65_536)] = 4_194_304
+    replay_page_events: Annotated[int, doc("Events per page of a replay.", ge=1, le=10_000)] = 500
+    replay_page_bytes: Annotated[int, doc("Bytes per page of a replay.", ge=65_536)] = 262_144
+    replay_batch_bytes: Annotated[int, doc("Bytes of history read at once for one connection.", ge=65_536)] = 4_194_304
+    join_tail_bytes: Annotated[int, doc("Live events one topic buffers while clients join it.", ge=65_536)] = 4_194_304
     position_ttl_s: Annotated[
-        int, _doc("A topic keeps its epoch and count for this long after its last event.", ge=3600)
+        int, doc("A topic keeps its epoch and count for this long after its last event.", ge=3600)
     ] = 2_592_000
-    idempotency_ttl_s: Annotated[int, _doc("How long an idempotency key is remembered.", ge=60)] = 86_400
-    session_ttl_s: Annotated[int, _doc("How long the acknowledged positions of a session are kept.", ge=60)] = 86_400
-    session_save_s: Annotated[float, _doc("Acknowledged positions are stored this often.", gt=0)] = 1.0
-    max_publish_batch: Annotated[int, _doc("Events in one POST /v1/publish.", ge=1)] = 1000
+    idempotency_ttl_s: Annotated[int, doc("How long an idempotency key is remembered.", ge=60)] = 86_400
+    session_ttl_s: Annotated[int, doc("How long the acknowledged positions of a session are kept.", ge=60)] = 86_400
+    session_save_s: Annotated[float, doc("Acknowledged positions are stored this often.", gt=0)] = 1.0
+    max_publish_batch: Annotated[int, doc("Events in one POST /v1/publish.", ge=1)] = 1000
     publish_turn_events: Annotated[
-        int, _doc("Events of one list that are published before others have their turn.", ge=1)
+        int, doc("Events of one list that are published before others have their turn.", ge=1)
     ] = 25
-    publish_turn_ms: Annotated[float, _doc("… or as many as are prepared in this time.", ge=0)] = 0.3
-    max_publish_bytes: Annotated[int, _doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
+    publish_turn_ms: Annotated[float, doc("… or as many as are prepared in this time.", ge=0)] = 0.3
+    max_publish_bytes: Annotated[int, doc("Largest body of one POST /v1/publish.", ge=1024)] = 8_388_608
 
     # --- Redis
     join_ms: Annotated[
         float,
-        _doc(
+        doc(
             "Longest rest of a topic after a turn of delivery. It rests for twice as long as the turn took, and what "
             "arrives meanwhile is joined into one write per subscriber.",
             ge=0,
@@ -216,223 +211,86 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 8.0
     max_waiting_messages: Annotated[
-        int, _doc("Messages of topics that rest or wait for their turn; when there are more all go out at once.", ge=1)
+        int, doc("Messages of topics that rest or wait for their turn; when there are more all go out at once.", ge=1)
     ] = 20_000
-    cache_max_bytes: Annotated[int, _doc("Largest value that a service may keep in Redis as a cache.", ge=0)] = (
-        1_048_576
-    )
-    redis_connect_timeout_s: Annotated[float, _doc("Time for a connection to Redis to open.", gt=0)] = 3.0
-    redis_timeout_s: Annotated[float, _doc("Time for an answer from Redis.", gt=0)] = 5.0
+    cache_max_bytes: Annotated[int, doc("Largest value that a service may keep in Redis as a cache.", ge=0)] = 1_048_576
+    redis_connect_timeout_s: Annotated[float, doc("Time for a connection to Redis to open.", gt=0)] = 3.0
+    redis_timeout_s: Annotated[float, doc("Time for an answer from Redis.", gt=0)] = 5.0
     redis_departure_calls: Annotated[
-        int, _doc("Calls that share one write to a Redis server; a larger batch travels alone.", ge=1)
+        int, doc("Calls that share one write to a Redis server; a larger batch travels alone.", ge=1)
     ] = 25
     redis_departures: Annotated[
-        int, _doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=2)
+        int, doc("Such writes whose answers are awaited at the same time, for each Redis server.", ge=2)
     ] = 2
-    redis_max_connections: Annotated[int, _doc("Command connections to each Redis server.", ge=1)] = 32
+    redis_max_connections: Annotated[int, doc("Command connections to each Redis server.", ge=1)] = 32
     probe_interval_s: Annotated[
-        float, _doc("When the pub/sub link is quiet this long, the hub sends itself a probe.", gt=0)
+        float, doc("When the pub/sub link is quiet this long, the hub sends itself a probe.", gt=0)
     ] = 1.0
-    probe_timeout_s: Annotated[float, _doc("A probe that does not come back in this time ends the link.", gt=0)] = 3.0
-    reconnect_max_s: Annotated[float, _doc("Longest pause between two attempts to reach Redis.", gt=0)] = 2.0
-    subscribe_batch: Annotated[int, _doc("Topics per batch when a link is subscribed anew.", ge=1)] = 500
-    unsubscribe_delay_s: Annotated[float, _doc("A topic nobody listens to any more is kept this long.", ge=0)] = 1.0
-    heal_concurrency: Annotated[int, _doc("Topics healed at the same time after a lost link.", ge=1)] = 16
+    probe_timeout_s: Annotated[float, doc("A probe that does not come back in this time ends the link.", gt=0)] = 3.0
+    reconnect_max_s: Annotated[float, doc("Longest pause between two attempts to reach Redis.", gt=0)] = 2.0
+    subscribe_batch: Annotated[int, doc("Topics per batch when a link is subscribed anew.", ge=1)] = 500
+    unsubscribe_delay_s: Annotated[float, doc("A topic nobody listens to any more is kept this long.", ge=0)] = 1.0
+    heal_concurrency: Annotated[int, doc("Topics healed at the same time after a lost link.", ge=1)] = 16
     recheck_subscriptions_s: Annotated[
-        float, _doc("How often it is asked again whether subscribers may still read what has members.", gt=0)
+        float, doc("How often it is asked again whether subscribers may still read what has members.", gt=0)
     ] = 60.0
 
     # --- presence
     presence_lease_s: Annotated[
-        float, _doc("A node that says nothing for this long is dead, and whoever is present by it alone leaves.", ge=1)
+        float, doc("A node that says nothing for this long is dead, and whoever is present by it alone leaves.", ge=1)
     ] = 8.0
     presence_grace_s: Annotated[
-        float, _doc("Who loses the connection stays present this long, and comes back without noise.", ge=0)
+        float, doc("Who loses the connection stays present this long, and comes back without noise.", ge=0)
     ] = 5.0
-    presence_away_s: Annotated[float, _doc("Who does nothing for this long is away; 0: never by itself.", ge=0)] = 300.0
+    presence_away_s: Annotated[float, doc("Who does nothing for this long is away; 0: never by itself.", ge=0)] = 300.0
     presence_max_listed: Annotated[
-        int, _doc("Members of a topic that are named one by one; with more only their number is told.", ge=1)
+        int, doc("Members of a topic that are named one by one; with more only their number is told.", ge=1)
     ] = 200
     presence_count_s: Annotated[
-        float, _doc("How often the number of those who are too many to name is told at most.", gt=0)
+        float, doc("How often the number of those who are too many to name is told at most.", gt=0)
     ] = 1.0
-    presence_flush_ms: Annotated[float, _doc("Changes of presence are collected this long.", ge=0)] = 20.0
+    presence_flush_ms: Annotated[float, doc("Changes of presence are collected this long.", ge=0)] = 20.0
     presence_keep_s: Annotated[
-        int, _doc("Presence that nobody has changed for this long is forgotten by Redis.", ge=60)
+        int, doc("Presence that nobody has changed for this long is forgotten by Redis.", ge=60)
     ] = 86_400
 
     # --- PostgreSQL
-    database_pool: Annotated[int, _doc("Connections of the pool.", ge=1)] = 10
-    database_timeout_s: Annotated[float, _doc("Time for a statement.", gt=0)] = 10.0
-    migration_lock_wait_s: Annotated[float, _doc("How long `hub migrate` waits while another node migrates.", gt=0)] = (
+    database_pool: Annotated[int, doc("Connections of the pool.", ge=1)] = 10
+    database_timeout_s: Annotated[float, doc("Time for a statement.", gt=0)] = 10.0
+    migration_lock_wait_s: Annotated[float, doc("How long `hub migrate` waits while another node migrates.", gt=0)] = (
         300.0
     )
-    outbox_batch: Annotated[int, _doc("Rows the relay takes at a time.", ge=1)] = 500
-    outbox_batch_bytes: Annotated[int, _doc("… and at most this many bytes of data.", ge=65_536)] = 4_194_304
-    outbox_poll_s: Annotated[float, _doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0
+    outbox_batch: Annotated[int, doc("Rows the relay takes at a time.", ge=1)] = 500
+    outbox_batch_bytes: Annotated[int, doc("… and at most this many bytes of data.", ge=65_536)] = 4_194_304
+    outbox_poll_s: Annotated[float, doc("The relay looks at least this often, notified or not.", gt=0)] = 1.0
     outbox_unknown_s: Annotated[
-        float, _doc("A row whose topic no service registers waits this long for a node that knows it.", ge=0)
+        float, doc("A row whose topic no service registers waits this long for a node that knows it.", ge=0)
     ] = 600.0
     outbox_keep_s: Annotated[
-        int, _doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)
+        int, doc("Relayed rows are kept this long, to be relayed again after a Redis failover.", ge=60)
     ] = 3600
     outbox_keep_failed_s: Annotated[
-        int, _doc("Rows that could never be published are kept this long, for whoever looks into it.", ge=60)
+        int, doc("Rows that could never be published are kept this long, for whoever looks into it.", ge=60)
     ] = 604_800
     outbox_hang_s: Annotated[
-        float, _doc("A relay that says nothing to PostgreSQL for this long loses its shards to another node.", ge=2)
+        float, doc("A relay that says nothing to PostgreSQL for this long loses its shards to another node.", ge=2)
     ] = 30.0
     outbox_max_blocked_topics: Annotated[
-        int, _doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
+        int, doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
     ] = 1000
-
-    # --- chat
-    chat_max_message_bytes: Annotated[int, _doc("Text of one message, in UTF-8.", ge=16, le=16_384)] = 8192
-    chat_messages_per_second: Annotated[
-        float, _doc("Messages, edits, deletions and reactions of one user in one room.", gt=0)
-    ] = 5.0
-    chat_messages_burst: Annotated[int, _doc("… and as many at once.", ge=1)] = 20
-    chat_max_members: Annotated[int, _doc("Members of one room.", ge=1)] = 1000
-    chat_max_rooms: Annotated[int, _doc("Rooms of one organisation, archived ones included.", ge=1)] = 10_000
-    chat_max_rooms_per_user: Annotated[int, _doc("Rooms that one user can be a member of.", ge=1)] = 1000
-    chat_max_mentions: Annotated[int, _doc("Users that one message can mention.", ge=0)] = 20
-    chat_max_attachments: Annotated[int, _doc("Uploads that one message can name.", ge=0)] = 10
-    chat_max_reactions: Annotated[int, _doc("Different reactions to one message.", ge=1)] = 20
-    chat_receipts_max_members: Annotated[
-        int, _doc("In rooms with more members nobody is told who has read what.", ge=1)
-    ] = 100
-    chat_read_batch_ms: Annotated[int, _doc("Read receipts of a room are collected this long.", ge=0)] = 1000
-    chat_typing_pause_s: Annotated[float, _doc("One user's typing is told to a room this often at most.", gt=0)] = 3.0
-    chat_typing_expires_s: Annotated[float, _doc("Typing that is not repeated ends by itself after this.", gt=0)] = 6.0
-    chat_history_count: Annotated[
-        int, _doc("Events of a room kept in Redis for those who come back; older pages come from PostgreSQL.", ge=10)
-    ] = 1000
-    chat_history_s: Annotated[int, _doc("… and for this long.", ge=60)] = 86_400
-    chat_retention_days: Annotated[
-        int, _doc("Texts are deleted after so many days, where an organisation has not chosen itself; 0: never.", ge=0)
-    ] = 0
-    chat_janitor_s: Annotated[
-        float, _doc("How often old texts, and what a dead node left to do, are looked for.", gt=0)
-    ] = 60.0
-
-    # --- content
-    content_max_bytes: Annotated[int, _doc("Content of one request.", ge=16)] = 102_400
-    content_max_stream_bytes: Annotated[int, _doc("Content of all requests of one stream together.", ge=16)] = 1_048_576
-    content_max_chunks: Annotated[int, _doc("Chunks of one stream; whoever wants fewer cuts larger.", ge=16)] = 50_000
-    content_max_chunk_chars: Annotated[int, _doc("Longest html of one chunk.", ge=256, le=16_384)] = 4096
-    content_max_depth: Annotated[
-        int, _doc("How deep elements may nest; what is deeper loses its tags.", ge=8, le=400)
-    ] = 100
-    content_session_requests: Annotated[
-        int, _doc("Requests of one user's session, over all nodes. It begins with the first request.", ge=1)
-    ] = 100
-    content_session_s: Annotated[
-        int, _doc("A session ends this long after it began; and no part of a stream runs longer at its own pace.", ge=1)
-    ] = 3600
-    content_session_idle_s: Annotated[
-        int, _doc("… or this long after its last request. A stream that is paused this long ends.", ge=1)
-    ] = 300
-    content_running_per_user: Annotated[
-        int, _doc("Streams of one user that run or are paused at once, over all nodes.", ge=1)
-    ] = 20
-    content_streams_per_process: Annotated[
-        int, _doc("Streams that one process drives at once; what it takes over from a dead one comes on top.", ge=1)
-    ] = 5000
-    content_abandoned_s: Annotated[
-        int, _doc("A stream that nobody has driven for this long is taken over, whatever Redis says.", ge=10)
-    ] = 60
-    content_adoptions: Annotated[int, _doc("Streams of a dead node that are taken over at the same time.", ge=1)] = 4
-    content_check_s: Annotated[
-        float, _doc("A driver looks this often whether a word of the stream's owner was lost on its way.", gt=0)
-    ] = 2.0
-    content_cache_s: Annotated[int, _doc("Sanitised content is kept in Redis this long; 0: never.", ge=0)] = 3600
-    content_replay_s: Annotated[
-        int,
-        _doc(
-            "The chunks of a stream can be replayed from its topic this long after its last; later there is its HTML.",
-            ge=60,
-        ),
-    ] = 3600
-    content_keep_s: Annotated[
-        int, _doc("Streams are kept in PostgreSQL this long, to be listed, read and streamed again.", ge=60)
-    ] = 2_592_000
-
-    # --- assistant
-    assistant_providers: Annotated[
-        tuple[str, ...],
-        _doc(
-            "Who writes: openai, anthropic, offline (comma-separated). The first is the default; when one fails, "
-            "the next goes on; see assistant.md."
-        ),
-    ] = ("offline",)
-    assistant_openai_base_url: Annotated[str, _doc("Where an OpenAI-compatible API is.")] = "https://api.openai.com/v1"
-    assistant_openai_key: Annotated[str, _doc("Its API key; empty for a server that wants none.")] = ""
-    assistant_openai_model: Annotated[str, _doc("Its model.")] = ""
-    assistant_openai_max_tokens_field: Annotated[
-        Literal["max_completion_tokens", "max_tokens"],
-        _doc("How it calls the most tokens it may write; many servers beside OpenAI's know max_tokens only."),
-    ] = "max_completion_tokens"
-    assistant_anthropic_base_url: Annotated[str, _doc("Where the Anthropic API is.")] = "https://api.anthropic.com"
-    assistant_anthropic_key: Annotated[str, _doc("Its API key.")] = ""
-    assistant_anthropic_model: Annotated[str, _doc("Its model.")] = ""
-    assistant_offline_words_per_s: Annotated[float, _doc("How fast the built-in writer writes.", gt=0)] = 40.0
-    assistant_connect_timeout_s: Annotated[float, _doc("Time for a connection to a provider to open.", gt=0)] = 5.0
-    assistant_first_token_timeout_s: Annotated[
-        float, _doc("Time for a call's first text to come; a model that thinks first needs more.", gt=0)
-    ] = 30.0
-    assistant_token_timeout_s: Annotated[float, _doc("… and for each that follows.", gt=0)] = 20.0
-    assistant_tail_timeout_s: Annotated[
-        float, _doc("What follows a text's end is read for this long, so that the connection can be used again.", gt=0)
-    ] = 0.2
-    assistant_total_timeout_s: Annotated[
-        float, _doc("Time for a whole text, with all attempts and all providers.", gt=0)
-    ] = 300.0
-    assistant_attempts: Annotated[
-        int, _doc("Calls to one provider for one text; repeated only while a call has given no text.", ge=1, le=10)
-    ] = 3
-    assistant_backoff_base_s: Annotated[float, _doc("Longest pause before the second call; it doubles.", gt=0)] = 0.5
-    assistant_backoff_max_s: Annotated[float, _doc("… up to this.", gt=0)] = 8.0
-    assistant_retry_after_max_s: Annotated[
-        float, _doc("A provider that asks for a longer pause (Retry-After) is not called again for this text.", ge=0)
-    ] = 20.0
-    assistant_max_calls: Annotated[int, _doc("Calls to one provider at once, for each process; more wait.", ge=1)] = 500
-    assistant_max_duration_s: Annotated[int, _doc("Longest script that can be asked for.", ge=5)] = 1800
-    assistant_max_event_bytes: Annotated[
-        int, _doc("Largest single event, or answer that is no stream, that is read from a provider.", ge=4096)
-    ] = 1_048_576
-    assistant_max_messages: Annotated[int, _doc("Messages of a chat that can be sent.", ge=1)] = 100
-    assistant_max_output_bytes: Annotated[int, _doc("A text that gets longer than this is cut.", ge=16)] = 262_144
-    assistant_max_output_tokens: Annotated[int, _doc("Tokens that a model is asked for at most.", ge=16)] = 8192
-    assistant_max_per_user: Annotated[
-        int,
-        _doc("Texts written for one user at once; each process counts those of POST /v1/chat/stream itself.", ge=1),
-    ] = 4
-    assistant_max_prompt_bytes: Annotated[int, _doc("All messages of a chat together.", ge=16)] = 65_536
-    assistant_max_topic_bytes: Annotated[int, _doc("The topic of a script.", ge=16)] = 2000
-    assistant_requests_per_minute: Annotated[
-        int, _doc("Texts that one user may ask for in a minute, over all nodes (token bucket).", ge=1)
-    ] = 20
-    assistant_requests_burst: Annotated[int, _doc("… and at once.", ge=1)] = 10
-    assistant_ip_requests_per_minute: Annotated[
-        int, _doc("The same for one IPv4 address, or /64 of IPv6, by POST /v1/chat/stream.", ge=1)
-    ] = 60
-    assistant_ip_requests_burst: Annotated[int, _doc("… and at once.", ge=1)] = 30
-    assistant_unread_bytes: Annotated[
-        int, _doc("Text that waits for a client of POST /v1/chat/stream that reads slowly; with more it ends.", ge=1024)
-    ] = 65_536
 
     # --- leaving
     readiness_timeout_s: Annotated[
-        float, _doc("GET /health/ready says no when the database has not answered in this time.", gt=0)
+        float, doc("GET /health/ready says no when the database has not answered in this time.", gt=0)
     ] = 2.0
-    drain_window_s: Annotated[float, _doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = (
+    drain_window_s: Annotated[float, doc("SIGTERM: the clients' reconnect slots are spread over this time.", ge=0)] = (
         10.0
     )
     drain_grace_s: Annotated[
-        float, _doc("A client that has not left this long after its slot is closed (4504).", ge=0)
+        float, doc("A client that has not left this long after its slot is closed (4504).", ge=0)
     ] = 5.0
     drain_answers_s: Annotated[
-        float, _doc("What is still being answered by HTTP when the sockets are closed has this long.", ge=0)
+        float, doc("What is still being answered by HTTP when the sockets are closed has this long.", ge=0)
     ] = 15.0
 
     def __repr__(self) -> str:

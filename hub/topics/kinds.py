@@ -40,7 +40,7 @@ HistoryFrom = Callable[[Principal, str], Awaitable[int]]
 
 
 Recheck = Callable[[OrgId, Sequence[tuple[str, str]]], Awaitable[Sequence[bool]]]
-"""Whether subscribers (user, key of the topic) of one organisation may stay, in the order asked; some hundred at once."""
+"""Whether subscribers (user, key of the topic) of one organisation may stay, in the order asked; some hundred."""
 
 
 class TopicKind(Struct, frozen=True, kw_only=True):
