@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -22,6 +22,8 @@ from hub.orgs import CONTROL_ORG, OrgId
 _BYPASSES = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user"
 # Through text, so that the JSON value null does not become an SQL NULL.
 _PUBLISH = "SELECT public.hub_publish($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
+_NEXT_NUMBER = "SELECT hub.next_number($1, $2)"
+_ERASE = "SELECT hub.outbox_erase($1, $2, $3::bigint[], $4::text::jsonb)"
 
 
 class Transaction:
@@ -81,13 +83,28 @@ class Transaction:
         topics do so in the same order, or one of them gets ``conflict``. Raises ``bad_request`` or ``too_large`` when
         the event could never be delivered; the transaction is then lost.
         """
-        try:
+        with _refused():
             number: int = await self.fetch_value(_PUBLISH, self.org, topic, name, _json_text(data), key, tags, by)
-        except (asyncpg.InvalidParameterValueError, asyncpg.UntranslatableCharacterError) as error:
-            raise bad_request(str(error)) from error
-        except asyncpg.ProgramLimitExceededError as error:
-            raise HubError(ErrorCode.TOO_LARGE, str(error)) from error
         return number
+
+    async def next_number(self, topic: str) -> int:
+        """The number that the next ``publish`` to ``topic`` gets, so that its data can carry it.
+
+        Locks the topic until the commit, as ``publish`` does. A ``publish`` whose key is known already gets the number
+        of that event instead.
+        """
+        number: int = await self.fetch_value(_NEXT_NUMBER, self.org, topic)
+        return number
+
+    async def erase(self, topic: str, numbers: Sequence[int], data: Any) -> None:
+        """Gives the events of these numbers other ``data`` in the outbox, whether they have left or not.
+
+        Numbers that are not there, or not any more, are skipped. The relay may have read such an event and publish what
+        it said before; not after an event of a later number. Call it late: a relay that settles the same events waits
+        for the commit. Raises as ``publish``.
+        """
+        with _refused():
+            await self.fetch_value(_ERASE, self.org, topic, numbers, _json_text(data))
 
 
 class Database:
@@ -209,3 +226,14 @@ async def _prepare(connection: Any) -> None:
 
 def _json_text(value: object) -> str:
     return msgspec.json.encode(value).decode()
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What an event can be refused for, in the hub's words."""
+    try:
+        yield
+    except (asyncpg.InvalidParameterValueError, asyncpg.UntranslatableCharacterError) as error:
+        raise bad_request(str(error)) from error
+    except asyncpg.ProgramLimitExceededError as error:
+        raise HubError(ErrorCode.TOO_LARGE, str(error)) from error

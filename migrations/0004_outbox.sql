@@ -1,0 +1,75 @@
+-- What a service may do with the outbox beside publishing: ask which number its event will get, so that the event can
+-- carry it; and take back what an event said, while the row is kept.
+
+CREATE FUNCTION hub.check_bound(org text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+  IF org IS NULL OR org <> coalesce(current_setting('hub.org', true), '') THEN
+    RAISE EXCEPTION 'this transaction is not bound to organisation "%"', org
+      USING ERRCODE = 'insufficient_privilege',
+        HINT = 'SELECT set_config(''hub.org'', <organisation>, true) binds a transaction.';
+  END IF;
+END
+$body$;
+REVOKE ALL ON FUNCTION hub.check_bound(text) FROM PUBLIC;
+
+-- Locks the topic's counter until commit, as hub_publish does: the number stays true.
+CREATE FUNCTION hub.next_number(org text, topic text) RETURNS bigint
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+#variable_conflict use_column
+DECLARE
+  last bigint;
+BEGIN
+  PERFORM hub.check_bound(next_number.org);
+  SELECT c.number INTO last FROM hub.topic_counters AS c
+  WHERE c.org = next_number.org AND c.topic = next_number.topic FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    -- Nobody has published here yet; somebody may at this moment.
+    INSERT INTO hub.topic_counters AS c (org, topic, number) VALUES (next_number.org, next_number.topic, 0)
+    ON CONFLICT (org, topic) DO UPDATE SET number = c.number
+    RETURNING c.number INTO last;
+  END IF;
+  RETURN last + 1;
+END
+$body$;
+
+COMMENT ON FUNCTION hub.next_number(text, text) IS
+  'The number that the next hub_publish of this transaction to this topic gets, unless its key is known already. Locks the topic until commit.';
+
+-- Failed rows too: they are kept for somebody to read.
+CREATE FUNCTION hub.outbox_erase(org text, topic text, numbers bigint[], data jsonb) RETURNS bigint
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+#variable_conflict use_column
+DECLARE
+  changed bigint;
+BEGIN
+  PERFORM hub.check_bound(outbox_erase.org);
+  PERFORM hub.check_event(outbox_erase.org, outbox_erase.topic, 'erased', outbox_erase.data, NULL, NULL, NULL);
+  -- In the order of the ids, as the relay settles rows: the two wait for one another and do not deadlock.
+  WITH found AS MATERIALIZED (
+    SELECT o.number FROM hub.outbox AS o
+    WHERE o.org = outbox_erase.org AND o.topic = outbox_erase.topic AND o.number = ANY (outbox_erase.numbers)
+    ORDER BY o.number FOR NO KEY UPDATE
+  )
+  UPDATE hub.outbox AS o SET data = outbox_erase.data, bytes = octet_length(outbox_erase.data::text)
+  FROM found WHERE o.org = outbox_erase.org AND o.topic = outbox_erase.topic AND o.number = found.number;
+  GET DIAGNOSTICS changed = ROW_COUNT;
+  RETURN changed;
+END
+$body$;
+
+COMMENT ON FUNCTION hub.outbox_erase(text, text, bigint[], jsonb) IS
+  'Gives kept rows of the outbox other data; answers with how many. What the relay has published stays in Redis as it was.';
+
+REVOKE ALL ON FUNCTION hub.next_number(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION hub.outbox_erase(text, text, bigint[], jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.next_number(text, text) TO hub_app;
+GRANT EXECUTE ON FUNCTION hub.outbox_erase(text, text, bigint[], jsonb) TO hub_app;
