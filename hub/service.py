@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database
+from hub.errors import ErrorCode
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
@@ -26,7 +27,7 @@ from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.protocol.frames import Tags
 from hub.topics.kinds import TopicKind
-from hub.topics.topic import parse_topic
+from hub.topics.topic import parse_topic, user_key
 
 Method = Callable[[Principal, dict[str, Any]], Awaitable[Any]]
 """A method that clients call: (who, params) -> result, in the JSON model. Raises ``HubError``."""
@@ -64,13 +65,19 @@ class Hub:
         tags: Tags | None = None,
         ephemeral: bool = False,
         by: str | None = None,
+        echo: bool = True,
     ) -> Published:
         """Publishes an event now. What belongs to a database change goes out by ``hub_publish`` in its transaction.
+
+        ``echo=False``: it does not go to its author, to none of the connections of the user ``by``. For ephemeral
+        events that have an author; ``ValueError`` otherwise.
 
         Raises ``HubError``: ``not_found`` for a topic that cannot exist, ``bad_request`` and ``too_large`` for the
         data, ``unavailable`` when Redis does not answer. Then it may yet have happened; to repeat it with its ``key``
         is safe.
         """
+        if not echo and (by is None or not ephemeral):
+            raise ValueError("only an ephemeral event that has an author can be kept from him")
         event = NewEvent(topic, name, data, key, tags, ephemeral)
         return await self.publisher.publish(parse_topic(org, topic), event, by)
 
@@ -95,6 +102,32 @@ class Hub:
         ``unavailable``.
         """
         return await self.kept_events.read(parse_topic(org, topic), after, last, limit)
+
+    async def redact(self, org: OrgId, topic: str, epoch: str, replacements: Mapping[int, Any]) -> int:
+        """Gives kept events (by number) other ``data``; returns how many of them were there.
+
+        Everything else of an event stays as it is, and so do the topic's numbers. What subscribers have got is not
+        taken back: tell them by an event. When the topic has another epoch nothing is changed. Of several calls for the
+        same event the last one wins; whoever makes them sees to their order. Redis does nothing else meanwhile, so this
+        is for kinds with a small history. Raises ``HubError``: what ``publish`` raises for data, ``unavailable``; then
+        it may have happened, and to repeat it is safe.
+        """
+        raise NotImplementedError
+
+    async def end_subscriptions(
+        self, org: OrgId, topic: str, users: Sequence[str] | None, code: ErrorCode, message: str
+    ) -> None:
+        """Ends the subscriptions of ``users`` (``Principal.user``) to a topic, on all nodes; None: everybody's.
+
+        Each of their clients gets ``unsubscribed`` with ``code`` and ``message``. To be called when what takes the
+        permission away is committed: a join that was permitted before, and is still under way, is refused then. Whom the
+        message does not reach the kind's ``recheck`` finds. Raises ``HubError``: ``not_found``, ``unavailable``.
+        """
+        raise NotImplementedError
+
+    def user_topic(self, user: str) -> str:
+        """The topic of the inbox of a user (``Principal.user``): what is published to it comes as ``user:me``."""
+        return f"user:{user_key(user)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
