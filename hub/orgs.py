@@ -137,9 +137,42 @@ def duty_text(org: OrgId, name: str) -> str:
 
 
 def parse_duty(text: str) -> tuple[OrgId, str]:
-    """The organisation and name of a duty in hand. Raises ``ValueError`` when malformed."""
-    org, _, name = text.partition("/")
-    return OrgId.from_row(org), name
+    """The organisation (also the hub's own) and name of a duty in hand. Raises ``ValueError`` when malformed."""
+    return _parsed(text)
+
+
+class PresenceNames(NamedTuple):
+    """Redis names of who is present in one topic; under the topic's own hash tag."""
+
+    members: str
+    users: str
+    """Prefix; the instance of a node is appended."""
+
+
+def presence_names(org: OrgId, text: str) -> PresenceNames:
+    """All Redis names of the presence in topic ``text`` (``kind:key``) of ``org``."""
+    prefix = f"{topic_channel(org, text)}:present"
+    return PresenceNames(prefix, f"{prefix}:")
+
+
+def presence_node_key(instance: str) -> str:
+    """The Redis key of the topics in which an instance of a node has somebody. It belongs to the hub."""
+    return f"hub:{{{CONTROL_ORG}/presence/{instance}}}"
+
+
+def presence_note(org: OrgId, text: str) -> str:
+    """How a topic of ``org`` is called among those of all organisations."""
+    return f"{_checked(org)}/{text}"
+
+
+def parse_presence_note(note: str) -> tuple[OrgId, str]:
+    """The organisation and text of a noted topic. Raises ``ValueError`` when malformed."""
+    return _parsed(note)
+
+
+def _parsed(text: str) -> tuple[OrgId, str]:
+    org, _, rest = text.partition("/")
+    return CONTROL_ORG if org == CONTROL_ORG else OrgId.from_row(org), rest
 
 
 def _checked(org: OrgId) -> OrgId:

@@ -39,8 +39,8 @@ class Duties:
     """The duties of one purpose on this node.
 
     A duty is done at least once: each is some living node's, and that node learns of it. It is one node's at a time as
-    far as a lease can say: a node whose event loop hangs for longer than ``duty_lease_s``, or that alone cannot reach
-    Redis, learns too late that it has lost its duty. What a duty writes should therefore be refused by itself when
+    far as a lease can say: a node whose event loop hangs for longer than the lease, or that alone cannot reach Redis,
+    learns too late that it has lost its duty. What a duty writes should therefore be refused by itself when
     somebody else went on (``append`` with ``after``). A duty that was just done may be adopted all the same, when its
     node dies before the release went out: who adopts looks whether there is anything left to do.
 
@@ -48,8 +48,18 @@ class Duties:
     loop; what they raise is logged.
     """
 
-    def __init__(self, purpose: str, settings: Settings, metrics: DutyMetrics, table: DutyTable, send: Send) -> None:
+    def __init__(
+        self,
+        purpose: str,
+        settings: Settings,
+        metrics: DutyMetrics,
+        table: DutyTable,
+        send: Send,
+        *,
+        hands_over: bool = True,
+    ) -> None:
         self._purpose = purpose
+        self._hands_over = hands_over
         self._settings = settings
         self._metrics = metrics
         self._table = table
@@ -141,7 +151,8 @@ class Duties:
     async def hand_over(self) -> None:
         """Retires, and gives back what this node still has; another adopts it within a moment.
 
-        Call it when the work has stopped. The hub does it by itself after the services have been stopped.
+        Duties that are not handed over are another's when their leases have run out. Call it when the work has stopped.
+        The hub does it by itself after the services have been stopped.
         """
         self.retire()
         self._closed = True
@@ -153,7 +164,8 @@ class Duties:
             await asyncio.wait(self._under_way.values())
         for duty in list(self._held):
             self._drop(duty)
-            self._leave(duty, "open")
+            if self._hands_over:
+                self._leave(duty, "open")
         await self._flush()
 
     def start(self) -> None:
@@ -172,7 +184,7 @@ class Duties:
     async def _keep(self) -> None:
         """Renews, gives back, adopts. One task does all three, so that no renewal overtakes a release."""
         renew_at = sweep_at = 0.0
-        turn = self._settings.duty_lease_s / _TURNS_PER_LEASE
+        turn = self._table.lease_s / _TURNS_PER_LEASE
         while not self._closed:
             await self._rest(min(renew_at, sweep_at))
             try:
@@ -291,18 +303,21 @@ class DutyBook:
         self._purposes: dict[str, Duties] = {}
         self._started = False
 
-    def of(self, purpose: str) -> Duties:
+    def of(self, purpose: str, lease_s: float | None = None, hands_over: bool = True) -> Duties:
         """The duties of a purpose, always the same object. A service asks for them when it is made.
 
-        ``purpose`` is a word, the same on all nodes. Raises ``ValueError`` for one that may not stand in a Redis key,
-        and ``RuntimeError`` for a new one when the node runs: nobody would keep what is taken.
+        Who asks first says how long a lease is (None: ``duty_lease_s``; the same on all nodes), and whether the node
+        gives its duties back when it stops, or lets their leases run out. ``purpose`` is a word, the same on all nodes.
+        Raises ``ValueError`` for one that may not stand in a Redis key, and ``RuntimeError`` for a new one when the
+        node runs: nobody would keep what is taken.
         """
         duties = self._purposes.get(purpose)
         if duties is None:
             if self._started:
                 raise RuntimeError(f"ask for the duties of {purpose!r} when the service is made or started")
-            table = DutyTable(self._redis, self._settings, purpose, self._me)
-            duties = self._purposes[purpose] = Duties(purpose, self._settings, self._metrics, table, self._send)
+            table = DutyTable(self._redis, self._settings, purpose, self._me, lease_s=lease_s)
+            duties = Duties(purpose, self._settings, self._metrics, table, self._send, hands_over=hands_over)
+            self._purposes[purpose] = duties
         return duties
 
     def start(self) -> None:

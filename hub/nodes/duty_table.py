@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from hub.config import Settings
 from hub.errors import HubError
@@ -18,6 +18,7 @@ from hub.redis import Arg, Redis, Script, ScriptCall, load_script
 _DUTIES_PER_CALL: Final = 100
 DUTIES_PER_BATCH: Final = 300
 
+Item = TypeVar("Item")
 End = Literal["done", "open"]
 """``done``: nobody shall have the duty; ``open``: whoever sweeps next."""
 
@@ -29,11 +30,14 @@ class DutyTable:
     ``unavailable``: then it may have happened all the same.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, purpose: str, me: str) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings, purpose: str, me: str, *, lease_s: float | None = None
+    ) -> None:
         self._redis = redis
+        self.lease_s = settings.duty_lease_s if lease_s is None else lease_s
         self._keys = tuple(duty_names(purpose))
         # What was stuck when Redis went away has been given up after this time; then everybody can ask anew.
-        self._always: tuple[Arg, ...] = (_ms(settings.duty_lease_s), _ms(settings.redis_timeout_s), me)
+        self._always: tuple[Arg, ...] = (_ms(self.lease_s), _ms(settings.redis_timeout_s), me)
         names = ("take", "renew", "sweep", "leave")
         self._take, self._renew, self._sweep, self._leave = scripts = [
             load_script("hub.nodes", "duty_clock.lua", f"duty_{name}.lua") for name in names
@@ -70,9 +74,9 @@ class DutyTable:
         return replies
 
 
-def cut(duties: Iterable[str], size: int) -> Iterable[list[str]]:
-    """The duties in lists of ``size``."""
-    iterator = iter(duties)
+def cut(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
+    """The items in lists of ``size``."""
+    iterator = iter(items)
     while some := list(itertools.islice(iterator, size)):
         yield some
 
