@@ -5,6 +5,7 @@ async with HubClient("ws://127.0.0.1:8000/ws", get_token=lambda: token) as clien
         print(event.seq, event.name, event.data)
 """
 
+from hub.client.chat import Member, Message, RoomView
 from hub.client.client import HubClient
 from hub.client.errors import (
     ClientError,
@@ -17,11 +18,14 @@ from hub.client.errors import (
     SubscriptionEnded,
 )
 from hub.client.options import ClientOptions
+from hub.client.presence import PresenceView, Present
+from hub.client.room import Change, Room
 from hub.client.subscription import Subscription
 from hub.client.wire import Event, Gap, Published, Verdict
 from hub.protocol.frames import Position
 
 __all__ = [
+    "Change",
     "ClientError",
     "ClientOptions",
     "ConnectionLost",
@@ -30,11 +34,17 @@ __all__ = [
     "GapError",
     "HubClient",
     "HubClosed",
+    "Member",
+    "Message",
     "Position",
+    "PresenceView",
+    "Present",
     "ProtocolViolation",
     "Published",
     "RequestRefused",
     "RequestTimeout",
+    "Room",
+    "RoomView",
     "Subscription",
     "SubscriptionEnded",
     "Verdict",

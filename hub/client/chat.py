@@ -165,6 +165,10 @@ class RoomView:
         self._typing = {user: (name, until) for user, (name, until) in self._typing.items() if until > now}
         return {user: name for user, (name, _) in self._typing.items() if user != self.me}
 
+    def typing_ends_in_s(self, now: float) -> float | None:
+        """How long until ``typing`` says something else, if no event comes; None: nobody types."""
+        return min((until - now for _, until in self._typing.values()), default=None)
+
     # --- what comes in
 
     def start(self, page: Data, room: Data | None = None) -> Page:

@@ -79,6 +79,11 @@ class HubClient:
         await self.close()
 
     @property
+    def options(self) -> ClientOptions:
+        """What this client was made with."""
+        return self._options
+
+    @property
     def session(self) -> str | None:
         """The session's id; a later client may go on with it for as long as the hub keeps it (24 h)."""
         return self._link.session

@@ -25,6 +25,10 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """From asking to the answer, reconnects and refusals with ``retry_after_ms`` included."""
     max_requests_in_flight: int = 64
     """Publications and calls under way at once; a further one waits within its own timeout."""
+    insist_s: float = 60.0
+    """What may be repeated (``Room.send``, for example) is asked until it is answered, for this long."""
+    attempt_timeout_s: float = 5.0
+    """… and asked again when an answer does not come for this long."""
     max_frame_bytes: int = 16 * 1024 * 1024
     """Largest frame taken from the hub."""
 
@@ -44,6 +48,10 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     compression: bool = False
     """Negotiate permessage-deflate: saves traffic, costs time on both sides."""
     use_system_proxy: bool = True
+
+    # --- presence
+    presence_patience_s: float = 2.0
+    """``Room`` asks who is there when a snapshot that is due does not come for this long."""
 
     # --- subscriptions
     max_subscriptions: int = 1000

@@ -1,6 +1,6 @@
 """Who is present on a topic, as a client sees it: ``PresenceView`` follows ``presence`` events. Pure: no I/O, no clock.
 
-Whoever feeds it asks ``presence.get`` when the view stays in doubt (``overdue``); ``hub.client.Room`` does.
+Whoever feeds it asks ``presence.get`` when the view stays in doubt (``due_in_s``); ``hub.client.Room`` does.
 """
 
 from __future__ import annotations
@@ -65,13 +65,20 @@ class PresenceView:
         """Whether a snapshot is awaited."""
         return not self.epoch or bool(self._waiting)
 
-    def overdue(self, now: float, patience_s: float) -> bool:
-        """True once the view was in doubt for ``patience_s``, seconds of the clock that ``apply`` is given."""
+    def due_in_s(self, now: float, patience_s: float) -> float | None:
+        """How long until ``presence.get`` should be asked, ``patience_s`` after doubt began; None: there is no doubt.
+
+        ``now``: seconds of the clock that ``apply`` is given.
+        """
         if not self.doubtful:
-            return False
+            return None
         if self._doubtful_since is None:
             self._doubtful_since = now
-        return now - self._doubtful_since >= patience_s
+        return max(0.0, self._doubtful_since + patience_s - now)
+
+    def asked(self, now: float) -> None:
+        """``presence.get`` was asked just now; if that does not help, it is due again after the same time."""
+        self._doubtful_since = now
 
     def apply(self, data: Mapping[str, Any], now: float = 0.0) -> bool:
         """Takes an event's data. True: something that can be seen has changed. Raises ``ProtocolViolation``."""

@@ -100,7 +100,9 @@ class ScriptedHub:
         await eventually(lambda: len(self.peers) > number and self.peers[number].got("hello"), f"connection {number}")
         return self.peers[number]
 
-    async def publish(self, topic: str, data: Any, *, tags: Frame | None = None, seq: int | None = None) -> int:
+    async def publish(
+        self, topic: str, data: Any, *, name: str = "n", tags: Frame | None = None, seq: int | None = None
+    ) -> int:
         """Appends an event and sends it to who is live. ``seq``: sends it under a wrong number, for faults."""
         log = self.log(topic)
         frame = {
@@ -108,7 +110,7 @@ class ScriptedHub:
             "topic": topic,
             "seq": log.top + 1,
             "id": f"i{log.top + 1}",
-            "name": "n",
+            "name": name,
             "ts": 1,
             "data": data,
         }

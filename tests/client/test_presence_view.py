@@ -107,16 +107,17 @@ def test_too_many_to_list() -> None:
     assert (view.listed, view.online, view.members) == (False, 900, {})
 
 
-def test_how_long_it_has_been_in_doubt() -> None:
+def test_when_to_ask() -> None:
     view = PresenceView()
-    assert not view.overdue(100.0, 2.0)
-    assert view.overdue(102.0, 2.0)
+    assert view.due_in_s(100.0, 2.0) == 2.0
+    assert view.due_in_s(103.0, 2.0) == 0.0
     view.apply(snapshot(1), 103.0)
-    assert not view.overdue(200.0, 2.0)
+    assert view.due_in_s(200.0, 2.0) is None
     view.apply(change("join", 5), 201.0)
     view.apply(change("join", 6), 202.5)
-    assert not view.overdue(202.9, 2.0)
-    assert view.overdue(203.0, 2.0)
+    assert view.due_in_s(202.5, 2.0) == 0.5
+    view.asked(203.0)
+    assert view.due_in_s(203.0, 2.0) == 2.0
 
 
 def test_what_it_does_not_know_is_ignored_and_nonsense_is_not() -> None:
