@@ -213,6 +213,44 @@ class DutyMetrics:
         self._lost.labels(purpose).inc()
 
 
+class PresenceMetrics:
+    """The metrics of presence (``hub.nodes.presence``), by topic kind."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._members = Gauge(
+            "hub_presence_members",
+            "Users in topics, as far as they are present by connections of the node.",
+            ["kind"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._snapshots = Counter(
+            "hub_presence_snapshots", "Snapshots of who is present sent to clients.", ["kind"], registry=registry
+        )
+        self._fetches = Counter(
+            "hub_presence_reads", "Snapshots of who is present read from Redis.", ["kind"], registry=registry
+        )
+        self._resyncs = Counter(
+            "hub_presence_resyncs", "Topics of which Redis was told anew who is here.", ["kind"], registry=registry
+        )
+
+    def members(self, kind: str, change: int) -> None:
+        """So many more users are present by this node."""
+        self._members.labels(kind).inc(change)
+
+    def sent(self, kind: str, count: int = 1) -> None:
+        """Snapshots were sent."""
+        self._snapshots.labels(kind).inc(count)
+
+    def read(self, kind: str) -> None:
+        """A snapshot was read."""
+        self._fetches.labels(kind).inc()
+
+    def resynced(self, kind: str) -> None:
+        """Redis was told everybody who is here."""
+        self._resyncs.labels(kind).inc()
+
+
 def configure_logging(level: str, node: str) -> None:
     """structlog for the hub and for the libraries' standard logging: lines for a terminal, JSON otherwise."""
     shared: list[Any] = [

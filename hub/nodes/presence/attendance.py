@@ -1,0 +1,346 @@
+"""Which users are present by which connections of this node, and what has not been told to Redis of that.
+
+Bookkeeping without I/O: ``registrar`` takes what has changed and says whether it arrived, the edge says who comes, goes
+and does something. A change costs the same however many are present.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from hub.config import Settings
+from hub.nodes.presence.table import Change, Status
+from hub.telemetry import PresenceMetrics
+from hub.topics.topic import Topic
+
+NEVER_S = 3600.0
+"""How soon it is looked again at who has no deadline."""
+LEAVES_AT_ONCE = 500  # connections whose grace has ended; then others have their turn
+
+
+class Person:
+    """One user in one topic, by the connections of this node."""
+
+    __slots__ = ("away", "name", "online", "told", "told_name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.online = 0
+        """Connections that are online; those in their grace are what they were."""
+        self.away = 0
+        self.told: Status | None = Status.OFFLINE
+        """What Redis has been told; None: perhaps it has, perhaps not."""
+        self.told_name = ""
+
+    @property
+    def status(self) -> Status:
+        """What all connections together make of the user."""
+        if self.online:
+            return Status.ONLINE
+        return Status.AWAY if self.away else Status.OFFLINE
+
+    @property
+    def is_told(self) -> bool:
+        """Redis knows it like this."""
+        return self.told is self.status and (self.told is Status.OFFLINE or self.told_name == self.name)
+
+
+class Place:
+    """A topic in which somebody is present by this node, or was and Redis does not know yet that nobody is."""
+
+    __slots__ = (
+        "again",
+        "busy",
+        "dirty",
+        "epoch",
+        "holders",
+        "instance",
+        "people",
+        "renewed_at",
+        "topic",
+        "waiting",
+        "whole",
+    )
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.holders = 0
+        """Connections that are here or in their grace, also those that have said that they are offline."""
+        self.people: dict[str, Person] = {}
+        self.dirty: dict[str, None] = {}
+        """Users of whom Redis must be told something."""
+        self.whole = False
+        """Redis must be told of everybody: what it has of this node may be wrong."""
+        self.again = False
+        """Redis wants to be called although nothing has changed."""
+        self.waiting = False
+        """It will be called so in a moment."""
+        self.instance = ""
+        """The name under which Redis has noted that this node is present here; "": it has not."""
+        self.busy = False
+        """Redis is being told."""
+        self.epoch = ""
+        """Of Redis' count when it was told last."""
+        self.renewed_at = 0.0
+
+    @property
+    def due(self) -> bool:
+        """There is something to tell."""
+        return bool(self.dirty) or self.whole or self.again or (bool(self.instance) and self.deserted)
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody is here, Redis knows it, and nothing is to come."""
+        return not (self.holders or self.people or self.dirty or self.whole or self.again or self.waiting)
+
+
+class Told(NamedTuple):
+    """What Redis is told of a place."""
+
+    changes: list[Change]
+    whole: bool
+    """These are all who are here."""
+    again: bool
+    """It wanted to be called."""
+
+    def __bool__(self) -> bool:
+        return bool(self.changes) or self.whole or self.again
+
+
+class Attendant:
+    """One connection, as far as it is present anywhere. Made for those that are."""
+
+    __slots__ = ("_attendance", "acted_at", "idle", "name", "places", "said", "user")
+
+    def __init__(self, attendance: Attendance, user: str, name: str) -> None:
+        self._attendance = attendance
+        self.user = user
+        self.name = name
+        self.places: list[Place] = []
+        """Bounded by the topics of a connection."""
+        self.said: Status | None = None
+        """What its client has said it is, until it says otherwise; None: what it does decides."""
+        self.idle = False
+        self.acted_at = attendance.clock()
+
+    @property
+    def status(self) -> Status:
+        """What this connection makes of its user."""
+        if self.said is not None:
+            return self.said
+        return Status.AWAY if self.idle else Status.ONLINE
+
+    def acted(self) -> bool:
+        """Its client has done something. True: it had been idle, so it has to be looked at again."""
+        self.acted_at = self._attendance.clock()
+        if not self.idle:
+            return False
+        self._attendance.idle(self, False)
+        return True
+
+    def look(self, now: float) -> float:
+        """Away, if it has done nothing for long. When to look again, by the clock that ``now`` is of."""
+        return self._attendance.look(self, now)
+
+
+class Attendance:
+    """All places of this node. ``on_due`` is called whenever a place has something to tell."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: PresenceMetrics,
+        on_due: Callable[[Place], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._away_s = settings.presence_away_s
+        self._grace_s = settings.presence_grace_s
+        self._most_in_grace = settings.max_connections
+        self._metrics = metrics
+        self._on_due = on_due
+        self.clock = clock
+        self._places: dict[Topic, Place] = {}
+        self._in_grace: deque[tuple[float, Attendant]] = deque()
+        """Connections that were lost, by when their grace ends, which is the order in which they were lost."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Place]:
+        return iter(tuple(self._places.values()))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def attendant(self, user: str, name: str) -> Attendant:
+        """For a connection that is about to be present somewhere."""
+        return Attendant(self, user, name)
+
+    def close(self) -> None:
+        """Nobody leaves any more: whose grace is not over may come back on another node."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._in_grace.clear()
+
+    # --- coming and going
+
+    def enter(self, attendant: Attendant, topic: Topic) -> None:
+        """The connection is present in one topic more."""
+        place = self._places.get(topic)
+        if place is None:
+            place = self._places[topic] = Place(topic)
+        attendant.places.append(place)
+        place.holders += 1
+        self._count(place, attendant, attendant.status, 1)
+
+    def leave(self, attendant: Attendant, topic: Topic) -> None:
+        """The connection is not present in the topic any more; at once, for it was said so."""
+        place = self._places.get(topic)
+        if place is not None and place in attendant.places:
+            attendant.places.remove(place)
+            self._let_go(place, attendant)
+
+    def lost(self, attendant: Attendant) -> None:
+        """The connection is gone: it counts for as long as the grace lasts."""
+        if self._closed or not attendant.places:
+            return
+        self._in_grace.append((self.clock() + self._grace_s, attendant))
+        if len(self._in_grace) > self._most_in_grace:
+            self._leave_all(self._in_grace.popleft()[1])
+        self._await_grace()
+
+    def say(self, attendant: Attendant, status: Status) -> None:
+        """What its client says. ``ONLINE``: what it does decides from now on."""
+        before = attendant.status
+        attendant.said = None if status is Status.ONLINE else status
+        attendant.idle = False
+        attendant.acted_at = self.clock()
+        self._moved(attendant, before)
+
+    def idle(self, attendant: Attendant, idle: bool) -> None:
+        """It has done nothing for long, or something again."""
+        before = attendant.status
+        attendant.idle = idle
+        self._moved(attendant, before)
+
+    def look(self, attendant: Attendant, now: float) -> float:
+        """See ``Attendant.look``."""
+        if not self._away_s or attendant.idle:
+            return now + NEVER_S
+        due = attendant.acted_at + self._away_s
+        if now < due:
+            return due
+        self.idle(attendant, True)
+        return now + NEVER_S
+
+    def _moved(self, attendant: Attendant, before: Status) -> None:
+        after = attendant.status
+        if after is not before:
+            for place in attendant.places:
+                self._count(place, attendant, after, 1)
+                self._count(place, attendant, before, -1)
+
+    def _count(self, place: Place, attendant: Attendant, status: Status, number: int) -> None:
+        person = place.people.get(attendant.user)
+        if status is Status.OFFLINE:
+            return
+        if person is None:
+            person = place.people[attendant.user] = Person(attendant.name)
+            self._metrics.members(place.topic.kind, 1)
+        if number > 0:
+            person.name = attendant.name
+        if status is Status.ONLINE:
+            person.online += number
+        else:
+            person.away += number
+        if not person.is_told:
+            place.dirty[attendant.user] = None
+            self._on_due(place)
+
+    # --- grace
+
+    def _await_grace(self) -> None:
+        if self._timer is None and self._in_grace:
+            pause = max(0.0, self._in_grace[0][0] - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(pause, self._end_graces)
+
+    def _end_graces(self) -> None:
+        self._timer = None
+        now = self.clock()
+        for _ in range(LEAVES_AT_ONCE):
+            if not self._in_grace or self._in_grace[0][0] > now:
+                break
+            self._leave_all(self._in_grace.popleft()[1])
+        self._await_grace()
+
+    def _leave_all(self, attendant: Attendant) -> None:
+        for place in attendant.places:
+            self._let_go(place, attendant)
+        attendant.places.clear()
+
+    def _let_go(self, place: Place, attendant: Attendant) -> None:
+        self._count(place, attendant, attendant.status, -1)
+        place.holders -= 1
+        if place.deserted:
+            self._on_due(place)  # to be forgotten
+
+    # --- what Redis is told
+
+    def resync(self, topic: Topic) -> None:
+        """What Redis has of this node in a topic may be wrong."""
+        place = self._places.get(topic)
+        if place is not None:
+            place.whole = True
+            self._on_due(place)
+
+    def take(self, place: Place) -> Told:
+        """What there is to tell. ``settle`` must follow."""
+        whole, again = place.whole, place.again
+        place.whole = place.again = False
+        users = list(place.people) if whole else list(place.dirty)
+        place.dirty.clear()
+        changes: list[Change] = []
+        for user in users:
+            person = place.people.get(user)
+            if person is None:
+                continue
+            status = person.status
+            if status is Status.OFFLINE and (whole or person.is_told):
+                self._forget(place, user)
+            elif whole or not person.is_told:
+                person.told, person.told_name = None, person.name
+                changes.append(Change(user, person.name, status))
+        return Told(changes, whole, again)
+
+    def settle(self, place: Place, told: Told, *, arrived: bool) -> None:
+        """Whether what was taken has arrived. If not it is due again, as it is then."""
+        if not arrived:
+            place.whole = place.whole or told.whole
+            place.again = place.again or told.again
+        for change in told.changes:
+            person = place.people.get(change.user)
+            if person is None:
+                continue
+            if not arrived:
+                place.dirty[change.user] = None
+                continue
+            person.told = change.status
+            if not person.is_told:
+                place.dirty[change.user] = None
+            elif change.status is Status.OFFLINE:
+                place.dirty.pop(change.user, None)
+                self._forget(place, change.user)
+
+    def drop(self, place: Place) -> None:
+        """Nobody is present here, and Redis knows it."""
+        if self._places.get(place.topic) is place and place.deserted:
+            del self._places[place.topic]
+
+    def _forget(self, place: Place, user: str) -> None:
+        del place.people[user]
+        self._metrics.members(place.topic.kind, -1)
+
