@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 import uvicorn
 import uvloop
-from litestar import Litestar, asgi
+from litestar import Litestar
 
 from hub.auth.jwks import JwksCache
 from hub.auth.tickets import Tickets
@@ -31,12 +31,11 @@ from hub.auth.tokens import TokenVerifier
 from hub.config import Settings, load_settings
 from hub.database import Database
 from hub.edge.admission import Admission
-from hub.edge.asgi_socket import serve_websocket, upgrade_required
+from hub.edge.asgi_socket import websocket_route
 from hub.edge.direct_socket import direct_protocol
 from hub.edge.drain import drain
 from hub.edge.front_door import front_door
 from hub.edge.gateway import Gateway
-from hub.edge.handshake import WEBSOCKET_PATH
 from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
 from hub.edge.kicks import close_kicked, close_taken_over
@@ -63,9 +62,10 @@ from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
 from hub.nodes.limits import SharedLimits
+from hub.nodes.presence.presence import Presence
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
-from hub.telemetry import DutyMetrics, Metrics, configure_logging
+from hub.telemetry import DutyMetrics, Metrics, PresenceMetrics, configure_logging
 from hub.topics.kinds import TopicKinds
 from hub.topics.subscriptions import LocalTopics
 
@@ -102,6 +102,8 @@ class Node:
         self._admission = Admission(self._redis, settings, limits)
         self._control = Control(name, self._broker, dispatcher)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
+        self._presence = Presence(settings, self._redis, self._duties, PresenceMetrics(metrics.registry))
+        self._presence.watch(errands)
         self._attention = Attention(settings, name, self._membership.attentive, self._control)
         self._answers = Answers()
         hub = self._door(kinds, publisher, limits)
@@ -139,6 +141,7 @@ class Node:
             keeper=self._keeper,
             saver=self._saver,
             answers=self._answers,
+            presence=self._presence,
         )
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
@@ -167,7 +170,7 @@ class Node:
     def http(self) -> Litestar:
         """The ASGI application; its lifespan starts and stops the node."""
         routes = [route for service in self._services for route in service.routes]
-        return http_app(self.gateway, [_websocket_route(self.gateway), *routes], [self._running])
+        return http_app(self.gateway, [websocket_route(self.gateway), *routes], [self._running])
 
     async def start(self) -> None:
         """From the bottom up. Redis and PostgreSQL may still be away: the node is then not ready, and gets there."""
@@ -182,6 +185,7 @@ class Node:
             if service.start is not None:
                 await service.start()
         self._duties.start()
+        await self._presence.start()
         if self._relay is not None:
             self._relay.start()
         log.info("started", node=self.gateway.node, version=self.gateway.version)
@@ -195,6 +199,7 @@ class Node:
         for service in reversed(self._services):
             if service.stop is not None:
                 await service.stop()
+        await self._presence.close()
         await self._duties.close()
         await self._keeper.close()
         await self._saver.close()
@@ -375,15 +380,3 @@ def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None)
         backlog=4096,
     )
     return _Server(config, node.gateway, on_ready)
-
-
-def _websocket_route(gateway: Gateway) -> Any:
-    @asgi(WEBSOCKET_PATH, copy_scope=True)
-    async def websocket(scope: Any, receive: Any, send: Any) -> None:
-        """The socket on stock servers; ``serve`` answers this path before the application is asked."""
-        if scope["type"] == "websocket":
-            await serve_websocket(gateway, scope, receive, send)
-        else:
-            await upgrade_required(send)
-
-    return websocket

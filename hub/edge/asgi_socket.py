@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
+from litestar import asgi
 
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
-from hub.edge.handshake import UPGRADE_REQUIRED, Refused, shake_hands
+from hub.edge.handshake import UPGRADE_REQUIRED, WEBSOCKET_PATH, Refused, shake_hands
 from hub.fanout.turnstile import Step
 from hub.protocol.codec import Encoding, Packet
 from hub.protocol.codes import CloseCode
@@ -188,3 +189,15 @@ async def _answer(send: Send, kind: str, refused: Refused) -> None:
     headers = [(name.encode(), value.encode()) for name, value in refused.headers]
     await send({"type": f"{kind}.start", "status": refused.status, "headers": headers})
     await send({"type": f"{kind}.body", "body": refused.body})
+
+
+def websocket_route(gateway: Gateway) -> Any:
+    @asgi(WEBSOCKET_PATH, copy_scope=True)
+    async def websocket(scope: Any, receive: Any, send: Any) -> None:
+        """The socket on stock servers; ``serve`` answers this path before the application is asked."""
+        if scope["type"] == "websocket":
+            await serve_websocket(gateway, scope, receive, send)
+        else:
+            await upgrade_required(send)
+
+    return websocket

@@ -22,6 +22,7 @@ from hub.edge.gateway import Gateway
 from hub.edge.socket import Socket
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.sessions import SessionOwner
+from hub.nodes.presence.attendance import Attendant
 from hub.protocol.codec import BadFrame, Encoding, Packet, decode_frame, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
 from hub.protocol.frames import FrameId, Position, ServerFrame, Unsubscribed
@@ -56,6 +57,7 @@ class Connection:
         "acked",
         "applicant",
         "arrival",
+        "attendance",
         "budget",
         "calls",
         "close_code",
@@ -93,7 +95,7 @@ class Connection:
         self.principal: Principal | None = None
         """Set when the hello was accepted."""
         self.session_id = ""
-        self.session_claim = 0
+        self.session_claim = self.close_code = 0
         self.budget: FrameBudget | None = None
         self.subscriptions: dict[str, Subscription] = {}
         """By topic as the client writes it; bounded by max_topics_per_connection."""
@@ -106,8 +108,9 @@ class Connection:
         self.acked: dict[str, Position] | None = None
         """Acknowledged and not yet stored."""
         self.calls: set[asyncio.Task[None]] | None = None
-        self.congested = self.gone = self.expiring_told = False
-        self.close_code = 0
+        self.attendance: Attendant | None = None
+        """Set when it is first present in a topic, or says how it is."""
+        self.congested = self.gone = self.expiring_told = self._reading_paused = False
         self.opened_at = self.heard_at = self.spoke_at = self.sent_at = time.monotonic()
         self.pinged_at = 0.0
         """When the ping went out that has not been answered; 0: none."""
@@ -119,7 +122,6 @@ class Connection:
         """The keeper's: those with whom it is looked at next."""
         self._inbox: list[str | bytes] = []  # a list, because an empty deque takes ten times its memory
         self._worker: asyncio.Task[None] | None = None
-        self._reading_paused = False
         self._writable: asyncio.Event | None = None
         self._limited: Offences | None = None
         gateway.connections.add(self)
@@ -189,6 +191,8 @@ class Connection:
         self.session.closed()
         self._gateway.metrics.closed(self.close_code or code)
         self._gateway.connections.remove(self)
+        if self.attendance is not None:
+            self._gateway.presence.lost(self.attendance)
         for sub in self.subscriptions.values():
             self._forget(sub)
         self.subscriptions.clear()
@@ -275,6 +279,8 @@ class Connection:
         # Its topic's own text, which is what the client wrote: one string for all subscribers of the topic.
         self.subscriptions[sub.topic.topic.wire] = sub
         self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).inc()
+        if sub.topic.kind.presence:
+            self._gateway.presence.enter(self.attending(), sub)
 
     def acknowledged(self, text: str, position: Position) -> None:
         """The client has everything of a topic up to there; to be stored soon."""
@@ -287,6 +293,8 @@ class Connection:
         """Ends a subscription; nothing of it comes any more. Not subscribed is the same as unsubscribed."""
         sub = self.subscriptions.pop(text, None)
         if sub is not None:
+            if self.attendance is not None:
+                self._gateway.presence.leave(self.attendance, sub)
             self._forget(sub)
             if not self.subscriptions:
                 self._gateway.keeper.watch(self)  # from now on it may be idle
@@ -299,6 +307,21 @@ class Connection:
     def _forget(self, sub: Subscription) -> None:
         self._gateway.membership.leave(sub)
         self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).dec()
+        if sub.topic.kind.presence:
+            self._gateway.presence.forget(sub)
+
+    # --- presence
+
+    def attending(self) -> Attendant:
+        """This connection as others may see that it is there."""
+        if self.attendance is None:
+            self.attendance = self._gateway.presence.attendant(self.verified)
+        return self.attendance
+
+    def acted(self) -> None:
+        """Its client did something of its own accord."""
+        if self.attendance is not None and self.attendance.acted():
+            self._gateway.keeper.watch(self)  # from now on it may become idle again
 
     def _pause(self) -> None:
         if self.congested:
@@ -322,11 +345,17 @@ class Connection:
         self.socket.close(code, CLOSE_SPECS[code].reason)
 
     @property
-    def owner(self) -> SessionOwner:
-        """Who may write this connection's session. Only after the hello."""
+    def verified(self) -> Principal:
+        """Who it is. Only after the hello."""
         if self.principal is None:
             raise bad_request("no hello yet")
-        return SessionOwner(self.principal.org, self.principal.user, self._gateway.node, self.id, self.session_claim)
+        return self.principal
+
+    @property
+    def owner(self) -> SessionOwner:
+        """Who may write this connection's session. Only after the hello."""
+        who = self.verified
+        return SessionOwner(who.org, who.user, self._gateway.node, self.id, self.session_claim)
 
     def _who(self) -> dict[str, Any]:
         if self.principal is None:

@@ -25,6 +25,7 @@ from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
 from hub.fanout.turnstile import Turnstile
 from hub.nodes.answers import Answers
+from hub.nodes.presence.presence import Presence
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
 
@@ -59,3 +60,4 @@ class Gateway:
     keeper: Keeper
     saver: SessionSaver
     answers: Answers
+    presence: Presence

@@ -16,6 +16,7 @@ from hub.auth.principal import Principal
 from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
 from hub.edge.opening import open_connection
+from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.errors import ErrorCode, HubError
 from hub.fanout.publisher import NewEvent
 from hub.protocol.codec import check_data
@@ -35,8 +36,10 @@ async def perform(gateway: Gateway, connection: Connection, action: Action) -> N
     if isinstance(action, Open):
         await open_connection(gateway, connection, action)
     elif isinstance(action, Join):
+        connection.acted()
         await _join(gateway, connection, action)
     elif isinstance(action, Leave):
+        connection.acted()
         _leave(connection, action)
     elif isinstance(action, Perform):
         await _perform_frame(gateway, connection, action.frame)
@@ -78,17 +81,19 @@ async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publis
 
 
 async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
+    connection.acted()
     event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
-    done = await gateway.publisher.publish_as(_principal(connection), event, "frame")
+    done = await gateway.publisher.publish_as(connection.verified, event, "frame")
     connection.send(Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
 
 
 async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     """Starts the method; its reply may overtake others."""
-    method = gateway.methods.get(frame.method)
-    if method is None:
+    connection.acted()
+    method, own = gateway.methods.get(frame.method), PRESENCE_METHODS.get(frame.method)
+    if method is None and own is None:
         raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
-    principal = _principal(connection)
+    principal = connection.verified
     if not principal.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
     check_data(frame.params, "params")
@@ -97,7 +102,12 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     if len(connection.calls) >= gateway.settings.max_calls_in_flight:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
-    task = asyncio.create_task(_answer(connection, frame, method(principal, frame.params)), name="call")
+    if own is not None:
+        answer = own(gateway, connection, frame.params)
+    else:
+        assert method is not None  # noqa: S101 - refused above
+        answer = method(principal, frame.params)
+    task = asyncio.create_task(_answer(connection, frame, answer), name="call")
     connection.calls.add(task)
     task.add_done_callback(connection.calls.discard)
 
@@ -130,7 +140,7 @@ async def _acknowledge(gateway: Gateway, connection: Connection, frame: Ack) -> 
 
 async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> None:
     """A fresh token of the same user; topics it does not allow any more end."""
-    before = _principal(connection)
+    before = connection.verified
     fresh = await gateway.verifier.verify(frame.token)
     if (fresh.user, fresh.org) != (before.user, before.org):
         error = HubError(ErrorCode.UNAUTHENTICATED, "the fresh token must be of the same user and organisation")
@@ -154,12 +164,6 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
 def expires_in_ms(principal: Principal) -> int:
     """What is left of the token, at least 0."""
     return max(0, int((principal.expires_at - time.time()) * 1000))
-
-
-def _principal(connection: Connection) -> Principal:
-    if connection.principal is None:
-        raise HubError(ErrorCode.UNAUTHENTICATED, "no hello yet")
-    return connection.principal
 
 
 _PERFORMERS: dict[type[Any], Callable[[Gateway, Connection, Any], Awaitable[None]]] = {

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,7 @@ from hub.topics.topic import Topic
 
 Item = TypeVar("Item")
 
+PRESENCE_EVENT: Final = "presence"
 _MAX_TAGS = 32
 _MAX_TAG_TEXT = 256
 
@@ -161,6 +162,8 @@ class Publisher:
 
     def _draft(self, topic: Topic, event: NewEvent, by: str | None) -> Draft:
         kind = self._kinds.kind_of(topic)
+        if kind.presence and event.name == PRESENCE_EVENT:
+            raise bad_request(f"events named {PRESENCE_EVENT!r} are the hub's own in topics of this kind")
         ephemeral = event.ephemeral or kind.history is None
         return Draft(topic, kind.history, self._body(event, by), event.key, ephemeral)
 

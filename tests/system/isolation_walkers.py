@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.protocol import frames
 from hub.protocol.frames import Pong, Position
 from tests.services.chat.reading import document, events
@@ -132,7 +133,7 @@ async def _publish(names: Names) -> list[bytes]:
 
 async def _call(names: Names) -> list[bytes]:
     answers = []
-    for method in names.hub.gateway.methods:
+    for method in (*names.hub.gateway.methods, *PRESENCE_METHODS):
         for params in METHODS[method](names):
             answers += await _conversation_of_a_call(names, method, params)
     return answers
@@ -238,6 +239,8 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "content.replay": _one_stream(speed="superfast"),
     "content.list": _list,
     "assistant.generate": _generate,
+    "presence.get": _everything,
+    "presence.set": lambda names: [{"status": "online", "topic": topic} for topic in names.topics.values()],
     "test.echo": _everything,
     "test.refuse": _everything,
     "test.crash": _everything,

@@ -343,4 +343,3 @@ class Attendance:
     def _forget(self, place: Place, user: str) -> None:
         del place.people[user]
         self._metrics.members(place.topic.kind, -1)
-

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from hub.config import Settings
 from hub.errors import HubError
-from hub.fanout.publisher import event_id
+from hub.fanout.publisher import PRESENCE_EVENT, event_id
 from hub.nodes.presence.snapshots import Answer, Snapshots
 from hub.nodes.presence.table import Member, Snapshot, Status
 from hub.protocol.codec import Encoding, Packet, packet
@@ -29,7 +29,6 @@ from hub.topics.publication import Publication
 from hub.topics.subscriptions import LocalTopic, Subscription, SubState
 from hub.topics.topic import Topic
 
-EVENT: Final = "presence"
 STEP_WRITES: Final = 250  # snapshots in one turn of the event loop
 MOST_KEPT: Final = 500  # events that come while a view is read; with more it is read again
 _FIRST_PAUSE_S: Final = 0.05
@@ -144,7 +143,7 @@ class View:
         found = self.packets.get(encoding)
         if found is None:
             data = snapshot_data(self.snapshot())
-            frame = Event(self.local.topic.wire, event_id(), EVENT, int(time.time() * 1000), data)
+            frame = Event(self.local.topic.wire, event_id(), PRESENCE_EVENT, int(time.time() * 1000), data)
             found = self.packets[encoding] = packet(frame, encoding)
         return found
 
@@ -205,7 +204,7 @@ class Mirror:
             return
         try:
             body = _body_decoder.decode(publication.body)
-            if body.name != EVENT:
+            if body.name != PRESENCE_EVENT:
                 return
             change = _change_decoder.decode(body.data)
         except msgspec.DecodeError:

@@ -6,57 +6,62 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import HubError
-from hub.nodes.presence import registrar, snapshots
+from hub.fanout.errands import Errands
+from hub.nodes.duties import DutyBook
 from hub.nodes.presence.attendance import Attendant
+from hub.nodes.presence.lease import NodeLease
 from hub.nodes.presence.mirror import Mirror
 from hub.nodes.presence.registrar import Registrar
 from hub.nodes.presence.snapshots import Snapshots
-from hub.nodes.presence.table import Snapshot, Status
+from hub.nodes.presence.table import PresenceTable, Snapshot, Status
+from hub.redis import Redis
 from hub.telemetry import PresenceMetrics
 from hub.topics.subscriptions import LocalTopic, Subscription
 from hub.topics.topic import Topic
 
 
-class Table(registrar.Table, snapshots.Table, Protocol):
-    """What is needed of ``PresenceTable``."""
-
-
 class Presence:
     """Presence on this node."""
 
-    def __init__(self, settings: Settings, table: Table, lease: registrar.Lease, metrics: PresenceMetrics) -> None:
-        self.registrar = Registrar(settings, table, lease, metrics)
+    def __init__(self, settings: Settings, redis: Redis, duties: DutyBook, metrics: PresenceMetrics) -> None:
+        table = PresenceTable(redis, settings)
+        self.registrar = Registrar(settings, table, metrics)
         self._attendance = self.registrar.attendance
         self._snapshots = Snapshots(table, metrics)
         self.mirror = Mirror(settings, metrics, self._snapshots, self.registrar.resync)
+        # Not given back at the end: who was here has the time of the lease to come back elsewhere without noise.
+        leases = duties.of("presence", lease_s=settings.presence_lease_s, hands_over=False)
+        self._lease = NodeLease(leases, table, settings, self.registrar.reborn)
 
-    def start(self) -> None:
-        """Begins to tell others who is here; ``close`` must follow."""
-        self.registrar.start()
+    def watch(self, errands: Errands) -> None:
+        """Hears of what the fan-out delivers in topics of kinds with presence."""
+        errands.watched_by(live=self.mirror.live, ephemeral=self.mirror.ephemeral, doubted=self._doubted)
+
+    async def start(self) -> None:
+        """Begins to tell others who is here; ``close`` must follow, before the duties are closed."""
+        await self._lease.start()
+        self.registrar.start(self._lease)
 
     async def close(self) -> None:
-        """Nobody is removed: who comes back on another node within the time of the lease makes no noise."""
+        """Nobody is removed."""
         await self.registrar.close()
+        await self._lease.close()
         await self._snapshots.close()
         await self.mirror.close()
 
     # --- from the edge
 
-    def enter(self, attendant: Attendant | None, principal: Principal, sub: Subscription) -> Attendant:
-        """A connection subscribes to a topic of a kind with presence. What is returned is the connection's to keep."""
-        if attendant is None:
-            attendant = self.attendant(principal)
-        self._attendance.enter(attendant, sub.topic.topic)
-        return attendant
-
     def attendant(self, principal: Principal) -> Attendant:
-        """For a connection that is nowhere yet."""
+        """A connection that is nowhere yet; the connection's to keep."""
         return self._attendance.attendant(principal.user, principal.name)
+
+    def enter(self, attendant: Attendant, sub: Subscription) -> None:
+        """It subscribes to a topic of a kind with presence."""
+        self._attendance.enter(attendant, sub.topic.topic)
 
     def leave(self, attendant: Attendant, sub: Subscription) -> None:
         """A subscription was ended, by the client or the hub: its user leaves at once, if nothing else keeps him."""
@@ -88,9 +93,7 @@ class Presence:
             raise outcome
         return outcome
 
-    # --- from the fan-out
-
-    def doubted(self, local: LocalTopic) -> None:
-        """What is not kept may have been lost, and with it what Redis knew."""
+    def _doubted(self, local: LocalTopic) -> None:
+        # Of what is not kept something may have been lost; perhaps Redis has lost who is here as well.
         self.mirror.doubt(local)
         self.registrar.resync(local.topic)

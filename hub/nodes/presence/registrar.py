@@ -79,36 +79,37 @@ class _Lane:
 class Registrar:
     """Two tasks: one for what has changed, one for what could not be told at first and must not hold up others."""
 
-    def __init__(self, settings: Settings, table: Table, lease: Lease, metrics: PresenceMetrics) -> None:
+    def __init__(self, settings: Settings, table: Table, metrics: PresenceMetrics) -> None:
         self._flush_s = settings.presence_flush_ms / 1000
         self._most_pause_s = settings.reconnect_max_s
         self._renew_s = settings.presence_keep_s / _RENEWALS
         self._table = table
-        self._lease = lease
         self._metrics = metrics
+        self._lease: Lease | None = None
         self._fresh = _Lane()
         self._failed = _Lane()
         self._tasks: list[asyncio.Task[None]] = []
         self.attendance = Attendance(settings, metrics, self._due)
 
-    def start(self) -> None:
+    def start(self, lease: Lease) -> None:
         """Begins to tell; ``close`` must follow."""
+        self._lease = lease
         self._tasks = [
-            asyncio.create_task(self._tell_fresh(), name="presence"),
-            asyncio.create_task(self._tell_failed(), name="presence-again"),
+            asyncio.create_task(self._tell_fresh(lease), name="presence"),
+            asyncio.create_task(self._tell_failed(lease), name="presence-again"),
             asyncio.create_task(self._renew(), name="presence-renewal"),
         ]
 
     async def close(self) -> None:
-        """Says what was said until now, and no more: whoever is still here is taken over by other nodes, or runs out."""
+        """Says what was said until now and no more: who is still here stays until the lease runs out."""
         self.attendance.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(_LAST_WORD_S):
-                while self._tasks and self._fresh.places:
-                    await self._tell(self._fresh.take_round())
+                while self._lease is not None and self._fresh.places:
+                    await self._tell(self._lease, self._fresh.take_round())
         except TimeoutError:
             log.warning("presence not told at the end", topics=len(self._fresh.places))
 
@@ -128,7 +129,7 @@ class Registrar:
         if not place.busy and place not in self._failed.places:
             self._fresh.add(place)
 
-    async def _tell_fresh(self) -> None:
+    async def _tell_fresh(self, lease: Lease) -> None:
         while True:
             await self._fresh.filled.wait()
             await asyncio.sleep(self._flush_s)
@@ -136,15 +137,15 @@ class Registrar:
             while left > 0:  # those that come meanwhile are collected for as long again
                 some = self._fresh.take_round()
                 left -= len(some)
-                await self._tell(some)
+                await self._tell(lease, some)
 
-    async def _tell_failed(self) -> None:
+    async def _tell_failed(self, lease: Lease) -> None:
         pause = _FIRST_PAUSE_S
         while True:
             await self._failed.filled.wait()
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             some = self._failed.take_round()
-            await self._tell(some)
+            await self._tell(lease, some)
             pause = _FIRST_PAUSE_S if some[0] not in self._failed.places else min(pause * 2, self._most_pause_s)
 
     async def _renew(self) -> None:
@@ -158,13 +159,13 @@ class Registrar:
 
     # --- telling
 
-    async def _tell(self, places: Sequence[Place]) -> None:
+    async def _tell(self, lease: Lease, places: Sequence[Place]) -> None:
         for place in places:
             place.busy = True
         told: set[Place] = set()
         try:
-            await self._lease.held()
-            told = await self._tell_once(places)
+            await lease.held()
+            told = await self._tell_once(lease.instance, places)
         except HubError as error:
             log.debug("presence not told", reason=error.code, topics=len(places))
         except Exception:
@@ -178,9 +179,8 @@ class Registrar:
                 else:
                     self.attendance.drop(place)
 
-    async def _tell_once(self, places: Sequence[Place]) -> set[Place]:
+    async def _tell_once(self, instance: str, places: Sequence[Place]) -> set[Place]:
         """Returns those of which Redis has been told everything there was."""
-        instance = self._lease.instance
         told = await self._change(instance, places)
         leaving = [place for place in told if place.instance and place.deserted]
         if leaving:
@@ -195,7 +195,8 @@ class Registrar:
         asked = [place for place, what in taken.items() if what]
         answers: dict[Place, Changed | HubError] = {}
         try:
-            unknown = [place.topic for place in asked if place.instance != instance]
+            # Also of what Redis is told anew: its note of it is forgotten after a time, too.
+            unknown = [place.topic for place in asked if place.instance != instance or taken[place].whole]
             if unknown:
                 await self._table.note(instance, unknown)
             if asked:
