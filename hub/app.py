@@ -61,8 +61,10 @@ from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
+from hub.nodes.expulsions import Expulsions
 from hub.nodes.limits import SharedLimits
 from hub.nodes.presence.presence import Presence
+from hub.nodes.rechecks import Rechecks
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
 from hub.telemetry import DutyMetrics, Metrics, PresenceMetrics, configure_logging
@@ -106,6 +108,8 @@ class Node:
         self._presence.watch(errands)
         self._attention = Attention(settings, name, self._membership.attentive, self._control)
         self._answers = Answers()
+        self._expulsions = Expulsions(settings, topics, self._control)
+        self._rechecks = Rechecks(settings, topics, self._expulsions, self._control)
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -136,6 +140,7 @@ class Node:
             publisher=publisher,
             turnstile=turnstile,
             control=self._control,
+            expulsions=self._expulsions,
             database=database,
             connections=Connections(settings, metrics),
             keeper=self._keeper,
@@ -164,6 +169,7 @@ class Node:
             limits=limits,
             duties=self._duties,
             attention=self._attention,
+            expulsions=self._expulsions,
             answers=self._answers,
         )
 
@@ -181,6 +187,7 @@ class Node:
         self._keeper.start()
         self._control.start()
         self._attention.start()
+        self._rechecks.start()
         for service in self._services:
             if service.start is not None:
                 await service.start()
@@ -205,6 +212,7 @@ class Node:
         await self._saver.close()
         await self._admission.close()
         await self._attention.close()
+        await self._rechecks.close()
         await self._control.close()
         await self._membership.close()
         await self._catch_up.close()

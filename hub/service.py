@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database
-from hub.errors import ErrorCode
+from hub.errors import ErrorCode, HubError
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
@@ -23,6 +23,7 @@ from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
+from hub.nodes.expulsions import Expulsions
 from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.protocol.frames import Tags
@@ -51,6 +52,7 @@ class Hub:
     duties: DutyBook
     """Work that one node does at a time: ``hub.duties.of("purpose")``, asked for when the service is made."""
     attention: Attention
+    expulsions: Expulsions
     answers: Answers
     """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
 
@@ -120,10 +122,10 @@ class Hub:
         """Ends the subscriptions of ``users`` (``Principal.user``) to a topic, on all nodes; None: everybody's.
 
         Each of their clients gets ``unsubscribed`` with ``code`` and ``message``. To be called when what takes the
-        permission away is committed: a join that was permitted before, and is still under way, is refused then. Whom the
-        message does not reach the kind's ``recheck`` finds. Raises ``HubError``: ``not_found``, ``unavailable``.
+        permission away is committed: a join that was permitted before, and is still under way, is refused then. Whom
+        the message does not reach the kind's ``recheck`` finds. Raises ``HubError``: ``not_found``, ``unavailable``.
         """
-        raise NotImplementedError
+        await self.expulsions.announce(parse_topic(org, topic), users, HubError(code, message))
 
     def user_topic(self, user: str) -> str:
         """The topic of the inbox of a user (``Principal.user``): what is published to it comes as ``user:me``."""

@@ -182,6 +182,10 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     duty_sweep_batch: Annotated[int, doc("Work of dead nodes that a node takes over at a time.", ge=1, le=1000)] = 100
     max_duties: Annotated[int, doc("Work of one purpose (streams, for example) that a node takes on.", ge=1)] = 20_000
 
+    max_expulsions: Annotated[
+        int, doc("Users who may not stay in a topic that are remembered, until joins under way have seen it.", ge=1)
+    ] = 10_000
+
     # --- history and recovery
     replay_page_events: Annotated[int, doc("Events per page of a replay.", ge=1, le=10_000)] = 500
     replay_page_bytes: Annotated[int, doc("Bytes per page of a replay.", ge=65_536)] = 262_144

@@ -131,6 +131,11 @@ class Connection:
 
     # --- Subscriber
 
+    @property
+    def user(self) -> str:
+        """Whose connection it is; "" before the hello."""
+        return "" if self.principal is None else self.principal.user
+
     def deliver(self, packet: Packet) -> None:
         """Writes ready frames."""
         self.sent_at = time.monotonic()

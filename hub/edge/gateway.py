@@ -25,6 +25,7 @@ from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
 from hub.fanout.turnstile import Turnstile
 from hub.nodes.answers import Answers
+from hub.nodes.expulsions import Expulsions
 from hub.nodes.presence.presence import Presence
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
@@ -55,6 +56,7 @@ class Gateway:
     publisher: Publisher
     turnstile: Turnstile
     control: Control
+    expulsions: Expulsions
     database: Database
     connections: Connections
     keeper: Keeper

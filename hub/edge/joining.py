@@ -29,6 +29,8 @@ async def join(
     ``positions``: the resumed session's, for what was asked without a position of its own. Everything that was joined
     belongs to the connection when this returns, or has been left when the connection is gone.
     """
+    # From here on a permission that is given may be taken away again before the topic is joined.
+    expelled_before = gateway.expulsions.count
     verdicts: list[Verdict] = []
     allowed: list[tuple[int, Wanted, JoinRequest]] = []
     for index, item in enumerate(items):
@@ -42,11 +44,14 @@ async def join(
             verdicts.append(refusal(item.topic, error))
     outcomes = await gateway.membership.join(connection, [request for _, _, request in allowed]) if allowed else []
     joined: list[Joined] = []
-    for (index, item, _), outcome in zip(allowed, outcomes, strict=True):
+    for (index, item, request), outcome in zip(allowed, outcomes, strict=True):
         if isinstance(outcome, HubError):
             verdicts[index] = refusal(item.topic, outcome)
         elif connection.gone:
             gateway.membership.leave(outcome.subscription)
+        elif expelled := gateway.expulsions.refusal(request.topic, connection.user, expelled_before):
+            gateway.membership.leave(outcome.subscription)
+            verdicts[index] = refusal(item.topic, expelled)
         else:
             connection.take_subscription(outcome.subscription)
             joined.append(outcome)

@@ -1,7 +1,8 @@
-"""What the nodes tell one another: close a user's connections, give up a session, who lags. Through the hub's topics.
+"""What the nodes tell one another: close a user's connections, give up a session, who lags, who may not stay.
 
-Every node listens to ``control:all`` and to ``control:<node>`` of the reserved organisation, which no token can bear.
-Messages are ephemeral; what must outlive a lost link (revocations) stands in Redis and is checked at the next hello.
+Through the hub's topics: every node listens to ``control:all`` and to ``control:<node>`` of the reserved organisation,
+which no token can bear. Messages are ephemeral; what must outlive a lost link (revocations) stands in Redis and is
+checked at the next hello, or is asked of whoever knows (``hub.nodes.rechecks``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from hub.errors import ErrorCode
 from hub.fanout.broker import Broker, Draft
 from hub.fanout.dispatcher import Dispatcher
 from hub.orgs import CONTROL_ORG
@@ -54,7 +56,16 @@ class Lags(Struct, tag="lags", frozen=True):
     lags: tuple[tuple[str, str, int], ...]
 
 
-ControlMessage = Kick | TakeOver | Signal | Lags
+class Expel(Struct, tag="expel", frozen=True):
+    """End the subscriptions of ``users`` to a topic (None: everybody's) and tell them ``code`` and ``message``."""
+
+    channel: str
+    users: tuple[str, ...] | None
+    code: ErrorCode
+    message: str
+
+
+ControlMessage = Kick | TakeOver | Signal | Lags | Expel
 
 
 class _Body(Struct):
@@ -73,9 +84,10 @@ class Control:
         self._all = Topic(CONTROL_ORG, "control", "all")
         self._own = Topic(CONTROL_ORG, "control", node)
         self._handlers: dict[type[Any], Handler] = {}
+        self._on_doubt: Callable[[], None] = lambda: None
         self._subscribing: asyncio.Task[None] | None = None
         for topic in (self._all, self._own):
-            dispatcher.listen(topic.channel, self._receive)
+            dispatcher.listen(topic.channel, self._receive, self._lost)
 
     def start(self) -> None:
         """Subscribes, as soon as Redis is there; stays subscribed over lost links. ``close`` must follow."""
@@ -95,10 +107,17 @@ class Control:
         """Names who performs messages of a type; called on the event loop, must not block."""
         self._handlers[message] = handler
 
+    def on_doubt(self, action: Callable[[], None]) -> None:
+        """Names who is told that messages may have been lost, because the link to Redis was."""
+        self._on_doubt = action
+
     async def send(self, message: ControlMessage, node: str | None = None) -> None:
         """To one node, or to all. Raises ``HubError`` when Redis does not take it."""
         topic = self._all if node is None else Topic(CONTROL_ORG, "control", node)
         await self._broker.publish(Draft(topic, None, msgspec.json.encode(_Body(message)), ephemeral=True))
+
+    def _lost(self) -> None:
+        self._on_doubt()
 
     def _receive(self, body: bytes) -> None:
         try:

@@ -44,7 +44,7 @@ class Dispatcher:
         self._topics = topics
         self._delivery = delivery
         self._errands = errands
-        self._listeners: dict[bytes, Listener] = {}
+        self._listeners: dict[bytes, tuple[Listener, Callable[[], None]]] = {}
         self._postponed: list[Callable[[], None]] = []
         self._in_turn = False
         self._walking: deque[tuple[LocalTopic, Walk, Run]] = deque()
@@ -77,6 +77,8 @@ class Dispatcher:
         """The link was lost or moved: whatever happened meanwhile is a hole."""
         local = self._topics.get(channel)
         if local is None:
+            if channel in self._listeners:
+                self._listeners[channel][1]()
             return
         if local.kind.presence:
             self._errands.doubted(local)
@@ -92,9 +94,9 @@ class Dispatcher:
         """Counts changes; readiness is asked of the broker itself."""
         self._metrics.link(ready)
 
-    def listen(self, channel: bytes, listener: Listener) -> None:
-        """Bodies of ephemeral publications on a control channel."""
-        self._listeners[channel] = listener
+    def listen(self, channel: bytes, listener: Listener, doubted: Callable[[], None]) -> None:
+        """Bodies of ephemeral publications on a control channel. ``doubted`` is called when some may have been lost."""
+        self._listeners[channel] = listener, doubted
 
     # --- positions
 
@@ -239,9 +241,9 @@ class Dispatcher:
     # --- control channels
 
     def _to_listener(self, channel: bytes, envelope: bytes) -> None:
-        listener = self._listeners.get(channel)
-        if listener is None:
+        if channel not in self._listeners:
             return
+        listener, _ = self._listeners[channel]
         try:
             listener(parse_envelope(envelope).body)
         except Exception:

@@ -128,6 +128,7 @@ class Membership:
             sub.topic.release_tail()
         sub.topic.leave_live(sub, SubState.ENDED)
         self.attentive.discard(sub)
+        sub.topic.discard(sub)
         sub.topic.holders -= 1
         if sub.topic.holders == 0:
             asyncio.get_running_loop().call_later(self._settings.unsubscribe_delay_s, self._give_up, sub.topic)
@@ -150,6 +151,7 @@ class Membership:
                 fresh.append(local)
             local.keep_tail()
             sub = _subscription(local, subscriber, request, self._settings.ack_window)
+            local.add(sub)
             self.attentive.add(sub)
             subs.append(sub)
         if fresh:

@@ -29,6 +29,10 @@ class Subscriber(Protocol):
     def encoding(self) -> Encoding: ...
 
     @property
+    def user(self) -> str:
+        """Whose connection it is, in the organisation of its topics."""
+
+    @property
     def congested(self) -> bool:
         """More is unsent than the mark allows; nothing further should be delivered until it says so."""
 
@@ -44,6 +48,9 @@ class Subscriber(Protocol):
 
     async def writable(self) -> None:
         """Returns when the subscriber is not congested any more, or is gone."""
+
+    def end_subscription(self, text: str, error: HubError) -> None:
+        """Leaves a topic, as its client writes it, and tells the client why."""
 
 
 class SubState(Enum):
@@ -223,6 +230,7 @@ class LocalTopic:
         "phase",
         "picky",
         "subscribed",
+        "subscriptions",
         "tail",
         "tail_bytes",
         "tail_users",
@@ -244,6 +252,8 @@ class LocalTopic:
         self.last_ts = 0
         self.holders = 0
         """Subscriptions in any state but ENDED, and joins under way; at 0 the topic is given up after a delay."""
+        self.subscriptions: Group = ()
+        """In any state but ENDED."""
         self.live_json: Group = ()
         self.live_msgpack: Group = ()
         self.picky: Group = ()
@@ -270,6 +280,14 @@ class LocalTopic:
     def position(self) -> Position:
         """What the live set has got, or gets by the walk that is under way."""
         return Position(self.epoch, self.top)
+
+    def add(self, subscription: Subscription) -> None:
+        """A new subscription; ``discard`` must follow."""
+        self.subscriptions = _grown(self.subscriptions, subscription)
+
+    def discard(self, subscription: Subscription) -> None:
+        """It has ended."""
+        self.subscriptions = _shrunk(self.subscriptions, subscription)
 
     def keep_tail(self) -> None:
         """Somebody reads history: what comes live meanwhile is kept. ``release_tail`` must follow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hub.errors import HubError
 from hub.fanout.bodies import encode_body
 from hub.fanout.envelope import make_envelope
 from hub.fanout.membership import Joined, JoinRequest
@@ -28,6 +29,7 @@ class Receiver:
     """A ``Subscriber`` that counts."""
 
     congested = gone = False
+    user = "u1"
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
@@ -41,6 +43,9 @@ class Receiver:
 
     async def writable(self) -> None:
         raise AssertionError("never congested")
+
+    def end_subscription(self, text: str, error: HubError) -> None:
+        raise AssertionError(f"{text} ended in a benchmark of live delivery")
 
 
 async def _join(hub: FanOut, receiver: Receiver, request: JoinRequest) -> None:

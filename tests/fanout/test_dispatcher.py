@@ -9,6 +9,7 @@ from hub.fanout.broker import Draft
 from hub.orgs import CONTROL_ORG
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event
+from hub.topics.publication import TopicState
 from hub.topics.subscriptions import Phase
 from hub.topics.topic import Topic
 from tests.support.fan_out import FLEETING, REPLAY, FakeConnection, FanOut, draft, topic
@@ -176,7 +177,8 @@ async def test_a_listener_gets_bodies_and_may_fail(hub: FanOut) -> None:
         raise RuntimeError
 
     channel = control.names.channel.encode()
-    hub.dispatcher.listen(channel, listen)
+    doubts: list[bool] = []
+    hub.dispatcher.listen(channel, listen, lambda: doubts.append(True))
     (connection,) = await live(hub)
     hub.publish(REPLAY)
     hub.broker.wire.appendleft((channel, b"- 0 1\nhello"))
@@ -186,6 +188,9 @@ async def test_a_listener_gets_bodies_and_may_fail(hub: FanOut) -> None:
     assert got == [b"hello"]
     assert [line["event"] for line in logs] == ["control message not taken"]
     assert connection.seqs(REPLAY) == [1]
+    assert doubts == []
+    hub.dispatcher.on_state(channel, TopicState("e", 0, 1, "", 0, "s"))
+    assert doubts == [True]
 
 
 async def test_events_of_services_are_counted(hub: FanOut) -> None:

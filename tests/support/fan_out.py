@@ -23,7 +23,7 @@ from hub.fanout.membership import Joined, JoinRequest, Membership
 from hub.fanout.turnstile import Turnstile
 from hub.orgs import OrgId
 from hub.protocol.codec import Encoding, Packet, packet
-from hub.protocol.frames import Event, Gap, Position, PositionFrame, ServerFrame, TagValue, Verdict
+from hub.protocol.frames import Event, Gap, Position, PositionFrame, ServerFrame, TagValue, Unsubscribed, Verdict
 from hub.protocol.session import refusal
 from hub.telemetry import Metrics
 from hub.topics.filters import TagFilter, tags_of
@@ -120,8 +120,11 @@ class FakeConnection:
     It becomes congested when more than ``room`` frames were not taken by ``drain``.
     """
 
-    def __init__(self, hub: FanOut, encoding: Encoding = Encoding.JSON, room: int = 1_000_000) -> None:
+    def __init__(
+        self, hub: FanOut, encoding: Encoding = Encoding.JSON, room: int = 1_000_000, user: str = "u1"
+    ) -> None:
         self.hub = hub
+        self.user = user
         self.encoding = encoding
         self.room = room
         self.congested = False
@@ -154,6 +157,11 @@ class FakeConnection:
         if self.congested and not self.gone:
             self._writable.clear()
             await self._writable.wait()
+
+    def end_subscription(self, text: str, error: HubError) -> None:
+        self.hub.membership.leave(self.subscriptions.pop(text))
+        self.records[text].left()
+        self.send(Unsubscribed(text, error.code, error.message, error.retry))
 
     def _take(self, frame: ServerFrame) -> None:
         self.frames.append(frame)
