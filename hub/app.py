@@ -148,14 +148,18 @@ class Node:
             answers=self._answers,
             presence=self._presence,
         )
-        self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
-        self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
-        self._control.on(Signal, self._duties.receive)
+        self._hear_others()
 
     @classmethod
     async def build(cls, settings: Settings, factories: Sequence[ServiceFactory]) -> Node:
         """A node that is not started. Needs a running event loop."""
         return cls(settings, await Database.open(settings), factories)
+
+    def _hear_others(self) -> None:
+        """What other nodes say is performed here."""
+        self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
+        self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
+        self._control.on(Signal, self._duties.receive)
 
     def _door(self, kinds: TopicKinds, publisher: Publisher, limits: SharedLimits) -> Hub:
         """What services are given."""
