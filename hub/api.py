@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hub.auth.principal import Principal
 from hub.config import Settings
-from hub.database import Database
+from hub.database import Database, Transaction
 from hub.edge.authenticate import HubRequest
 from hub.edge.client_ip import client_ip, ip_block
 from hub.edge.front_door import break_off
@@ -53,6 +53,7 @@ __all__ = (
     "SharedLimits",
     "SlowPolicy",
     "TopicKind",
+    "Transaction",
     "bad_request",
     "break_off",
     "client_ip",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hub.api import ServiceFactory
+from services.chat.service import chat
 from services.content.service import content
 from services.events.service import events
 
-SERVICES: Sequence[ServiceFactory] = (events, content)
+SERVICES: Sequence[ServiceFactory] = (events, chat, content)

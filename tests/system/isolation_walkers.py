@@ -71,6 +71,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "late": ("walk", "unknown"),
     "content": ("acme-essay", "nobodys-essay"),
     "content_dictation": ("acme-text", "nobodys-text"),
+    "chat": ("acme-hall", "nobodys-hall"),
 }
 """By topic kind: the key that the other organisation uses, and one that nobody uses."""
 
@@ -229,6 +230,13 @@ def _generate(names: Names) -> list[dict[str, Any]]:
     ]
 
 
+def _room(**more: Any) -> Callable[[Names], list[dict[str, Any]]]:
+    def params(names: Names) -> list[dict[str, Any]]:
+        return [{"room": names.topics["chat"].partition(":")[2], "user": names.user, "key": names.key, **more}]
+
+    return params
+
+
 METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "content.start": _one_stream(content="<p>The intruder's.</p>", speed="superfast"),
     "content.pause": _one_stream(),
@@ -241,6 +249,29 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "assistant.generate": _generate,
     "presence.get": _everything,
     "presence.set": lambda names: [{"status": "online", "topic": topic} for topic in names.topics.values()],
+    "chat.get": _room(),
+    "chat.rooms": _room(scope="public"),
+    "chat.rename": _room(name="The intruder's"),
+    "chat.archive": _room(),
+    "chat.unarchive": _room(),
+    "chat.members": _room(),
+    "chat.join": _room(),
+    "chat.invite": _room(),
+    "chat.remove": _room(),
+    "chat.leave": _room(),
+    "chat.mute": _room(for_s=60),
+    "chat.send": _room(text="The intruder's.", mentions=["anna"]),
+    "chat.edit": _room(message=1, text="The intruder's."),
+    "chat.delete": _room(message=1),
+    "chat.react": _room(message=1, emoji="x"),
+    "chat.history": _room(),
+    "chat.search": _room(query="only"),
+    "chat.read": _room(message=1),
+    "chat.readers": _room(message=1),
+    "chat.typing": _room(),
+    "chat.retention": _room(days=1),
+    # Last: it makes a room of the same name.
+    "chat.create": _room(name="The intruder's", members=["anna"]),
     "test.echo": _everything,
     "test.refuse": _everything,
     "test.crash": _everything,
@@ -355,6 +386,7 @@ SOCKETS = {"/ws": "walked frame by frame"}
 _VARIABLE: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb'"(ts|expires_in_ms|retry_after_ms)":\d+'), rb'"\1":0'),
     (re.compile(rb'"(created|started|finished)_ms":\d+'), rb'"\1_ms":0'),
+    (re.compile(rb'"(created|last|joined)_at":\d+'), rb'"\1_at":0'),
     (re.compile(rb'"run":"[0-9a-f]+"'), b'"run":"_"'),
     (re.compile(rb'"processing_ms":[\d.]+'), b'"processing_ms":0'),
     (re.compile(rb'"stream":"[A-Za-z0-9_-]{22}"'), b'"stream":"_"'),

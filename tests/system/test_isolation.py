@@ -58,18 +58,19 @@ class Victim:
         """Fills the organisation."""
         self.client = await self.peers.join("anna", scope=walkers.SCOPE)
         self.session = self.peers.welcome.session
-        subscribed = [topic for kind, topic in self.topics.items() if kind not in ("user", "content_dictation")]
+        subscribed = [topic for kind, topic in self.topics.items() if kind not in ("user", "content_dictation", "chat")]
         await self._stream()
+        await self._talk()
         await self.client.joined(*subscribed, "user:me")
         for kind, topic in self.topics.items():
-            if kind.startswith("content"):
+            if kind.startswith(("content", "chat")):
                 continue
             epoch, seq = "", 0
             for number in range(3):
                 result = await self.client.publish(topic, SECRET_DATA, key=f"acme-key-{number}")
                 epoch, seq = result["epoch"], result["seq"]
             self.positions[kind] = Position(epoch or "0123456789abcdef", max(seq, 3))
-        await self.client.events(3 * (len(self.topics) - 2))
+        await self.client.events(3 * (len(self.topics) - 3))
         await self.client.ack("room:walk", self.positions["room"].epoch, 1)
         await self.client.nothing_came()
         async with httpx.AsyncClient(base_url=self.peers.hub.http_url) as http:
@@ -94,6 +95,24 @@ class Victim:
                 self.positions[kind] = Position(record["epoch"], int(record["seq"]))
             # Full again, and gone, in the midst of what follows.
             link.delete(limit_key(org, "assistant", "anna"))
+
+    async def _talk(self) -> None:
+        """A private room with messages, all of them in Redis too."""
+        room = walkers.KEYS["chat"][0]
+        calls = [("chat.create", {"name": SECRET_DATA})]
+        calls += [("chat.send", {"text": f"{SECRET_DATA} {n}", "key": f"acme-key-{n}"}) for n in range(3)]
+        for method, params in calls:
+            await self.client.result({"type": "call", "method": method, "params": {"room": room, **params}})
+        names = topic_names(OrgId.from_claim(self.peers.org), self.topics["chat"])
+
+        def relayed() -> bool:
+            with connected(self.redis) as link:
+                record = link.hgetall(names.position)
+            if int(record.get("seq", 0)) == 3:
+                self.positions["chat"] = Position(record["epoch"], 3)
+            return "chat" in self.positions
+
+        await until(relayed, 10, "the messages to be in Redis")
 
     async def _begin(self, method: str, **params: Any) -> str:
         """Streams something; returns its name when its end is stored and everything has come."""

@@ -1,0 +1,119 @@
+"""Pages of a room from PostgreSQL, and search. A page says up to which event it is true, so that live ones join it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hub.api import Hub, Principal, bad_request
+from services.chat.asked import ReadHistory, Search
+from services.chat.gate import Gate, check_user
+from services.chat.kinds import room_topic
+from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, message_of
+from services.chat.text import room_id
+
+_MESSAGES = (
+    f"SELECT {MESSAGE_COLUMNS}, {REACTIONS} AS reacted FROM hub.chat_messages AS m WHERE m.org = $1 AND m.room = $2"  # noqa: S608
+)
+_BEFORE = f"({_MESSAGES} AND m.number < $3 ORDER BY m.number DESC LIMIT $4)"
+_AFTER = f"({_MESSAGES} AND m.number > $3 ORDER BY m.number LIMIT $4)"
+_SINCE = f"({_MESSAGES} AND m.number >= $3 ORDER BY m.number LIMIT $5)"
+# One statement, so that the page and the number are of the same moment.
+_PAGE = (
+    "SELECT moment.as_of, page.* FROM (SELECT hub.chat_number($2) AS as_of) AS moment LEFT JOIN ({}) AS page ON true"
+)
+_QUERIES = {
+    way: _PAGE.format(query)
+    for way, query in (("before", _BEFORE), ("after", _AFTER), ("around", f"{_BEFORE} UNION ALL {_SINCE}"))
+}
+_READS = "SELECT member, read_number FROM hub.chat_members WHERE org = $1 AND room = $2 AND read_number > 0 LIMIT $3"
+_SEARCH = f"""
+SELECT m.room, r.name AS room_name, {MESSAGE_COLUMNS}
+FROM hub.search_chat($2, $3, $4, $5, $6) AS found
+JOIN hub.chat_messages AS m ON m.org = $1 AND m.room = found.room AND m.number = found.number
+JOIN hub.chat_rooms AS r ON r.org = m.org AND r.id = m.room
+ORDER BY m.created_at DESC, m.room, m.number
+"""  # noqa: S608 - made of constants
+_FAR = 2**62
+_SEARCHES_PER_S = 2.0
+_SEARCH_BURST = 10
+
+
+class HistoryPages:
+    """What the methods ``chat.history`` and ``chat.search`` do. Everything raises ``HubError``."""
+
+    def __init__(self, hub: Hub, gate: Gate) -> None:
+        self._hub = hub
+        self._gate = gate
+        self._bucket = hub.limits.bucket(
+            "chat-search", per_second=_SEARCHES_PER_S, burst=_SEARCH_BURST, what="searches"
+        )
+
+    async def page(self, principal: Principal, wanted: ReadHistory) -> dict[str, Any]:
+        """Messages in order, the newest last.
+
+        Whoever subscribes ``since`` the position and skips events up to ``as_of`` misses nothing and gets nothing
+        twice: the position was read before the page.
+        """
+        if [wanted.before, wanted.after, wanted.around].count(None) < 2:
+            raise bad_request("chat.history: give one of 'before', 'after' and 'around', or none")
+        room, most = wanted.room, self._hub.settings.chat_receipts_max_members
+        self._gate.check_scope(principal, room)
+        top = await self._hub.read(principal.org, room_topic(room), last=1)
+        query, args = _asked(wanted)
+        async with self._gate.seen(principal, room) as (tx, access):
+            rows = await tx.fetch(query, principal.org, room, *args)
+            reads = await tx.fetch(_READS, principal.org, room, most) if access.members <= most else []
+        as_of = rows[0]["as_of"]
+        page, more_before, more_after = _cut(
+            wanted, sorted((r for r in rows if r["number"]), key=lambda r: r["number"])
+        )
+        return {
+            "messages": [message_of(row, row["reacted"]) for row in page],
+            "as_of": as_of,
+            "position": {"epoch": top.epoch, "seq": top.top},
+            "more_before": more_before,
+            "more_after": more_after,
+            "reads": {row["member"]: row["read_number"] for row in reads},
+        }
+
+    async def search(self, principal: Principal, wanted: Search) -> dict[str, Any]:
+        """Messages with these words in rooms that one may read, the newest first."""
+        await self._bucket.spend(principal.org, principal.user)
+        if not wanted.query.isprintable():
+            raise bad_request("chat.search: 'query' has control characters")
+        if wanted.room is not None:
+            async with self._gate.seen(principal, room_id(wanted.room)):
+                pass
+        org, most = principal.org, wanted.limit
+        async with self._hub.database.transaction(org) as tx:
+            args = (check_user(principal.user), wanted.query, wanted.room, wanted.before, most + 1)
+            rows = await tx.fetch(_SEARCH, org, *args)
+        found = [
+            {"room": row["room"], "room_name": row["room_name"], **message_of(row)}
+            for row in rows[:most]
+            if principal.allows("subscribe", room_topic(row["room"]))
+        ]
+        return {"messages": found, "next": rows[most - 1]["created_ms"] if len(rows) > most else None}
+
+
+def _asked(wanted: ReadHistory) -> tuple[str, tuple[int, ...]]:
+    """The statement and what it takes; one message more than wanted shows whether there are more."""
+    if wanted.after is not None:
+        return _QUERIES["after"], (wanted.after, wanted.limit + 1)
+    if wanted.around is not None:
+        half = wanted.limit // 2
+        return _QUERIES["around"], (wanted.around, half + 1, wanted.limit - half + 1)
+    return _QUERIES["before"], (wanted.before or _FAR, wanted.limit + 1)
+
+
+def _cut(wanted: ReadHistory, rows: list[Any]) -> tuple[list[Any], bool, bool]:
+    """The page, and whether there are messages before and after it."""
+    if wanted.after is not None:
+        return rows[: wanted.limit], wanted.after > 0, len(rows) > wanted.limit
+    if wanted.around is None:
+        return rows[-wanted.limit :], len(rows) > wanted.limit, wanted.before is not None
+    half = wanted.limit // 2
+    before = [row for row in rows if row["number"] < wanted.around]
+    since = [row for row in rows if row["number"] >= wanted.around]
+    kept = before[-half:] if half else []
+    return [*kept, *since[: wanted.limit - half]], len(before) > half, len(since) > wanted.limit - half
