@@ -15,7 +15,9 @@ def message_text(value: str, limit_bytes: int) -> str:
     if not value.strip():
         raise HubError(ErrorCode.EMPTY_CONTENT, "the message has no text")
     if len(value.encode(errors="replace")) > limit_bytes:
-        raise HubError(ErrorCode.TOO_LARGE, f"a message has at most {limit_bytes} bytes", details={"limit": limit_bytes})
+        raise HubError(
+            ErrorCode.TOO_LARGE, f"a message has at most {limit_bytes} bytes", details={"limit": limit_bytes}
+        )
     if not value.replace("\n", "").replace("\t", "").isprintable():
         raise bad_request("'text' has control characters")
     return value

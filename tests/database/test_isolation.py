@@ -68,7 +68,8 @@ async def test_no_policy_lets_the_serving_role_past_its_organisation(hub_databas
         rows = await link.fetch(
             """
             SELECT polrelid::regclass::text AS name, polname::text, polroles::regrole[]::text[] AS roles,
-              polcmd::text AS command, pg_get_expr(polqual, polrelid) AS using, pg_get_expr(polwithcheck, polrelid) AS check
+              pg_get_expr(polqual, polrelid) AS using, pg_get_expr(polwithcheck, polrelid) AS check,
+              polcmd::text AS command
             FROM pg_policy
             """
         )

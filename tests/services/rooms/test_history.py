@@ -132,7 +132,7 @@ async def test_reading_goes_forward_only_and_the_room_is_told(house: Parlour) ->
 
 
 async def test_receipts_of_a_room_are_told_together(house: Parlour) -> None:
-    ada, numbers = await filled(house, 5)
+    ada, _ = await filled(house, 5)
     people = [await house.person(f"u{n}") for n in range(5)]
     for person in people:
         await person.do("join", "r")
@@ -180,7 +180,7 @@ async def test_what_a_dead_node_has_not_told_another_tells(redis_url: str, hub_d
 
 
 async def test_typing_is_told_to_the_others_and_not_too_often(redis_url: str, hub_database: HubDatabase) -> None:
-    async with parlour(redis_url, hub_database, nodes=2) as house:
+    async with parlour(redis_url, hub_database, nodes=2, chat_typing_pause_s=3600) as house:
         ada, bob = await house.person("ada"), await house.person("bob", node=1)
         twin = await house.person("ada", node=1)
         await ada.do("create", "r", name="Room", members=["bob"])
@@ -253,7 +253,8 @@ async def test_what_a_dead_node_has_not_erased_another_erases(redis_url: str, hu
         async with house.database.connect("postgres") as link:
             await link.execute(
                 "INSERT INTO hub.chat_erasures (org, room, number, numbers, created_at)"
-                " SELECT org, room, $1, ARRAY[number], now() - interval '1 hour' FROM hub.chat_messages WHERE number = $2",
+                " SELECT org, room, $1, ARRAY[number], now() - interval '1 hour'"
+                " FROM hub.chat_messages WHERE number = $2",
                 sent["number"] + 1,
                 sent["number"],
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hub.client import RequestRefused, SubscriptionEnded
@@ -10,7 +12,7 @@ from tests.services.rooms.parlour import Parlour, parlour
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 
-ROOM_METHODS = {
+ROOM_METHODS: dict[str, dict[str, Any]] = {
     "get": {},
     "rename": {"name": "Mine now"},
     "archive": {},
@@ -207,8 +209,8 @@ async def test_rooms_come_by_what_happened_last_and_in_pages(house: Parlour) -> 
         await ada.do("create", f"r{n}", name=f"Room {n}", members=["bob"])
     for n in (3, 0, 3):
         await ada.send(f"r{n}", f"in {n}")
-    rooms = []
-    page = {"next": None}
+    rooms: list[dict[str, Any]] = []
+    page: dict[str, Any] = {"next": None}
     while not rooms or page["next"]:
         page = await bob.do("rooms", limit=2, **({"after": page["next"]} if page["next"] else {}))
         rooms += page["rooms"]
@@ -253,7 +255,7 @@ async def test_rooms_and_members_have_limits(redis_url: str, hub_database: HubDa
         {"room": "r"},
     ],
 )
-async def test_what_is_no_room_is_refused(house: Parlour, params: dict[str, object]) -> None:
+async def test_what_is_no_room_is_refused(house: Parlour, params: dict[str, Any]) -> None:
     ada = await house.person()
     assert (await ada.refused("create", **params)).code == ErrorCode.BAD_REQUEST
     assert (await ada.do("rooms"))["rooms"] == []
