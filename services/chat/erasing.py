@@ -14,6 +14,7 @@ import structlog
 from hub.api import Hub, HubError, KeptEvent, OrgId, Page, Transaction
 from services.chat.gate import Entry
 from services.chat.kinds import room_topic
+from services.chat.metrics import ChatMetrics
 from services.chat.shapes import MESSAGE_COLUMNS, message_of, superseded
 
 _NOTE = "INSERT INTO hub.chat_erasures (org, room, number, numbers) VALUES ($1, $2, $3, $4)"
@@ -36,8 +37,9 @@ _log = structlog.get_logger(__name__)
 class Eraser:
     """Owns the tasks that wait for the relay."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, metrics: ChatMetrics) -> None:
         self._hub = hub
+        self._metrics = metrics
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -117,7 +119,7 @@ class Eraser:
             if data["message"]["number"] in messages
         }
         if changes:
-            await self._hub.redact(org, room_topic(room), epoch, changes)
+            self._metrics.erased(await self._hub.redact(org, room_topic(room), epoch, changes))
 
     async def _follow(self, org: OrgId, room: str, number: int) -> None:
         async with self._slots:

@@ -12,6 +12,7 @@ from services.chat.asked import Edit, React, Send
 from services.chat.erasing import Eraser
 from services.chat.gate import Entry, Gate, check_user, display_name
 from services.chat.kinds import CREATED, DELETED, EDITED, MENTIONED, REACTION
+from services.chat.metrics import ChatMetrics
 from services.chat.rules import Action, Role
 from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, message_of
 from services.chat.text import emoji, message_text
@@ -27,13 +28,14 @@ WHERE m.org = $1 AND m.room = $2 AND m.author = $3 AND m.key = $4
 """  # noqa: S608 - made of constants
 _THERE = "SELECT EXISTS (SELECT FROM hub.chat_messages WHERE org = $1 AND room = $2 AND number = $3)"
 _MEMBERS = "SELECT member FROM hub.chat_members WHERE org = $1 AND room = $2 AND member = ANY ($3)"
-# To write is to have read.
+# To write is to have read. Whoever was invited has no name until then.
 _SEND = f"""
 WITH room AS (
   UPDATE hub.chat_rooms SET messages = messages + 1, last_number = $3, last_at = now() WHERE org = $1 AND id = $2
   RETURNING messages
 ), own AS (
-  UPDATE hub.chat_members SET read_number = $3, read_count = (SELECT messages FROM room), told_number = $3
+  UPDATE hub.chat_members SET read_number = $3, read_count = (SELECT messages FROM room), told_number = $3,
+    name = coalesce(nullif($5, ''), name)
   WHERE org = $1 AND room = $2 AND member = $4
 )
 INSERT INTO hub.chat_messages AS m
@@ -64,10 +66,11 @@ _COUNT = "UPDATE hub.chat_messages SET reactions = reactions + $4 WHERE org = $1
 class Messages:
     """What the methods about messages do. Everything raises ``HubError``."""
 
-    def __init__(self, hub: Hub, gate: Gate, eraser: Eraser) -> None:
+    def __init__(self, hub: Hub, gate: Gate, eraser: Eraser, metrics: ChatMetrics) -> None:
         self._hub = hub
         self._gate = gate
         self._eraser = eraser
+        self._metrics = metrics
         settings = hub.settings
         self._bucket = hub.limits.bucket(
             "chat-messages",
@@ -89,6 +92,7 @@ class Messages:
             # Asked before anything that may have changed since it was sent: who is muted now has sent it all the same.
             before = await entry.tx.fetch_row(_BY_KEY, org, room, user, wanted.key)
             if before is not None:
+                self._metrics.changed("repeated")
                 return {"message": message_of(before, before["reacted"]), "duplicate": True}
             await entry.act(Action.SPEAK)
             if wanted.reply_to is not None and not await entry.tx.fetch_value(_THERE, org, room, wanted.reply_to):
@@ -102,6 +106,7 @@ class Messages:
             told = {"room": room, "room_name": entry.access.name, "number": message["number"], "by": user}
             for mentioned in mentions:
                 entry.tell(mentioned, MENTIONED, told)
+        self._metrics.changed("sent")
         return {"message": message, "duplicate": False}
 
     async def edit(self, principal: Principal, wanted: Edit) -> dict[str, Any]:
@@ -123,6 +128,7 @@ class Messages:
             told = await entry.publish(EDITED, {"message": message})
             await self._eraser.note(entry, told, [(before["text_number"], message)])
         self._eraser.soon(org, room, told)
+        self._metrics.changed("edited")
         return {"message": message}
 
     async def delete(self, principal: Principal, room: str, number: int) -> dict[str, Any]:
@@ -145,6 +151,7 @@ class Messages:
             told = await entry.publish(DELETED, data)
             await self._eraser.note(entry, told, [(before["text_number"], tombstone)])
         self._eraser.soon(principal.org, room, told)
+        self._metrics.changed("deleted")
         return {"message": tombstone}
 
     async def react(self, principal: Principal, wanted: React) -> dict[str, Any]:
@@ -162,6 +169,7 @@ class Messages:
                 await entry.tx.execute(_REACT if wanted.on else _UNREACT, org, room, number, sign, user)
                 await entry.tx.execute(_COUNT, org, room, number, 1 if wanted.on else -1)
                 reacted[sign] = sorted({*there, user}) if wanted.on else [one for one in there if one != user]
+                self._metrics.changed("reacted")
                 await entry.publish(REACTION, {"message": number, "user": user, "emoji": sign, "on": wanted.on})
         reactions = {name: users for name, users in reacted.items() if users}
         return {"message": number, "emoji": sign, "on": wanted.on, "reactions": reactions}

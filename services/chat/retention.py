@@ -14,6 +14,7 @@ from hub.api import ErrorCode, Hub, HubError, OrgId, Principal
 from services.chat.asked import Retention
 from services.chat.erasing import Eraser
 from services.chat.kinds import DELETED, room_topic
+from services.chat.metrics import ChatMetrics
 from services.chat.receipts import Receipts
 from services.chat.shapes import MESSAGE_COLUMNS, message_of, superseded
 
@@ -42,9 +43,10 @@ _log = structlog.get_logger(__name__)
 class Janitor:
     """One task per node. Nodes may do the same at the same time: whoever is second finds nothing."""
 
-    def __init__(self, hub: Hub, eraser: Eraser, receipts: Receipts) -> None:
+    def __init__(self, hub: Hub, eraser: Eraser, receipts: Receipts, metrics: ChatMetrics) -> None:
         self._hub = hub
         self._eraser = eraser
+        self._metrics = metrics
         self._chores: Sequence[Callable[[], Awaitable[int]]] = (
             self.delete_outdated,
             eraser.look_after,
@@ -98,6 +100,7 @@ class Janitor:
                 await tx.erase(topic, [number], {"number": number, "message": superseded(tombstone)})
             await tx.execute(_NOTE, org, room, told, list(carriers.values()))
         self._eraser.soon(org, room, told)
+        self._metrics.changed("outdated", len(tombstones))
 
     async def _run(self) -> None:
         pause_s = self._hub.settings.chat_janitor_s

@@ -9,6 +9,7 @@ from services.chat.history import HistoryPages
 from services.chat.kinds import chat_kind
 from services.chat.messages import Messages
 from services.chat.methods import chat_methods
+from services.chat.metrics import ChatMetrics
 from services.chat.readers import Readers
 from services.chat.receipts import Receipts
 from services.chat.retention import Janitor
@@ -20,9 +21,10 @@ def chat(hub: Hub) -> Service:
     """Wires the parts."""
     readers = Readers(hub.database)
     gate = Gate(hub)
-    eraser = Eraser(hub)
+    metrics = ChatMetrics(hub.registry)
+    eraser = Eraser(hub, metrics)
     receipts = Receipts(hub, gate)
-    janitor = Janitor(hub, eraser, receipts)
+    janitor = Janitor(hub, eraser, receipts, metrics)
     pages = HistoryPages(hub, gate)
 
     async def start() -> None:
@@ -38,7 +40,7 @@ def chat(hub: Hub) -> Service:
         name="chat",
         kinds=[chat_kind(hub.settings, readers)],
         methods=chat_methods(
-            Rooms(hub, gate), Messages(hub, gate, eraser), pages, receipts, TypingNotices(hub, gate), janitor
+            Rooms(hub, gate), Messages(hub, gate, eraser, metrics), pages, receipts, TypingNotices(hub, gate), janitor
         ),
         start=start,
         stop=stop,

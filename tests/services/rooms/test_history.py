@@ -7,12 +7,14 @@ import json
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from hub.errors import ErrorCode
 from hub.orgs import OrgId
 from hub.protocol.frames import Position
 from services.chat.erasing import Eraser
 from services.chat.gate import Gate
+from services.chat.metrics import ChatMetrics
 from services.chat.receipts import Receipts
 from services.chat.retention import Janitor
 from tests.services.rooms.parlour import Parlour, Person, parlour
@@ -263,7 +265,7 @@ async def test_what_a_dead_node_has_not_erased_another_erases(redis_url: str, hu
         text = {**kept.data, "message": {**kept.data["message"], "text": "unforgettable"}}
         await house.nodes[0].within(lambda: hub.redact(ORG, "chat:r", page.epoch, {kept.seq: text}))
         assert "unforgettable" in await redis_history(house)
-        assert await house.nodes[0].within(lambda: Eraser(hub).look_after()) == 1
+        assert await house.nodes[0].within(lambda: Eraser(hub, ChatMetrics(CollectorRegistry())).look_after()) == 1
         assert "unforgettable" not in await redis_history(house)
 
 
@@ -282,7 +284,8 @@ async def test_old_texts_go_and_the_tombstones_say_why(redis_url: str, hub_datab
                 "UPDATE hub.chat_messages SET created_at = now() - interval '31 days' WHERE number <= $1", numbers[3]
             )
         hub = house.hubs[0]
-        janitor = Janitor(hub, Eraser(hub), Receipts(hub, Gate(hub)))
+        metrics = ChatMetrics(CollectorRegistry())
+        janitor = Janitor(hub, Eraser(hub, metrics), Receipts(hub, Gate(hub)), metrics)
         assert await house.nodes[0].within(janitor.delete_outdated) == 4
         assert await house.nodes[0].within(janitor.delete_outdated) == 0
         told = await heard.heard("message.deleted")
