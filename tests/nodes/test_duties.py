@@ -9,6 +9,7 @@ import pytest
 
 from hub.embedded import RedisServer
 from hub.errors import ErrorCode, HubError
+from hub.orgs import CONTROL_ORG, duty_names
 from hub.redis import Redis
 from tests.nodes.duty_nodes import ACME, ENDS, HOLDERS, OTHER, WAIT_S, DutyNodes, held, runs_on
 from tests.support.cut_proxy import CutProxy
@@ -375,6 +376,44 @@ async def test_what_cannot_be_adopted_is_tried_again_later_and_holds_up_nobody(n
     assert attempts.count("good") == 1
     assert alive.duties.holds(ACME, "bad")
     assert len(logs.named("duty_callback_failed")) == 2
+
+
+# --- leases of their own, duties of the hub itself -------------------------------------------------------------------
+
+
+async def test_a_purpose_may_have_a_lease_of_its_own(nodes: DutyNodes, redis: Redis) -> None:
+    node = nodes.add(start=False)
+    longer = node.book.of("longer", lease_s=3600)
+    assert node.book.of("longer") is longer
+    assert await longer.take(ACME, "a")
+    names = duty_names("longer")
+    now = int(await redis.command(names.clock, "HGET", names.clock, "ms"))
+    ends = int(await redis.command(names.ends, "ZSCORE", names.ends, "acme/a"))
+    assert 3_590_000 < ends - now <= 3_600_000
+
+
+async def test_what_is_not_handed_over_runs_out(nodes: DutyNodes) -> None:
+    leaving, other = nodes.add(start=False), nodes.add(start=False)
+    adopted: list[str] = []
+    stays = leaving.book.of("stays", lease_s=0.6, hands_over=False)
+    other.book.of("stays", lease_s=0.6, hands_over=False).on_adopt(lambda _, name: adopted.append(name))
+    assert await stays.take(ACME, "a")
+    assert await stays.take(ACME, "done")
+    stays.release(ACME, "done")
+    await leaving.book.close()
+    assert not stays.holds(ACME, "a")
+    assert not await other.book.of("stays").take(ACME, "a"), "it has not run out"
+    assert await other.book.of("stays").take(ACME, "done"), "what is done is told all the same"
+    other.book.start()
+    await until(lambda: adopted == ["a"], WAIT_S)
+
+
+async def test_the_hub_has_duties_of_its_own(nodes: DutyNodes) -> None:
+    dead, alive = nodes.add(), nodes.add()
+    assert await dead.duties.take(CONTROL_ORG, "a")
+    await dead.kill()
+    await until(lambda: alive.adopted == ["_hub/a"], WAIT_S)
+    assert alive.duties.holds(CONTROL_ORG, "a")
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

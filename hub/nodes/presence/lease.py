@@ -27,8 +27,9 @@ class NodeLease:
     """The instance of this node, and the removal of those that are dead.
 
     An instance is one life of a node: a duty of the hub's own that is renewed while the node lives. Whichever node
-    adopts it then takes the instance out of all topics. When the others believed this node dead, it goes on as a new
-    instance: ``on_reborn`` is called with it, on the event loop, and whom the node has must be said anew (``whole``).
+    adopts it then takes the instance out of all topics. When the others believed this node dead, or Redis has lost it,
+    it goes on as a new instance: ``on_reborn`` is called with it, on the event loop, and whom the node has must be said
+    anew (``whole``).
 
     ``duties`` are of a purpose for this alone, with ``hands_over=False``.
     """
@@ -79,7 +80,7 @@ class NodeLease:
         self._dead.pop(instance, None)
         if instance != self._instance:
             return
-        _log.warning("believed_dead", instance=instance)
+        _log.warning("instance_lost", instance=instance)
         self._instance = _new_instance()
         self._held.clear()
         self._reborn = True
@@ -105,21 +106,28 @@ class NodeLease:
             await self._rest(turn, early=not away)
 
     async def _do_what_is_due(self) -> None:
+        instance = self._instance
         if not self._held.is_set():
-            await self._take_lease()
+            await self._take_lease(instance)
+        elif not await self._table.lives(instance):
+            # Of a node that hung for long others have finished the removal and forgotten the lease: it is renewed as if
+            # nothing had been.
+            self._lost(CONTROL_ORG, instance)
         while self._dead and self._held.is_set():
             await self._remove(next(iter(self._dead)))
-        for instance, due in list(self._past.items()):
+        for past, due in list(self._past.items()):
             # Until then this node's as well: if it dies now, another looks after it.
-            mine = await self._duties.take(CONTROL_ORG, instance)
+            mine = await self._duties.take(CONTROL_ORG, past)
             if mine and asyncio.get_running_loop().time() >= due:
-                await self._remove(instance)
-                del self._past[instance]
+                await self._remove(past)
+                del self._past[past]
 
-    async def _take_lease(self) -> None:
-        instance = self._instance
-        if not await self._duties.take(CONTROL_ORG, instance) or instance != self._instance:
+    async def _take_lease(self, instance: str) -> None:
+        if not await self._duties.take(CONTROL_ORG, instance):
             return
+        await self._table.begin(instance)
+        if instance != self._instance:
+            return  # lost already
         self._held.set()
         _log.info("instance_begins", instance=instance)
         if self._reborn:
@@ -135,6 +143,7 @@ class NodeLease:
     async def _rest(self, longest: float, *, early: bool) -> None:
         if not early:
             await asyncio.sleep(longest)
+            return
         try:
             async with asyncio.timeout(longest):
                 await self._wake.wait()

@@ -45,7 +45,8 @@ end
 local function note_change(record, change, events)
   local action = 'update'
   if change.before == change.after then
-    if change.after == '' or not change.renamed then return end
+    -- Where nobody is named, a new name is no news.
+    if change.after == '' or not change.renamed or not record.listed then return end
   elseif change.before == '' then
     action = 'join'
   elseif change.after == '' then

@@ -24,11 +24,14 @@ from hub.redis import Arg, Command, Redis, Script, ScriptCall, load_script
 from hub.topics.topic import Topic, parse_topic
 
 # One step: what is asked of Redis before it looks again at what others want. A millisecond or two.
-_STEP_CALLS: Final = 25
+_STEP_CALLS: Final = 20
 _STEP_USERS: Final = 200
+_STEP_SNAPSHOTS: Final = 10
 _CALL_USERS: Final = 100
 _REMOVAL_PAUSE_S: Final = 0.001  # between two steps; nobody waits for the end of it
 _NOTES_PER_COMMAND: Final = 500
+# Stands among the notes of an instance, which all have a slash, until somebody begins to remove it.
+_ALIVE: Final = "alive"
 # The rest of an event's id is its number within the call; see presence_merge.lua.
 _EVENT_ID_CHARS: Final = 27
 
@@ -101,8 +104,8 @@ _person_decoder = msgspec.json.Decoder(_Person)
 class PresenceTable:
     """Presence in Redis. An ``instance`` is a word without blanks that has a lease (``NodeLease``).
 
-    What nobody changes for ``presence_keep_s`` is forgotten: whoever stays for long says so again in time (``note``,
-    and ``change`` without changes). However much is asked for at once, a step keeps Redis busy for some milliseconds.
+    What nobody changes for ``presence_keep_s`` is forgotten: whom an instance has for long it says again in time (a
+    change without changes is enough). However much is asked for at once, a step keeps Redis busy for some milliseconds.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -143,21 +146,37 @@ class PresenceTable:
     async def snapshots(self, topics: Sequence[Topic]) -> list[Snapshot | HubError]:
         """Who is present in each of ``topics``. Also where nobody is there is an epoch, and the next event is of it."""
         outcomes: list[Snapshot | HubError] = []
-        for some in cut(topics, _STEP_CALLS):
+        for some in cut(topics, _STEP_SNAPSHOTS):
             calls = [
                 ScriptCall(self._read, (presence_names(topic.org, topic.text).members,), self._first())
                 for topic in some
             ]
             replies = await self._redis.batch(calls)
             outcomes += [reply if isinstance(reply, HubError) else _snapshot(reply) for reply in replies]
+            if error := _nothing_but_errors(replies):
+                return outcomes + [error] * (len(topics) - len(outcomes))
         return outcomes
+
+    async def begin(self, instance: str) -> None:
+        """A new instance begins. Raises ``unavailable``."""
+        key = presence_node_key(instance)
+        await self._redis.command(key, "SADD", key, _ALIVE)
+
+    async def lives(self, instance: str) -> bool:
+        """False: somebody has removed it, or Redis has lost it. Asked now and then, or it is forgotten in time.
+
+        Raises ``unavailable``.
+        """
+        key = presence_node_key(instance)
+        lives, _ = replies = await self._redis.batch(
+            [Command(key, ("SISMEMBER", key, _ALIVE)), Command(key, ("PEXPIRE", key, self._keep_ms))]
+        )
+        _raise_first(replies)
+        return bool(lives)
 
     async def note(self, instance: str, topics: Sequence[Topic]) -> None:
         """Before the first change of a topic: if the instance dies, it is looked for there. Raises ``unavailable``."""
-        key = presence_node_key(instance)
-        for some in cut(topics, _NOTES_PER_COMMAND):
-            await self._redis.command(key, "SADD", key, *(presence_note(topic.org, topic.text) for topic in some))
-        await self._redis.command(key, "PEXPIRE", key, self._keep_ms)
+        _raise_first(await self._redis.batch(_notes(instance, topics)))
 
     async def unnote(self, instance: str, topics: Sequence[Topic]) -> None:
         """After the last one: the instance has nobody there any more. Raises ``unavailable``."""
@@ -171,6 +190,8 @@ class PresenceTable:
         Raises ``unavailable``; what is left goes when it is called again. Several may do it at the same time.
         """
         key = presence_node_key(instance)
+        # First: whoever finds itself here no more begins as another, and does not rely on what is there.
+        await self._redis.command(key, "SREM", key, _ALIVE)
         removed = 0
         while notes := await self._redis.command(key, "SRANDMEMBER", key, _STEP_CALLS):
             most = _STEP_USERS // len(notes)
@@ -184,21 +205,30 @@ class PresenceTable:
             removed += sum(reply[0] for reply in replies if not isinstance(reply, HubError))
             if empty:
                 await self._redis.command(key, "SREM", key, *empty)
-            for reply in replies:
-                if isinstance(reply, HubError):
-                    raise reply
+            _raise_first(replies)
             await asyncio.sleep(_REMOVAL_PAUSE_S)
         return removed
 
     async def _apply(self, instance: str, jobs: Sequence[_Job], outcomes: dict[int, Changed | HubError]) -> None:
         """Does the jobs in steps. Of an item's outcomes the last one counts, or the first error."""
+        away: HubError | None = None
         for step in _steps(jobs):
-            calls = [self._call(self._change, job.topic, instance, tuple(_arguments(job.changes))) for job in step]
-            for job, reply in zip(step, await self._redis.batch(calls), strict=True):
+            if away is not None:
+                # The rest is not tried: each step would wait for as long again.
+                outcomes |= dict.fromkeys((job.item for job in step), away)
+                continue
+            calls: list[ScriptCall | Command] = [
+                self._call(self._change, job.topic, instance, tuple(_arguments(job.changes))) for job in step
+            ]
+            # A node that others have removed, and that does not know it yet, has no notes any more.
+            calls += _notes(instance, [job.topic for job in step if any(map(_is_here, job.changes))])
+            replies = await self._redis.batch(calls)
+            away = _nothing_but_errors(replies)
+            not_noted = next((reply for reply in replies[len(step) :] if isinstance(reply, HubError)), None)
+            for job, reply in zip(step, replies[: len(step)], strict=True):
+                error = not_noted or (reply if isinstance(reply, HubError) else None)
                 if not isinstance(outcomes.get(job.item), HubError):
-                    outcomes[job.item] = (
-                        reply if isinstance(reply, HubError) else Changed(reply[0].decode(), *reply[1:])
-                    )
+                    outcomes[job.item] = error or Changed(reply[0].decode(), *reply[1:])
 
     async def _not_named(
         self, instance: str, whole: Mapping[int, tuple[Topic, set[str]]], outcomes: dict[int, Changed | HubError]
@@ -213,7 +243,11 @@ class PresenceTable:
                 Command(key, ("SSCAN", key, cursors[number], "COUNT", _STEP_USERS))
                 for key, number in zip(keys, some, strict=True)
             ]
-            for number, reply in zip(some, await self._redis.batch(calls), strict=True):
+            replies = await self._redis.batch(calls)
+            if error := _nothing_but_errors(replies):
+                outcomes |= dict.fromkeys(whole, error)
+                return []
+            for number, reply in zip(some, replies, strict=True):
                 topic, named = whole[number]
                 if isinstance(reply, HubError):
                     outcomes[number] = reply
@@ -263,6 +297,30 @@ def _arguments(changes: Iterable[Change]) -> Iterator[Arg]:
         yield _LETTERS[status]
         yield user
         yield _encoder.encode(_Person(user, name))[1:-1]
+
+
+def _notes(instance: str, topics: Iterable[Topic]) -> list[Command]:
+    key = presence_node_key(instance)
+    return [
+        Command(key, ("SADD", key, *(presence_note(topic.org, topic.text) for topic in some)))
+        for some in cut(topics, _NOTES_PER_COMMAND)
+    ]
+
+
+def _raise_first(replies: Iterable[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, HubError):
+            raise reply
+
+
+def _nothing_but_errors(replies: Sequence[Any]) -> HubError | None:
+    """One of them, if Redis has done nothing at all."""
+    errors = [reply for reply in replies if isinstance(reply, HubError)]
+    return errors[0] if errors and len(errors) == len(replies) else None
+
+
+def _is_here(change: Change) -> bool:
+    return change.status is not Status.OFFLINE
 
 
 def _snapshot(reply: list[Any]) -> Snapshot:
