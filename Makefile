@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check docs oracle load crowd microbench bench clean
+.PHONY: dev test lint check docs oracle oracle-chat load crowd microbench bench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -24,6 +24,9 @@ docs: $(VENV)/.test  ## write what the documentation shares with the code
 
 oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures; ORACLE_SOCKET=asgi: on a stock server
 	@$(BIN)/python -m pytest -m faults -s -q $(ARGS)
+
+oracle-chat: $(VENV)/.test  ## twenty people chat while things break, for ORACLE_ROUNDS rounds; ORACLE_SEED: the same again
+	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-40} $(BIN)/python -m pytest tests/system/test_chat_random.py -s -q $(ARGS)
 
 load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it
 	@$(BIN)/python -m loadtest.load $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -25,6 +26,8 @@ class CutProxy:
         self.target = target
         self.accepted = 0
         """Connections accepted since the start."""
+        self.drops: Callable[[str, bytes], bool] = lambda _direction, _data: False
+        """Asked about what goes on ``to_target`` or ``to_client``: True loses it, and its connection."""
         self._port = 0
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
@@ -130,6 +133,8 @@ class CutProxy:
                 if writer.can_write_eof():
                     writer.write_eof()
                 return
+            if self.drops(direction, data):
+                raise ConnectionResetError
             writer.write(data)
             await writer.drain()
             if rate is not None:

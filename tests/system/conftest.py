@@ -16,6 +16,9 @@ from tests.system.judge import Figures
 from tests.system.ordeal import Ordeal, Plan, RedisLink, oracle_seed, ordeal
 
 _FIGURES = pytest.StashKey[list[Figures]]()
+_REMARKS = pytest.StashKey[list[str]]()
+Remark = Callable[[str], None]
+"""Says something at the end of the run, whatever becomes of the test."""
 _COLUMNS: tuple[tuple[str, str, Callable[[Figures], Any]], ...] = (
     ("scenario", "<34", lambda f: f.scenario),
     ("published", ">10", lambda f: f.published),
@@ -34,10 +37,15 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Figures], Any]], ...] = (
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FIGURES] = []
+    config.stash[_REMARKS] = []
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """The table of `make oracle`."""
+    """What was measured, and the table of `make oracle`."""
+    if config.stash[_REMARKS]:
+        terminalreporter.section("measured")
+        for remark in config.stash[_REMARKS]:
+            terminalreporter.line(remark)
     rows = config.stash[_FIGURES]
     if not rows:
         return
@@ -68,6 +76,13 @@ class Arena:
 def arena(pytestconfig: pytest.Config, hub_database: HubDatabase, tmp_path: Path) -> Arena:
     """Where scenarios run."""
     return Arena(pytestconfig.stash[_FIGURES], hub_database, tmp_path)
+
+
+@pytest.fixture
+def remark(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Remark:
+    """For figures that a test has measured, and seeds."""
+    remarks = pytestconfig.stash[_REMARKS]
+    return lambda text: remarks.append(f"{request.node.name}: {text}")
 
 
 @pytest.fixture
