@@ -260,7 +260,7 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "chat.remove": _room(),
     "chat.leave": _room(),
     "chat.mute": _room(for_s=60),
-    "chat.send": _room(text="The intruder's.", mentions=["anna"]),
+    "chat.send": _room(text="The intruder's."),
     "chat.edit": _room(message=1, text="The intruder's."),
     "chat.delete": _room(message=1),
     "chat.react": _room(message=1, emoji="x"),
@@ -270,8 +270,8 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "chat.readers": _room(message=1),
     "chat.typing": _room(),
     "chat.retention": _room(days=1),
-    # Last: it makes a room of the same name.
-    "chat.create": _room(name="The intruder's", members=["anna"]),
+    # A room of the same name, and then the other methods are tried on that.
+    "chat.create": _room(name="The intruder's"),
     "test.echo": _everything,
     "test.refuse": _everything,
     "test.crash": _everything,
@@ -406,8 +406,11 @@ def normalised(names: Names, answers: list[bytes]) -> list[bytes]:
     words |= {names.ticket: "<ticket>", names.org: "<org>"}
     words |= {topic: f"<topic of {kind}>" for kind, topic in names.topics.items()}
     words |= {stream: f"<stream {number}>" for number, stream in enumerate(_streams(names))}
+    words[names.topics["chat"].partition(":")[2]] = "<room>"
     done = []
     for answer in answers:
+        if b'"name":"presence"' in answer and (names.user.encode() in answer or b'"members":[]' in answer):
+            continue  # of oneself or nobody; how many of them come while one asks is a matter of time
         for word in sorted(words, key=len, reverse=True):
             answer = answer.replace(word.encode(), words[word].encode())
         for pattern, replacement in _VARIABLE:
