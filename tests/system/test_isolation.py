@@ -106,6 +106,9 @@ class Victim:
         calls += [("chat.send", {"text": f"{SECRET_DATA} {n}", "key": f"acme-key-{n}"}) for n in range(3)]
         for method, params in calls:
             await self.client.result({"type": "call", "method": method, "params": {"room": room, **params}})
+        with connected(self.redis) as link:
+            # Full again, and gone, in the midst of what follows.
+            link.delete(limit_key(OrgId.from_claim(self.peers.org), "chat-messages", f"{room}/anna"))
         # No relay runs here; what it would bring to Redis.
         hub, topic = self.peers.hub, parse_topic(OrgId.from_claim(self.peers.org), self.topics["chat"])
         for number in range(1, 4):
