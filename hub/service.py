@@ -81,7 +81,7 @@ class Hub:
         if not echo and (by is None or not ephemeral):
             raise ValueError("only an ephemeral event that has an author can be kept from him")
         event = NewEvent(topic, name, data, key, tags, ephemeral)
-        return await self.publisher.publish(parse_topic(org, topic), event, by)
+        return await self.publisher.publish(parse_topic(org, topic), event, by, echo=echo)
 
     async def append(
         self, org: OrgId, topic: str, events: Sequence[tuple[str, Any]], *, after: int, by: str | None = None

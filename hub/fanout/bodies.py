@@ -23,8 +23,13 @@ class _NameAndData(Struct, gc=False):
     data: Any
 
 
+class _Author(Struct, gc=False):
+    by: str | None = None
+
+
 _encoder = msgspec.json.Encoder()
 _name_and_data_decoder = msgspec.json.Decoder(_NameAndData)
+_author_decoder = msgspec.json.Decoder(_Author)
 
 
 def encode_body(
@@ -45,3 +50,8 @@ def name_and_data(body: bytes) -> tuple[str, Any]:
     """What a service published, without what the hub added."""
     found = _name_and_data_decoder.decode(body)
     return found.name, found.data
+
+
+def author(body: bytes) -> str | None:
+    """The user who caused it."""
+    return _author_decoder.decode(body).by

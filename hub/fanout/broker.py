@@ -45,6 +45,8 @@ class Draft(Struct, frozen=True, gc=False):
     body: bytes
     key: str | None = None
     ephemeral: bool = False
+    echo: bool = True
+    """False: not to be delivered to the connections of its author. Of ephemeral events only."""
     if_server: str | None = None
     """Publish only if the topic's server still has this ``run_id``; else ``ServerChanged``."""
     if_top: int | None = None

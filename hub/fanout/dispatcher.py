@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -47,6 +47,8 @@ class Dispatcher:
         self._listeners: dict[bytes, tuple[Listener, Callable[[], None]]] = {}
         self._postponed: list[Callable[[], None]] = []
         self._in_turn = False
+        self._unechoed: set[LocalTopic] = set()
+        """Topics with something pending that its author does not get."""
         self._walking: deque[tuple[LocalTopic, Walk, Run]] = deque()
 
     # --- from the broker
@@ -107,6 +109,8 @@ class Dispatcher:
                 return False
             if local.kind.presence:
                 self._errands.ephemeral(local, publication)
+            if not publication.echo:
+                self._unechoed.add(local)
             return True
         if local.phase is not Phase.LIVE:
             self._keep_back(local, publication)
@@ -176,9 +180,12 @@ class Dispatcher:
 
     def _flush_topic(self, local: LocalTopic, run: Run) -> None:
         local.finish_walk()
+        if local in self._unechoed:
+            self._flush_apart(local, run)
+            return
         delivered = len(local.live_json) + len(local.live_msgpack)
         if delivered > STEP_WRITES:
-            self._set_out(local, run)
+            self._set_out(local, run, [(run.whole(encoding), group) for encoding, group in _groups(local) if group])
         else:
             if local.live_json:
                 _deliver(run.whole(Encoding.JSON), local.live_json)
@@ -202,10 +209,30 @@ class Dispatcher:
             local.leave_ahead(sub)
             self._delivery.settle(sub)
 
-    def _set_out(self, local: LocalTopic, run: Run) -> None:
+    def _flush_apart(self, local: LocalTopic, run: Run) -> None:
+        """The same for a run of which not everybody gets everything."""
+        self._unechoed.discard(local)
+        own = run.of_authors()
+        parts = [
+            (packet, group)
+            for encoding, everybody in _groups(local)
+            for packet, group in _apart(run, own, encoding, everybody)
+        ]
+        if sum(len(group) for _, group in parts) > STEP_WRITES:
+            self._set_out(local, run, parts)
+        else:
+            for packet, group in parts:
+                _deliver(packet, group)
+            self._written(local, run)
+        self._metrics.delivered(local.kind.name, sum(len(group) * len(packet.payloads) for packet, group in parts))
+        for sub in tuple(local.picky):
+            self._delivery.write_live(sub, own.get(sub.subscriber.user, run))
+        for sub in tuple(local.ahead):
+            self._lead(local, sub, own.get(sub.subscriber.user, run))
+
+    def _set_out(self, local: LocalTopic, run: Run, parts: Sequence[tuple[Packet, Group]]) -> None:
         """Begins a walk to everybody in the live set."""
-        groups = ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
-        local.walk = Walk([(run.whole(encoding), group) for encoding, group in groups if group])
+        local.walk = Walk(parts)
         self._walking.append((local, local.walk, run))
         if len(self._walking) == 1:
             self._step()
@@ -253,3 +280,21 @@ class Dispatcher:
 def _deliver(packet: Packet, group: Group) -> None:
     for sub in group:
         sub.subscriber.deliver(packet)
+
+
+def _groups(local: LocalTopic) -> tuple[tuple[Encoding, Group], ...]:
+    return ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
+
+
+def _apart(
+    run: Run, own: Mapping[str | None, Run], encoding: Encoding, everybody: Group
+) -> Iterator[tuple[Packet, Group]]:
+    """Who gets what: ``own`` has by user who gets something else than ``run``."""
+    groups: dict[str | None, set[Subscription]] = {}
+    for sub in everybody:
+        user = sub.subscriber.user
+        groups.setdefault(user if user in own else None, set()).add(sub)
+    for who, group in groups.items():
+        part = own.get(who, run)
+        if len(part):
+            yield part.whole(encoding), group

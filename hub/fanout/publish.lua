@@ -6,7 +6,9 @@
 
 local POSITION, HISTORY, DEDUPE = KEYS[1], KEYS[2], KEYS[3]
 local CHANNEL, CANDIDATE_EPOCH, IF_SERVER, IF_TOP = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local PUBLISH, KEPT = ARGV[5], ARGV[6] == '1'
+-- What stands for the epoch of an ephemeral event; empty: it is kept and has one.
+local PUBLISH, EPHEMERAL = ARGV[5], ARGV[6]
+local KEPT = EPHEMERAL == ''
 local MAX_COUNT, MAX_BYTES, MAX_AGE_MS = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local POSITION_TTL_MS, DEDUPE_TTL_MS = ARGV[10], ARGV[11]
 -- The bodies are the arguments from here on.
@@ -89,7 +91,7 @@ if DEDUPE then
 end
 for index = FIRST_BODY, #ARGV do
   local number = KEPT and seq - #ARGV + index or 0
-  local header = (KEPT and epoch or '-') .. ' ' .. digits(number) .. ' ' .. digits(now) .. '\n'
+  local header = (KEPT and epoch or EPHEMERAL) .. ' ' .. digits(number) .. ' ' .. digits(now) .. '\n'
   redis.call(PUBLISH, CHANNEL, header .. ARGV[index])
 end
 return { epoch, seq, 0, server }

@@ -65,10 +65,10 @@ class Publisher:
         topic = await self._kinds.for_publisher(principal, event.topic)
         return await self._publish(self._draft(topic, event, principal.user), way)
 
-    async def publish(self, topic: Topic, event: NewEvent, by: str | None = None) -> Published:
-        """Publishes one event of a service. Raises ``HubError``."""
+    async def publish(self, topic: Topic, event: NewEvent, by: str | None = None, *, echo: bool = True) -> Published:
+        """Publishes one event of a service. ``echo=False``, of ephemeral ones: not to ``by``. Raises ``HubError``."""
         self._kinds.resolve_internal(topic)
-        return await self._publish(self._draft(topic, event, by), "service")
+        return await self._publish(self._draft(topic, event, by, echo=echo), "service")
 
     async def append(self, topic: Topic, events: Sequence[tuple[str, Any]], after: int, by: str | None = None) -> int:
         """Publishes events (name, data) of a service in one step, if the topic's newest number is ``after``.
@@ -160,12 +160,12 @@ class Publisher:
             self._metrics.published(kind, way, count)
         return results
 
-    def _draft(self, topic: Topic, event: NewEvent, by: str | None) -> Draft:
+    def _draft(self, topic: Topic, event: NewEvent, by: str | None, *, echo: bool = True) -> Draft:
         kind = self._kinds.kind_of(topic)
         if kind.presence and event.name == PRESENCE_EVENT:
             raise bad_request(f"events named {PRESENCE_EVENT!r} are the hub's own in topics of this kind")
         ephemeral = event.ephemeral or kind.history is None
-        return Draft(topic, kind.history, self._body(event, by), event.key, ephemeral)
+        return Draft(topic, kind.history, self._body(event, by), event.key, ephemeral, echo)
 
     def _body(self, event: NewEvent, by: str | None) -> bytes:
         encoded = self._encoded(event.data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hub.fanout.bodies import author
 from hub.protocol.codec import Encoding, Packet, encode_event
 from hub.protocol.frames import Tags
 from hub.topics.filters import tags_of
@@ -59,6 +60,16 @@ class Run:
         if found is None:
             found = self._tags[index] = tags_of(self.publications[index].body)
         return found
+
+    def of_authors(self) -> dict[str | None, Run]:
+        """What the author of an event that he does not get has in place of this run, for each such author."""
+        hidden_from = [None if item.echo else author(item.body) for item in self.publications]
+        both = tuple(zip(self.publications, hidden_from, strict=True))
+        return {
+            user: Run(self._wire_topic, [item for item, who in both if who != user])
+            for user in set(hidden_from)
+            if user is not None
+        }
 
     def _encoded(self, encoding: Encoding) -> list[bytes]:
         found = self._payloads.get(encoding)

@@ -18,6 +18,7 @@ from hub.fanout.broker import (
     TopicState,
     TopMoved,
 )
+from hub.fanout.envelope import EPHEMERAL, UNECHOED
 from hub.protocol.frames import Position
 from hub.redis import Arg, ScriptCall, load_script
 from hub.topics.topic import Topic
@@ -32,7 +33,6 @@ _DUPLICATE, _SERVER_CHANGED, _TOP_MOVED = 1, 2, 3
 def publish_call(draft: Draft, settings: Settings, *, sharded: bool) -> ScriptCall:
     """The call that publishes ``draft``; ``sharded``: on the channels of a cluster."""
     names = draft.topic.names
-    kept = draft.history is not None and not draft.ephemeral
     keys: tuple[str, ...] = (names.position, names.history)
     if draft.key is not None:
         keys += (names.dedupe + draft.key,)
@@ -42,7 +42,7 @@ def publish_call(draft: Draft, settings: Settings, *, sharded: bool) -> ScriptCa
         draft.if_server or "",
         "" if draft.if_top is None else draft.if_top,
         "SPUBLISH" if sharded else "PUBLISH",
-        int(kept),
+        _mark(draft),
     )
     bounds = (0, 0, 0)
     if draft.history is not None:
@@ -100,6 +100,13 @@ def page_of(reply: Any) -> HistoryPage:
         for id_, ts, body in zip(entries[::3], entries[1::3], entries[2::3], strict=True)
     )
     return HistoryPage(state, publications, bool(reply[6]))
+
+
+def _mark(draft: Draft) -> str:
+    """What stands for the epoch of an event that is not kept."""
+    if draft.history is not None and not draft.ephemeral:
+        return ""
+    return EPHEMERAL if draft.echo else UNECHOED
 
 
 def _candidate_epoch() -> str:

@@ -13,6 +13,8 @@ class Publication(Struct, frozen=True, gc=False):
     ts: int
     """Milliseconds since 1970 by the clock of Redis."""
     body: bytes
+    echo: bool = True
+    """False: it does not go to the connections of its author. Ephemeral ones only."""
 
 
 class TopicState(Struct, frozen=True, gc=False):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -10,8 +12,9 @@ import msgspec
 import pytest
 from prometheus_client import Counter
 
-from hub.api import Hub, Principal, Service, TopicKind
+from hub.api import Hub, OrgId, Principal, Service, TopicKind
 from hub.embedded import RedisServer
+from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event
 from tests.support.peers import Peers
 from tests.support.running_hub import running_hub
@@ -85,3 +88,34 @@ async def test_a_service_has_metrics_of_its_own(peers: Peers) -> None:
         shown = (await http.get("/metrics")).text
     assert "journal_lines_total 2.0" in shown
     assert 'hub_events_published_total{kind="journal",way="service"} 2.0' in shown
+
+
+async def test_an_event_that_is_not_echoed_comes_to_nobody_of_its_author(redis_server: RedisServer) -> None:
+    doors: list[Hub] = []
+
+    def desk(hub: Hub) -> Service:
+        doors.append(hub)
+        return Service(name="desk", kinds=[TopicKind(name="desk")])
+
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [running_hub("direct", redis_server.url, factories=[desk]) for _ in range(2)]
+        hubs = [await stack.enter_async_context(node) for node in nodes]
+        here = await stack.enter_async_context(Peers(hubs[0]))
+        there = await stack.enter_async_context(Peers(hubs[1], org=here.org))
+        clients = [
+            await peers.join(user, encoding=encoding, subscribe=[{"topic": "desk:a"}])
+            for user in ("anna", "bert")
+            for peers in (here, there)
+            for encoding in Encoding
+        ]
+        org = OrgId.from_claim(here.org)
+        for echo in (False, True):
+            publish = partial(doors[0].publish, org, "desk:a", "typing", echo, ephemeral=True, by="anna", echo=echo)
+            await hubs[0].within(publish)
+        await clients[-1].publish("desk:a", "the end")
+        for number, client in enumerate(clients):
+            came = [event.data for event in await client.events(2 if number < 4 else 3)]
+            assert came == ([] if number < 4 else [False]) + [True, "the end"]
+        for how in ({"by": "anna"}, {"ephemeral": True}, {}):
+            with pytest.raises(ValueError, match="ephemeral event that has an author"):
+                await doors[0].publish(org, "desk:a", "typing", None, echo=False, **how)  # type: ignore[arg-type]

@@ -27,6 +27,14 @@ def test_an_ephemeral_one_too(ts: int, body: bytes) -> None:
     assert parse_envelope(make_envelope(publication)) == publication
 
 
+def test_one_that_its_author_does_not_get_says_so() -> None:
+    publication = Publication("", 0, 7, b"{}", echo=False)
+    assert make_envelope(publication) == b"! 0 7\n{}"
+    assert parse_envelope(make_envelope(publication)) == publication
+    assert parse_envelope(b"- 0 7\n{}").echo
+    assert parse_envelope(b"e 1 7\n{}").echo
+
+
 @pytest.mark.parametrize("data", [b"", b"no header", b"\nbody", b"e 1\nbody", b"e 1 2 3\nbody", b"e one 2\nbody"])
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whichever part of it is wrong

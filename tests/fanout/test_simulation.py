@@ -21,10 +21,11 @@ from hub.protocol.frames import Position
 from hub.topics.kinds import TopicKind
 from hub.topics.splice import Asked
 from hub.topics.subscriptions import SubState
-from tests.support.fan_out import FLEETING, LATEST, REPLAY, SHORT, SKIP, FakeConnection, FanOut, topic
+from tests.support.fan_out import FLEETING, LATEST, REPLAY, SHORT, SKIP, FakeConnection, FanOut, hidden, topic
 from tests.support.virtual_loop import run_virtually
 
 KINDS = (REPLAY, LATEST, SKIP, FLEETING, SHORT)
+USERS = ("u1", "u2", "u3")
 STORM_S = 20.0
 CALM_S = 60.0
 
@@ -81,6 +82,8 @@ class World:
             kind = self.random.choice(KINDS)
             for _ in range(self.random.choice((1, 1, 1, 3, 20))):
                 self.hub.publish(kind, g=self.random.randrange(3), ephemeral=self.chance(0.1))
+                if self.chance(0.1):
+                    self.broker.publish_now(hidden(kind, self.random.choice(USERS), g=self.random.randrange(3)))
             await self.pause(0.1)
 
     async def _pump(self) -> None:
@@ -148,7 +151,8 @@ class Client:
         self.windowed: set[TopicKind] = set()
 
     def _connect(self) -> FakeConnection:
-        return FakeConnection(self.world.hub, self.encoding, room=self.world.random.choice((5, 40, 1_000_000)))
+        room = self.world.random.choice((5, 40, 1_000_000))
+        return FakeConnection(self.world.hub, self.encoding, room, user=self.world.random.choice(USERS))
 
     async def run(self) -> None:
         chance = self.world.chance

@@ -207,7 +207,7 @@ class FakeBroker:
 
     def _numbered(self, draft: Draft, body: bytes) -> Publication:
         if draft.history is None or draft.ephemeral:
-            return Publication("", 0, self._ts, body)
+            return Publication("", 0, self._ts, body, draft.echo)
         record = self._record(draft.topic)
         record.top += 1
         publication = Publication(record.epoch, record.top, self._ts, body)

@@ -68,6 +68,12 @@ def draft(
     return Draft(topic(kind, key), kind.history, body, ephemeral=ephemeral)
 
 
+def hidden(kind: TopicKind, user: str, key: str = "1", *, g: TagValue | None = None) -> Draft:
+    """An ephemeral event that its author ``user`` does not get; a ``FakeConnection`` of his objects to it."""
+    body = encode_body("id", "hidden", {"hidden_from": user}, None if g is None else {"g": g}, user)
+    return Draft(topic(kind, key), kind.history, body, ephemeral=True, echo=False)
+
+
 class FanOut:
     """Everything between the broker and the subscribers of one node."""
 
@@ -165,6 +171,8 @@ class FakeConnection:
 
     def _take(self, frame: ServerFrame) -> None:
         self.frames.append(frame)
+        if isinstance(frame, Event) and frame.name == "hidden" and frame.by == self.user:
+            self.hub.violations.append(Violation(f"{frame} came to its author"))
         if isinstance(frame, Event | Gap | PositionFrame):
             try:
                 self.records[frame.topic].take(frame)
@@ -276,6 +284,12 @@ class FakeConnection:
         """The numbers of the events that came."""
         record = self.records.get(topic(kind, key).wire)
         return [] if record is None else [seq for _, seq in record.events]
+
+    def tale(self, kind: TopicKind, key: str = "1") -> list[int | str]:
+        """All events that came, in order: their numbers, or who caused those that have none."""
+        text = topic(kind, key).wire
+        events = [frame for frame in self.frames if isinstance(frame, Event) and frame.topic == text]
+        return [frame.seq or frame.by or "" for frame in events]
 
     def gaps(self, kind: TopicKind, key: str = "1") -> list[tuple[str, int | None, int | None]]:
         """The gaps that came: reason and range."""
