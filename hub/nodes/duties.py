@@ -7,6 +7,7 @@ stands are the service's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -162,6 +163,9 @@ class Duties:
             await asyncio.wait([self._keeper])
         while self._under_way:
             await asyncio.wait(self._under_way.values())
+        if not self._hands_over:
+            with contextlib.suppress(HubError):
+                await self._renew()  # a whole lease, from now on
         for duty in list(self._held):
             self._drop(duty)
             if self._hands_over:

@@ -392,7 +392,7 @@ async def test_a_purpose_may_have_a_lease_of_its_own(nodes: DutyNodes, redis: Re
     assert 3_590_000 < ends - now <= 3_600_000
 
 
-async def test_what_is_not_handed_over_runs_out(nodes: DutyNodes) -> None:
+async def test_what_is_not_handed_over_runs_out(nodes: DutyNodes, redis: Redis) -> None:
     leaving, other = nodes.add(start=False), nodes.add(start=False)
     adopted: list[str] = []
     stays = leaving.book.of("stays", lease_s=0.6, hands_over=False)
@@ -400,7 +400,10 @@ async def test_what_is_not_handed_over_runs_out(nodes: DutyNodes) -> None:
     assert await stays.take(ACME, "a")
     assert await stays.take(ACME, "done")
     stays.release(ACME, "done")
+    names = duty_names("stays")
+    await redis.command(names.ends, "ZADD", names.ends, 1, "acme/a")
     await leaving.book.close()
+    assert float(await redis.command(names.ends, "ZSCORE", names.ends, "acme/a")) > 1, "it has a whole lease left"
     assert not stays.holds(ACME, "a")
     assert not await other.book.of("stays").take(ACME, "a"), "it has not run out"
     assert await other.book.of("stays").take(ACME, "done"), "what is done is told all the same"
