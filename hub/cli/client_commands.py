@@ -1,4 +1,4 @@
-"""``hub publish``, ``tail``, ``call``, ``stream``, ``kick``: commands that talk to a running hub as its clients do."""
+"""``hub publish``, ``tail``, ``call``, ``chat``, ``stream``, ``kick``: they talk to a running hub as its clients do."""
 
 from __future__ import annotations
 
@@ -109,6 +109,25 @@ def call(
             return await client.call(method, given)
 
     print(msgspec.json.encode(_talk(run())).decode())
+
+
+@reported
+def chat(
+    room: Annotated[str, typer.Argument(help="The room's id, for example lobby.")],
+    last: Annotated[int, typer.Option(min=1, max=200, help="So many messages first.")] = 20,
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Talk in a room, which is made when it is not there. /help says what else can be typed; Ctrl-D leaves."""
+    from hub.cli.chat.conversation import converse
+    from hub.cli.values import room_id
+    from hub.client import HubClient
+
+    name = room_id(room)
+    if not _talk(converse(HubClient(_url(url), _tokens(token, org, user), options=_options()), name, last=last)):
+        raise typer.Exit(1)
 
 
 @reported

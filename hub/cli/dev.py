@@ -154,6 +154,7 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
         "",
         "in another terminal, in this folder:",
         f"  {setting}{hub} tail events:finance --last 10",
+        f"  {setting}{hub} chat lobby        (and in one more: {setting}{hub} chat lobby --user ann)",
         f'  {setting}{hub} stream --script "Fresh towels in room 12"',
         f"  {setting}{hub} publish events:finance invoice.paid '{{\"amount\": 12}}'",
         f'  curl -H "Authorization: Bearer $({hub} token --org acme --user alice)" http://{address}/v1/publish \\',

@@ -13,6 +13,7 @@ import typer
 from hub.protocol.frames import Position, TagValue
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_ROOM = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -36,6 +37,14 @@ def position(text: str | None) -> Position | Literal["start", "now"] | None:
     if not colon or not seq.isdigit():
         raise typer.BadParameter(f"{text!r} is no position; write start, now or epoch:seq")
     return Position(epoch, int(seq))
+
+
+def room_id(text: str) -> str:
+    """``lobby`` or ``chat:lobby``."""
+    name = text.removeprefix("chat:")
+    if _ROOM.fullmatch(name) is None:
+        raise typer.BadParameter(f"{text!r} is no room; write up to 128 letters, digits, and any of . _ ~ -")
+    return name
 
 
 def tags(pairs: list[str]) -> dict[str, TagValue]:

@@ -43,6 +43,11 @@ class Message(Struct, frozen=True):
     deleted_at: int | None = None
     reason: str | None = None
 
+    @classmethod
+    def of(cls, data: Any) -> Message:
+        """A message as it comes from the hub. Raises ``ProtocolViolation``."""
+        return _as(data, cls)
+
 
 class Member(Struct, frozen=True):
     """A member of a room."""

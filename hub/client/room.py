@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from hub.client.backoff import Backoff
@@ -145,11 +144,11 @@ class Room:
         if attachments:
             params["attachments"] = list(attachments)
         self._typed_at = -math.inf
-        return _message((await self._ask("chat.send", params))["message"])
+        return Message.of((await self._ask("chat.send", params))["message"])
 
     async def edit(self, number: int, text: str) -> Message:
         """Changes one's own message."""
-        return _message((await self._ask("chat.edit", {"message": number, "text": text}))["message"])
+        return Message.of((await self._ask("chat.edit", {"message": number, "text": text}))["message"])
 
     async def delete(self, number: int) -> None:
         """Deletes one's own message, or as the room's owner anybody's. A tombstone stays."""
@@ -167,6 +166,10 @@ class Room:
         answer = await self._ask("chat.read", {"message": number})
         self.view.own_read(answer["read"])
         return int(answer["unread"])
+
+    def who_types(self) -> dict[str, str]:
+        """Names of those who type, by user."""
+        return self.view.typing(self._clock())
 
     async def typing(self, on: bool = True) -> None:
         """Tells others that one types; call it at every key. It is told every 3 s at most, and lost without a word."""
@@ -222,7 +225,7 @@ class Room:
                 return []
             page = await self._ask("chat.history", {side: edge, "limit": limit or self._page})
             if view.load(page, **{side: edge}):
-                return [_message(message) for message in page["messages"]]
+                return [Message.of(message) for message in page["messages"]]
         raise ClientError(f"{self.topic} moves on faster than its pages come; try again")
 
     async def _load(self, params: dict[str, Any]) -> None:
@@ -306,10 +309,3 @@ class Room:
                 if refused.code not in _PASSING or refused.retry == "never" or loop.time() + wait_s >= deadline:
                     raise
                 await asyncio.sleep(wait_s)
-
-
-def _message(data: Any) -> Message:
-    try:
-        return msgspec.convert(data, Message)
-    except msgspec.ValidationError as problem:
-        raise ProtocolViolation(f"malformed message: {problem}") from None

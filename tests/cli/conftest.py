@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,19 +58,22 @@ class Run:
         self.process = process
         self.out = ""
         self.err = ""
-        self._readers = [
-            asyncio.create_task(self._read(process.stdout, "out")),
-            asyncio.create_task(self._read(process.stderr, "err")),
-        ]
+        streams = {"out": process.stdout, "err": process.stderr}
+        self._readers = [asyncio.create_task(self._read(stream, name)) for name, stream in streams.items() if stream]
 
-    async def _read(self, stream: asyncio.StreamReader | None, name: str) -> None:
-        assert stream is not None
+    async def _read(self, stream: asyncio.StreamReader, name: str) -> None:
         while chunk := await stream.read(65536):
             setattr(self, name, getattr(self, name) + chunk.decode())
 
     async def shows(self, text: str, *, where: str = "out") -> None:
         """Waits until it has printed ``text``."""
         await until(lambda: text in getattr(self, where), timeout=20, what=f"{text!r} in {self.out!r} / {self.err!r}")
+
+    async def type(self, text: str) -> None:
+        """Types into its stdin, which was a pipe."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        await self.process.stdin.drain()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -98,16 +102,18 @@ class Commands:
         self.environ: dict[str, str] = {"HUB_JWT_SECRET": SECRET}
         self.runs: list[Run] = []
 
-    async def start(self, *arguments: str, **environ: str) -> Run:
+    async def start(
+        self, *arguments: str, stdin: int = asyncio.subprocess.DEVNULL, stdout: int = PIPE, **environ: str
+    ) -> Run:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HUB_") and name != "PORT"}
         process = await asyncio.create_subprocess_exec(
             *HUB,
             *arguments,
             cwd=self.folder,
             env={**clean, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", **self.environ, **environ},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=PIPE,
             # Where a shell started these tests in the background, they would inherit that it is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )

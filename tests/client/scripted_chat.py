@@ -129,7 +129,6 @@ class ScriptedChat:
         return {"message": params["message"]}
 
     async def _chat_read(self, params: Data) -> Data:
-        self.store.read("u1", params["message"])
         return {"read": params["message"], "unread": 0}
 
     async def _chat_members(self, params: Data) -> Data:
