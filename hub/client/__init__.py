@@ -5,7 +5,7 @@ async with HubClient("ws://127.0.0.1:8000/ws", get_token=lambda: token) as clien
         print(event.seq, event.name, event.data)
 """
 
-from hub.client.chat import Member, Message, RoomView
+from hub.client.chat import RoomView
 from hub.client.client import HubClient
 from hub.client.errors import (
     ClientError,
@@ -17,6 +17,7 @@ from hub.client.errors import (
     RequestTimeout,
     SubscriptionEnded,
 )
+from hub.client.messages import Member, Message
 from hub.client.options import ClientOptions
 from hub.client.presence import PresenceView, Present
 from hub.client.room import Change, Room

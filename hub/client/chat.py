@@ -8,65 +8,18 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
 
-from hub.client.errors import ProtocolViolation
-from hub.protocol.frames import Position
+from hub.client.messages import Member, Message, Page, field_of, read_as
 
 Data = Mapping[str, Any]
-Read = TypeVar("Read")
+_Rule = Callable[[int, Data], None]
 
 _LONGEST_TYPING_S = 60.0  # whatever an event says
 _MAX_TYPING = 200
 _MAX_LEFT = 1000
-
-
-class Message(Struct, frozen=True):
-    """A message, or the tombstone of one (``deleted``, no text). Named by ``number``; times are ms since 1970."""
-
-    number: int
-    author: str
-    name: str = ""
-    text: str = ""
-    format: str = "text"
-    html: str = ""
-    created_at: int = 0
-    edited_at: int | None = None
-    reply_to: int | None = None
-    mentions: tuple[str, ...] = ()
-    attachments: tuple[Any, ...] = ()
-    reactions: dict[str, tuple[str, ...]] = {}
-    deleted: bool = False
-    deleted_at: int | None = None
-    reason: str | None = None
-
-    @classmethod
-    def of(cls, data: Any) -> Message:
-        """A message as it comes from the hub. Raises ``ProtocolViolation``."""
-        return _as(data, cls)
-
-
-class Member(Struct, frozen=True):
-    """A member of a room."""
-
-    user: str
-    name: str = ""
-    role: str = "member"
-    muted_until: int | None = None
-
-
-class Page(Struct, frozen=True):
-    """What ``chat.history`` answers. ``as_of``: every event with a number up to this is in it."""
-
-    messages: tuple[Message, ...]
-    as_of: int
-    position: Position
-    more_before: bool
-    more_after: bool
-    reads: dict[str, int] = {}
 
 
 class Happening(Protocol):
@@ -93,13 +46,13 @@ class RoomView:
     def __init__(self, me: str = "", *, limit: int = 500, log_events: int = 500) -> None:
         self.me = me
         self.room: dict[str, Any] = {}
-        """The fields of ``chat.get``; those that events tell of are kept up to date."""
+        """The fields of ``chat.get``; name, public, archived, role and muted_until are kept up to date."""
         self.number = 0
         """Every event with a number up to this was applied, or is not needed."""
         self.more_before = False
         self.more_after = False
         self.reads: dict[str, int] = {}
-        """Up to where who has read; empty in rooms too large for that, but for oneself."""
+        """Up to where who has read, as far as one is told: in large rooms oneself and who has written."""
         self.members: dict[str, Member] = {}
         self.members_loaded = False
         """Whether ``members`` is all of them, or just those whom events told of."""
@@ -107,19 +60,24 @@ class RoomView:
         self._messages: dict[int, Message] = {}
         self._known: dict[int, int] = {}  # of each message: the number up to which its state is known
         self._numbers: list[int] = []
+        self._last = 0  # number of the room's newest message
         self._tail = 0  # what was created up to this number is in the window, unless it is before it
         self._log: deque[tuple[int, str, Data]] = deque(maxlen=log_events)
         self._log_from = 0  # events after this number are in the log
         self._member_numbers: dict[str, int] = {}
         self._left: set[str] = set()  # a batch of reads may come after its reader has left
         self._typing: dict[str, tuple[str, float]] = {}
-        self._rules: dict[str, Callable[[int, Data], None]] = {
+        # Of these a page may have missed some that were applied already; all others are applied once, in order.
+        self._message_rules: dict[str, _Rule] = {
             "message.created": self._created,
             "message.edited": self._edited,
             "message.deleted": self._deleted,
             "reaction": self._reaction,
+        }
+        self._rules: dict[str, _Rule] = {
+            **self._message_rules,
             "read": self._read,
-            "member.joined": self._member,
+            "member.joined": self._member_joined,
             "member.changed": self._member,
             "member.left": self._member_left,
             "room.changed": self._room_changed,
@@ -151,11 +109,11 @@ class RoomView:
 
     @property
     def unread(self) -> int:
-        """How many messages of others in the window are not read; with ``unread_before`` there are more."""
-        return sum(1 for number in self._numbers if number > self.read and self._counts(number))
+        """How many messages of the window are beyond that; with ``unread_elsewhere`` there are more."""
+        return sum(1 for number in self._numbers if number > self.read)
 
     @property
-    def unread_before(self) -> bool:
+    def unread_elsewhere(self) -> bool:
         """Whether there may be unread messages before or after the window; ``chat.get`` counts them all."""
         return self.more_after or (self.more_before and (self.oldest is None or self.read < self.oldest))
 
@@ -177,23 +135,25 @@ class RoomView:
     # --- what comes in
 
     def start(self, page: Data, room: Data | None = None) -> Page:
-        """Begins, or begins anew after a gap: nothing of before is kept but ``room`` (unless given) and who types.
+        """Begins with the newest page, or anew after a gap: of before, ``room`` (unless given) and who types stay.
 
         Raises ``ProtocolViolation``.
         """
-        read = _as(page, Page)
+        read = read_as(page, Page)
         if room is not None:
             self.room = dict(room)
         self._clear()
         self._log.clear()
         self.number = self._log_from = read.as_of
         self.reads = {}
-        if isinstance(self.room.get("read"), int):
-            self.reads[self.me] = self.room["read"]
+        if self.room.get("role") is not None:
+            self.reads[self.me] = int(self.room.get("read", 0))
+        self.reads.update(read.reads)
         self._left.clear()
         self.members, self.members_loaded = {}, False
         self._member_numbers.clear()
         self._merge(read, None, None)
+        self._last = self.newest or 0
         return read
 
     def load(self, page: Data, *, before: int | None = None, after: int | None = None) -> bool:
@@ -202,7 +162,7 @@ class RoomView:
         A page that was asked for otherwise and has nothing in common with the window takes its place. False: it cannot
         be used, because more has happened since than is remembered, or the window has moved; ask for it again.
         """
-        read = _as(page, Page)
+        read = read_as(page, Page)
         anchor = before if before is not None else after
         if read.as_of < self._log_from or (anchor is not None and anchor not in self._messages):
             return False
@@ -218,7 +178,7 @@ class RoomView:
         what events have told since counts more.
         """
         later = {user for user, number in self._member_numbers.items() if number > asked_at}
-        listed = [_as(member, Member) for member in members]
+        listed = [read_as(member, Member) for member in members]
         kept = {user: member for user, member in self.members.items() if user in later}
         self.members = {member.user: member for member in listed if member.user not in later} | kept
         self.members_loaded = True
@@ -233,13 +193,16 @@ class RoomView:
         rule = self._rules.get(event.name)
         if rule is None:
             return False
-        number = _field(event.data, "number", int)
+        number = field_of(event.data, "number", int)
         if number <= self.number:
             return False
-        if len(self._log) == self._log.maxlen:
-            self._log_from = self._log[0][0]
-        self._log.append((number, event.name, event.data))
+        if event.name in self._message_rules:
+            if len(self._log) == self._log.maxlen:
+                self._log_from = self._log[0][0]
+            self._log.append((number, event.name, event.data))
         rule(number, event.data)
+        if event.name == "message.created":
+            self._has_written(number, event.data)
         self.number = number
         return True
 
@@ -268,11 +231,9 @@ class RoomView:
             self._tail = page.as_of
         for message in page.messages:
             self._put(message, page.as_of)
-        for user, read in page.reads.items():
-            self.reads[user] = max(read, self.reads.get(user, 0))
         for number, name, data in self._log:
             if number > page.as_of:
-                self._rules[name](number, data)
+                self._message_rules[name](number, data)
 
     def _put(self, message: Message, as_of: int) -> None:
         if message.number not in self._messages:
@@ -299,8 +260,7 @@ class RoomView:
     # --- events: each may come again, for messages of a page that was too early for it
 
     def _created(self, number: int, data: Data) -> None:
-        message = _as(data.get("message"), Message)
-        self._typing.pop(message.author, None)
+        message = read_as(data.get("message"), Message)
         if self.more_after or number <= self._tail or message.number in self._messages:
             return
         self._put(message, number)
@@ -308,18 +268,19 @@ class RoomView:
         self._trim(newer_end=False)
 
     def _edited(self, number: int, data: Data) -> None:
-        message = _as(data.get("message"), Message)
-        if message.number in self._messages:
+        message = read_as(data.get("message"), Message)
+        if message.number in self._messages and not message.superseded:
             self._put(message, number)
 
     def _deleted(self, number: int, data: Data) -> None:
-        for target in _field(data, "messages", list[int]):
+        for target in field_of(data, "messages", list[int]):
             message = self._messages.get(target)
             if message is None:
                 continue
             tombstone = Message(
                 number=target,
                 author=message.author,
+                name=message.name,
                 created_at=message.created_at,
                 reply_to=message.reply_to,
                 deleted=True,
@@ -329,36 +290,50 @@ class RoomView:
             self._put(tombstone, number)
 
     def _reaction(self, number: int, data: Data) -> None:
-        message = self._messages.get(_field(data, "message", int))
+        message = self._messages.get(field_of(data, "message", int))
         if message is None or message.deleted:
             return
-        user, emoji = _field(data, "user", str), _field(data, "emoji", str)
-        users = tuple(one for one in message.reactions.get(emoji, ()) if one != user)
-        if _field(data, "on", bool):
-            before = message.reactions.get(emoji, ())
-            users = before if user in before else (*before, user)
-        reactions = {**message.reactions, emoji: users}
+        user, emoji = field_of(data, "user", str), field_of(data, "emoji", str)
+        users = set(message.reactions.get(emoji, ())) - {user}
+        if field_of(data, "on", bool):
+            users.add(user)
+        reactions = {**message.reactions, emoji: tuple(sorted(users))}
         if not users:
             del reactions[emoji]
         self._put(msgspec.structs.replace(message, reactions=reactions), number)
 
     def _read(self, number: int, data: Data) -> None:
-        for user, read in _field(data, "readers", dict[str, int]).items():
+        for user, read in field_of(data, "readers", dict[str, int]).items():
             if user not in self._left:
                 self.reads[user] = max(read, self.reads.get(user, 0))
 
-    def _member(self, number: int, data: Data) -> None:
-        user = _field(data, "user", str)
+    def _has_written(self, number: int, data: Data) -> None:
+        """Whoever writes has read, and types no more."""
+        author = read_as(data.get("message"), Message).author
+        self._last = number
+        self._typing.pop(author, None)
+        if author not in self._left:
+            self.reads[author] = number
+
+    def _member_joined(self, number: int, data: Data) -> None:
+        user = field_of(data, "user", str)
         self._left.discard(user)
+        # What was said before is not new to whoever joins.
+        if self._last:
+            self.reads[user] = self._last
+        self._member(number, data)
+
+    def _member(self, number: int, data: Data) -> None:
+        user = field_of(data, "user", str)
         known = self.members.get(user)
         changed = {"user": user, "name": known.name if known else "", **data}
-        self.members[user] = _as(changed, Member)
+        self.members[user] = read_as(changed, Member)
         self._member_numbers[user] = number
         if user == self.me:
             self.room.update(role=data.get("role"), muted_until=data.get("muted_until"))
 
     def _member_left(self, number: int, data: Data) -> None:
-        user = _field(data, "user", str)
+        user = field_of(data, "user", str)
         self.members.pop(user, None)
         self.reads.pop(user, None)
         self._typing.pop(user, None)
@@ -371,30 +346,12 @@ class RoomView:
             self.room["role"] = None
 
     def _room_changed(self, number: int, data: Data) -> None:
-        self.room.update(_field(data, "room", dict[str, Any]))
+        self.room.update(field_of(data, "room", dict[str, Any]))
 
     def _types(self, data: Data, now: float) -> bool:
-        user = _field(data, "user", str)
+        user = field_of(data, "user", str)
         self._typing.pop(user, None)
         if data.get("on") and len(self._typing) < _MAX_TYPING:
-            expires_s = min(_LONGEST_TYPING_S, _field(data, "expires_in_ms", float) / 1000)
+            expires_s = min(_LONGEST_TYPING_S, field_of(data, "expires_in_ms", float) / 1000)
             self._typing[user] = (str(data.get("name") or user), now + expires_s)
         return True
-
-    def _counts(self, number: int) -> bool:
-        message = self._messages[number]
-        return message.author != self.me and not message.deleted
-
-
-def _as(value: Any, kind: type[Read]) -> Read:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as problem:
-        raise ProtocolViolation(f"malformed {kind.__name__.lower()} of a room: {problem}") from None
-
-
-def _field(data: Any, name: str, kind: type[Read]) -> Read:
-    try:
-        return msgspec.convert(data[name], kind)
-    except (msgspec.ValidationError, KeyError, TypeError) as problem:
-        raise ProtocolViolation(f"malformed {name!r} in an event of a room: {problem}") from None

@@ -14,9 +14,10 @@ from typing import Any
 from msgspec import Struct
 
 from hub.client.backoff import Backoff
-from hub.client.chat import Message, RoomView
+from hub.client.chat import RoomView
 from hub.client.client import HubClient
 from hub.client.errors import ClientError, ConnectionLost, ProtocolViolation, RequestRefused, RequestTimeout
+from hub.client.messages import Message
 from hub.client.presence import PresenceView
 from hub.client.subscription import Subscription
 from hub.client.wire import Event, Gap

@@ -8,6 +8,7 @@ import pty
 import signal
 import termios
 import tty
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,7 @@ from hub.cli.chat.line_editor import LineEditor
 from tests.cli.conftest import Commands, Run
 from tests.client.scripted_chat import TOPIC, ScriptedChat
 from tests.client.scripted_hub import ScriptedHub, eventually
+from tests.support.servers import free_port
 from tests.support.waiting import until
 
 NASTY = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202eevil\u2066\r\x00"
@@ -30,7 +32,7 @@ def chat(hub: ScriptedHub) -> ScriptedChat:
 
 @asynccontextmanager
 async def visit(hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat, *arguments: str) -> AsyncIterator[Run]:
-    run = await hub_command.start("chat", "lobby", *arguments, stdin=asyncio.subprocess.PIPE, HUB_URL=hub.url)
+    run = await hub_command.start("chat", "lobby", *arguments, stdin=PIPE, HUB_URL=hub.url)
     await until(lambda: any(TOPIC in peer.live for peer in hub.peers), 20, f"a subscription; {run.err!r}")
     yield run
     assert run.process.stdin is not None
@@ -50,7 +52,7 @@ async def test_a_conversation(hub_command: Commands, hub: ScriptedHub, chat: Scr
         await run.type("good morning @ben, @ghost and x@ann.org.\n")
         await run.shows("#4 U1: good morning @ben")
         (sent,) = chat.called("chat.send")
-        assert sent["mentions"] == ["ben"]
+        assert sent["mentions"] == ["ben", "ghost"]
         chat.store.edit(4, "good night")
         chat.store.react(1, "ben", "👍", on=True)
         chat.store.react(1, "ben", "👍", on=False)
@@ -93,7 +95,7 @@ async def test_the_commands(hub_command: Commands, hub: ScriptedHub, chat: Scrip
         await run.type("/search message 1\n/away\n/online\n//slash\n")
         await run.shows("#1 Ann: message 1")
         await run.shows("1 found")
-        await run.shows("#12 U1: /slash")
+        await run.shows("#13 U1: /slash")
         assert chat.called("presence.set") == [{"status": "away"}, {"status": "online"}]
         await run.type("/help\n/dance\n/edit x y\n/delete\n/reply 3\n/search\n/delete 999\n")
         await run.shows("/react N :tada:")
@@ -200,7 +202,7 @@ async def test_what_was_piped_in_is_sent_before_it_leaves(
     hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat
 ) -> None:
     chat.lose = ["", "", "", "connection"]
-    run = await hub_command.start("chat", "lobby", stdin=asyncio.subprocess.PIPE, HUB_URL=hub.url)
+    run = await hub_command.start("chat", "lobby", stdin=PIPE, HUB_URL=hub.url)
     await run.type("one\ntwo\nthree")
     assert run.process.stdin is not None
     run.process.stdin.close()
@@ -220,12 +222,12 @@ async def test_a_file_can_be_typed(hub_command: Commands, hub: ScriptedHub, chat
 async def test_ctrl_c_and_a_room_that_is_taken_away(
     hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat
 ) -> None:
-    run = await hub_command.start("chat", "lobby", stdin=asyncio.subprocess.PIPE, HUB_URL=hub.url)
+    run = await hub_command.start("chat", "lobby", stdin=PIPE, HUB_URL=hub.url)
     await until(lambda: hub.peers and TOPIC in hub.peers[0].live, 20)
     run.signal(signal.SIGINT)
     assert await run.ends() == 130
     assert hub.peers[0].got("unsubscribe")
-    run = await hub_command.start("chat", "lobby", stdin=asyncio.subprocess.PIPE, HUB_URL=hub.url)
+    run = await hub_command.start("chat", "lobby", stdin=PIPE, HUB_URL=hub.url)
     await until(lambda: len(hub.peers) > 1 and TOPIC in hub.peers[1].live, 20)
     ended = {"type": "unsubscribed", "topic": TOPIC, "code": "not_found", "message": "removed", "retry": "never"}
     await hub.peers[1].send(ended)
@@ -329,3 +331,51 @@ def test_cleaning() -> None:
     assert clean("x\u202ey\u200bz\ufeff") == "xyz"
     assert clean("\x1b[2J\x85\u2028\ud800") == "�[2J���"
     assert clean(7) == "7"
+
+
+@pytest.fixture
+async def dev(hub_command: Commands) -> AsyncIterator[Run]:
+    """A whole hub."""
+    del hub_command.environ["HUB_JWT_SECRET"]
+    hub_command.environ |= {"HUB_DRAIN_WINDOW_S": "0", "PORT": str(free_port())}
+    run = await hub_command.start("dev", "--ephemeral")
+    await run.shows("chat lobby --user ann")
+    await run.shows(' sql "')
+    yield run
+    run.signal(signal.SIGINT)
+    assert await run.ends() == 0
+
+
+@pytest.mark.usefixtures("dev")
+async def test_two_people_over_a_real_hub(hub_command: Commands) -> None:
+    cli = await hub_command.start("chat", "lobby", stdin=PIPE)
+    await cli.shows("-- there was no room lobby; it is there now, and public")
+    await cli.type("first\n")
+    await cli.shows("#1 cli: first")
+    ann = await hub_command.start("chat", "lobby", "--user", "ann", stdin=PIPE)
+    await ann.shows("-- you are a member of lobby now")
+    await ann.shows("#1 cli: first")
+    await cli.shows("-- ann is a member now")
+    await cli.shows("-- ann is here")
+    await ann.type("hello @cli\n")
+    await cli.shows("#3 ann: hello @cli")
+    await ann.shows("#3 ann: hello @cli")
+    await ann.type("/edit 3 good morning @cli\n/react 1 :tada:\n/search first\n/away\n")
+    await cli.shows("#3 ann (edited): good morning @cli")
+    await cli.shows("-- ann 🎉 #1")
+    await cli.shows("-- ann is away")
+    await ann.shows("-- 1 found")
+    await cli.type("/reply 3 yes\n/delete 1\n/edit 3 no\n/who\n")
+    await ann.shows("cli (to #3): yes")
+    await ann.shows("-- #1 deleted by cli")
+    await cli.shows("hub: forbidden: only its author edits a message", where="err")
+    await cli.shows("-- here: ann (away), cli")
+    await ann.type("/quit\n")
+    assert await ann.ends() == 0
+    await cli.shows("-- ann is gone")
+    ben = await hub_command("chat", "lobby", "--user", "ben")
+    assert ben.process.returncode == 0
+    for text in ("#1 cli: deleted (author)", "#3 ann (edited): good morning @cli", "cli (to #3): yes"):
+        assert text in ben.out
+    cli.signal(signal.SIGINT)
+    assert await cli.ends() == 130

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hub.client.chat import Message
+from hub.client.messages import Message
 
 Data = dict[str, Any]
 
@@ -36,6 +36,7 @@ class Store:
         message = {"number": self.number, "author": author, "name": author.title(), "text": text or f"t{self.number}",
                    "reactions": {}, "deleted": False, "created_at": self.number, **more}  # fmt: skip
         self.messages[self.number] = message
+        self.reads[author] = self.number
         self._happens("message.created", message=dict(message))
         return self.number
 
@@ -54,8 +55,8 @@ class Store:
         self.number += 1
         for target in targets:
             old = self.messages[target]
-            self.messages[target] = {"number": target, "author": old["author"], "created_at": old["created_at"],
-                                     "deleted": True, "deleted_at": 7, "reason": "owner"}  # fmt: skip
+            kept = {name: old[name] for name in ("number", "author", "name", "created_at")}
+            self.messages[target] = {**kept, "deleted": True, "deleted_at": 7, "reason": "owner"}
         self._happens("message.deleted", messages=targets, reason="owner", by="ann", at=7)
 
     def react(self, target: int, user: str, emoji: str, on: bool) -> None:
@@ -64,16 +65,16 @@ class Store:
         if message["deleted"] or (user in users) == on:
             return
         self.number += 1
-        users = [*users, user] if on else [one for one in users if one != user]
+        users = sorted([*users, user]) if on else [one for one in users if one != user]
         reactions = {**message["reactions"], emoji: users}
         self.messages[target] = {**message, "reactions": {key: value for key, value in reactions.items() if value}}
         self._happens("reaction", message=target, user=user, emoji=emoji, on=on)
 
     def read(self, user: str, target: int) -> None:
-        if self.reads.get(user, 0) >= target:
-            return
         if user not in self.members:
             self.join(user, "member")
+        if self.reads.get(user, 0) >= target:
+            return
         self.number += 1
         self.reads[user] = target
         self._happens("read", readers={user: target})
@@ -82,6 +83,8 @@ class Store:
         self.number += 1
         name = "member.changed" if user in self.members else "member.joined"
         self.members[user] = role
+        if name == "member.joined" and self.messages:
+            self.reads[user] = max(self.messages)
         self._happens(name, user=user, name=user.title(), role=role, muted_until=None)
 
     def leave(self, user: str) -> None:
@@ -97,7 +100,11 @@ class Store:
         event = self.events[index]
         if not redacted or "message" not in event.data or event.name == "reaction":
             return event
-        return Happened(event.name, {**event.data, "message": self.messages[event.data["message"]["number"]]})
+        message = self.messages[event.data["message"]["number"]]
+        if message.get("text") == event.data["message"].get("text"):
+            return event
+        gone = {} if message["deleted"] else {"text": "", "superseded": True, "reactions": {}}
+        return Happened(event.name, {**event.data, "message": {**message, **gone}})
 
     def page(self, limit: int, before: int | None = None, after: int | None = None, around: int | None = None) -> Data:
         numbers = list(self.messages)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.client.chat import Message, RoomView
+from hub.client.chat import RoomView
 from hub.client.errors import ProtocolViolation
+from hub.client.messages import Message
 from tests.client.chat_store import Data, Happened, Store, as_message
 
 
@@ -198,35 +199,56 @@ def test_members_and_the_room() -> None:
 
 def test_reads() -> None:
     store, view = room_of(3)
+    assert view.reads == {"ann": 3, "me": 0}, "who writes has read"
     store.join("ben", "member")
-    store.read("ben", 2)
+    assert store.reads["ben"] == 3
     deliver(store, view)
-    assert (view.readers(2), view.readers(3), view.readers(1)) == (["ben"], [], ["ben"])
+    assert (view.readers(2), view.readers(3)) == (["ben"], ["ben"])
+    store.create("ann")
+    deliver(store, view)
+    assert (view.readers(5), view.reads["ann"]) == ([], 5)
     view.apply(Happened("read", {"number": 90, "readers": {"ben": 1, "me": 2}}))
-    assert view.reads == {"ben": 2, "me": 2}, "monotone"
-    assert (view.unread, view.unread_before) == (1, False)
-    view.own_read(3)
+    assert view.reads == {"ann": 5, "ben": 3, "me": 2}, "monotone"
+    assert (view.unread, view.unread_elsewhere) == (2, False)
+    view.own_read(5)
     view.own_read(1)
-    assert (view.read, view.unread) == (3, 0)
-    early = {**store.page(3), "as_of": 6}
+    assert (view.read, view.unread) == (5, 0)
     view.apply(Happened("member.left", {"number": 91, "user": "ben", "by": "ben"}))
-    view.load(early)
     view.apply(Happened("read", {"number": 92, "readers": {"ben": 3}}))
-    assert view.reads == {"me": 3}, "who has left"
+    assert view.reads == {"ann": 5, "me": 5}, "who has left"
     view.apply(Happened("member.joined", {"number": 93, "user": "ben", "name": "Ben", "role": "member"}))
-    view.apply(Happened("read", {"number": 94, "readers": {"ben": 3}}))
-    assert view.reads == {"me": 3, "ben": 3}
+    assert view.reads == {"ann": 5, "me": 5, "ben": 5}, "what was said before is not new"
 
 
-def test_unread_counts_what_others_wrote_and_says_when_there_is_more() -> None:
+def test_unread_counts_what_is_in_the_window_and_says_when_there_may_be_more() -> None:
     store, view = room_of(5, page=2)
-    store.create("me")
     store.create("ann")
     store.delete([5])
     deliver(store, view)
-    assert (view.unread, view.unread_before) == (2, True)
+    assert (view.unread, view.unread_elsewhere) == (3, True)
     view.own_read(4)
-    assert (view.unread, view.unread_before) == (1, False)
+    assert (view.unread, view.unread_elsewhere) == (2, False)
+    store.create("me")
+    deliver(store, view)
+    assert view.unread == 0
+
+
+def test_a_text_that_was_superseded_comes_with_a_later_event() -> None:
+    store, view = room_of(1)
+    store.create("ann", "first")
+    store.edit(1, "once")
+    store.edit(1, "twice")
+    store.edit(2, "second")
+    events = [store.event(index, redacted=True) for index in range(1, 5)]
+    view.apply(events[0])
+    (_, created) = view.messages
+    assert (created.superseded, created.text) == (True, "")
+    view.apply(events[1])
+    assert shown(view)[1] == "t1", "not yet"
+    for event in events[2:]:
+        view.apply(event)
+    assert shown(view) == {1: "twice", 2: "second"}
+    assert not view.messages[1].superseded
 
 
 def test_typing_expires_and_ends_with_the_message() -> None:
@@ -290,7 +312,7 @@ class Interleaving:
         self.redacts = draw(st.booleans())
         self.store = Store()
         for _ in range(draw(st.integers(0, 6))):
-            self.store.create("ann")
+            self.create()
         self.limit = draw(st.sampled_from((3, 500)))
         self.view = RoomView("me", limit=self.limit, log_events=draw(st.sampled_from((2, 500))))
         self.view.start(self.store.page(3))
@@ -308,7 +330,10 @@ class Interleaving:
             getattr(self, name)()
 
     def create(self) -> None:
-        self.store.create(self.user())
+        author = self.user()
+        if author not in self.store.members:
+            self.store.join(author, "member")
+        self.store.create(author)
 
     def edit(self) -> None:
         self.store.edit(self.message())

@@ -24,6 +24,7 @@ HELP = """\
 @user in a text mentions somebody."""
 _MENTION = re.compile(r"(?<![\w.@-])@([A-Za-z0-9._~-]{1,128})")
 _SEARCH_LIMIT = 20
+_MOST_MENTIONS = 20  # the hub's default; with more it would refuse the message
 
 
 class Misused(Exception):
@@ -78,8 +79,8 @@ class Commands:
         view = self._room.view
         known = {*view.members, *self._room.presence.members, *(message.author for message in view.messages)}
         # A name at the end of a sentence has a full stop that is not its own.
-        found = (name if name in known else name.rstrip(".") for name in _MENTION.findall(text))
-        return [name for name in dict.fromkeys(found) if name in known]
+        named = (name if name in known else name.rstrip(".") for name in _MENTION.findall(text))
+        return list(dict.fromkeys(filter(None, named)))[:_MOST_MENTIONS]
 
     async def _who(self, rest: str) -> None:
         self._screen.fact(present(self._room.presence))

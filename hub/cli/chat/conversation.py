@@ -184,18 +184,19 @@ class Conversation:
         view = self._room.view
         new = [message for message in view.messages if message.number > self._shown_up_to]
         if change is not None and change.name == _CREATED and view.more_after:
-            new = [message for message in (Message.of(change.data["message"]),) if message.number > self._shown_up_to]
+            new = [Message.of(change.data["message"])]
         elif change is not None and change.name != _CREATED and view.more_before and len(new) == len(view.messages):
             self._screen.fact("some messages are not shown; /older shows them")
         for message in new:
-            self._screen.message(message)
+            if not message.superseded:  # else its text comes with an edit
+                self._screen.message(message)
         if new:
             self._shown_up_to = new[-1].number
             self._unread.set()
 
     def _show_edited(self, data: dict[str, Any]) -> None:
         message = self._room.view.get(data["message"]["number"])
-        if message is not None:
+        if message is not None and not data["message"].get("superseded"):
             self._screen.message(message, note="edited")
 
     def _show_presence(self, data: dict[str, Any]) -> None:
@@ -208,7 +209,7 @@ class Conversation:
             self._screen.fact(f"{_name(data)} is gone")
         elif data.get("action") == "update":
             self._screen.fact(f"{_name(data)} is {data.get('status')}")
-        elif who != self._said_who:
+        elif who != self._said_who and (self._room.presence.members or not self._room.presence.listed):
             self._screen.fact(who)
         self._said_who = who
 
