@@ -10,6 +10,6 @@ Map of the package, top to bottom (arrows point down only; ``make check`` enforc
     topics     what can be subscribed to, and who is here           client    the Python client
     protocol   frames, codes, codec, session; no I/O                auth      tokens and principals
     database   PostgreSQL    redis   connections and scripts        embedded  servers as child processes
-    config     telemetry     orgs
+    config     telemetry     orgs                                   markup    what somebody wrote as safe HTML
     errors
 """

@@ -5,6 +5,7 @@ A service is a function that takes the ``Hub`` and returns a ``Service``; README
 
 from __future__ import annotations
 
+from hub import markup
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database, Transaction
@@ -59,6 +60,7 @@ __all__ = (
     "client_ip",
     "ip_block",
     "json_body",
+    "markup",
     "not_found",
     "problem_responses",
 )

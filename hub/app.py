@@ -57,6 +57,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
+from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
@@ -175,6 +176,7 @@ class Node:
             attention=self._attention,
             expulsions=self._expulsions,
             answers=self._answers,
+            markup=Markup(),
         )
 
     def http(self) -> Litestar:

@@ -19,6 +19,7 @@ from hub.errors import ErrorCode, HubError
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
+from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
@@ -55,6 +56,8 @@ class Hub:
     expulsions: Expulsions
     answers: Answers
     """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
+    markup: Markup
+    """What somebody wrote as safe HTML; ``hub.api.markup`` has its parts."""
 
     async def publish(  # noqa: PLR0913 - an event has these fields
         self,

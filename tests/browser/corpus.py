@@ -9,11 +9,9 @@ from pathlib import Path
 from hub.api import ErrorCode, HubError
 from services.content.pipeline import Chunk, ContentType, LiveDocument, Pipeline, Unit
 from tests.browser.detector import Act, Stream
-from tests.services.content.safety import as_data, prefixes
+from tests.services.content.shown import as_data, prefixes
 
-CASES: dict[str, str] = json.loads(
-    (Path(__file__).parent.parent / "services" / "content" / "xss_cases.json").read_text()
-)
+CASES: dict[str, str] = json.loads((Path(__file__).parent.parent / "markup" / "xss_cases.json").read_text())
 PIPELINE = Pipeline()
 # A payload's characters one by one, and in pieces that end within tags, references and marks.
 LIVE = ((Unit.WORD, 1), (Unit.WORD, 7), (Unit.SENTENCE, 3), (Unit.PARAGRAPH, 5))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from tests.browser.chromium import Chromium, Page, Params
-from tests.services.content.safety import ATTRIBUTES, TAGS
+from tests.markup.safety import ATTRIBUTES, TAGS
 
 HERE = Path(__file__).parent
 CONTENT_JS = HERE.parent.parent / "web" / "content.js"

@@ -12,7 +12,7 @@ from services.content.pipeline import Chunk, ContentType, Unit
 from tests.browser.chromium import Chromium, DevToolsError, Page
 from tests.browser.corpus import live, whole
 from tests.browser.detector import CONTENT_JS
-from tests.services.content.safety import as_data
+from tests.services.content.shown import as_data
 
 _URL = "http://hub.test/"
 _PAGE = """<!doctype html><link rel="icon" href="data:,"><body>

@@ -1,15 +1,14 @@
 """From a source to safe chunks that an editor can apply one by one. Pure: no clock, no I/O, no log.
 
 ``pipeline`` is the door. A source that is known whole becomes a ``document``, one that is being written a ``live`` one.
-Both convert (``convert``, ``markdown``, ``heal`` for what is unfinished), sanitise (``fence`` before the parser,
-``allowed`` as the list, ``findings`` as the count of attacks), split (``blocks``) and cut (``cutting``, ``units``).
+``detect`` says what a source is. Both convert and sanitise by the hub's markup, here called ``safe``, heal what is
+unfinished (``heal``) and cut (``cutting``, ``units``).
 """
 
-from services.content.pipeline.characters import clean_characters
+from hub.api import markup as safe
 from services.content.pipeline.chunks import Chunk, Op
-from services.content.pipeline.convert import ContentType, content_type, one_of
+from services.content.pipeline.detect import ContentType, content_type, one_of
 from services.content.pipeline.document import Document
-from services.content.pipeline.findings import Finding, Findings
 from services.content.pipeline.live import LiveDocument
 from services.content.pipeline.pace import (
     INTERVAL_MS,
@@ -23,6 +22,9 @@ from services.content.pipeline.pace import (
 from services.content.pipeline.pipeline import Limits, Pipeline, Prepared
 from services.content.pipeline.units import Unit
 
+Findings = safe.Findings
+clean_characters = safe.clean_characters
+
 __all__ = (
     "INTERVAL_MS",
     "MAX_INTERVAL_MS",
@@ -30,7 +32,6 @@ __all__ = (
     "Complexity",
     "ContentType",
     "Document",
-    "Finding",
     "Findings",
     "Limits",
     "LiveDocument",

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import msgspec
 import regex
 
-from services.content.pipeline.allowed import BLOCK_TAGS, HEADINGS, VOID_TAGS
-from services.content.pipeline.blocks import TAG
+from hub.api import markup as safe
 from services.content.pipeline.units import LINE_END, SENTENCE_END, Unit, cut_before, word_ends
 
-_PARAGRAPHS = HEADINGS | frozenset({"p", "pre", "li", "dt", "dd", "tr", "caption", "figcaption", "summary", "hr"})
-_LINE_BREAKS = "|".join(sorted(BLOCK_TAGS | {"br"}))
+_BLOCK_TAGS, _VOID_TAGS, _TAG = safe.BLOCK_TAGS, safe.VOID_TAGS, safe.TAG
+_PARAGRAPHS = safe.HEADINGS | frozenset({"p", "pre", "li", "dt", "dd", "tr", "caption", "figcaption", "summary", "hr"})
+_LINE_BREAKS = "|".join(sorted(_BLOCK_TAGS | {"br"}))
 _SAME_LINE = regex.compile(rf"(?:<(?!/?(?:{_LINE_BREAKS})[ >])[^>]*+>)*+")
 """Tags after which a line goes on."""
 
@@ -96,7 +96,7 @@ class Cutter:
             yield self._piece(len(markup))
 
     def _pieces(self, at: int) -> Iterator[Piece]:
-        for tag in TAG.finditer(self._block, at):
+        for tag in _TAG.finditer(self._block, at):
             start, end = tag.span()
             slash, name = tag.groups()
             if start > at:
@@ -121,10 +121,10 @@ class Cutter:
         """Whether a piece ends before a start tag: there is enough, or the tag begins another line."""
         if start - self._begin > self._limit:
             return True
-        return self._within_lines and name in BLOCK_TAGS and bool(self._said)
+        return self._within_lines and name in _BLOCK_TAGS and bool(self._said)
 
     def _start_tag(self, name: str) -> None:
-        if name in BLOCK_TAGS:
+        if name in _BLOCK_TAGS:
             self._new_line = True
             if name == "tr":
                 self._row += 1
@@ -132,7 +132,7 @@ class Cutter:
                 self._code += 1
         elif name == "br":
             self._said.append("\n")
-        if name not in VOID_TAGS:
+        if name not in _VOID_TAGS:
             self._open.append(name)
 
     def _end_tag(self, name: str, start: int, end: int) -> Piece | None:
@@ -144,7 +144,7 @@ class Cutter:
             self._base -= 1
             self._begin = end
         self._open.pop()
-        if name in BLOCK_TAGS:
+        if name in _BLOCK_TAGS:
             self._new_line = True
             if name == "tr":
                 self._row -= 1

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hub.api import ErrorCode, HubError
+from hub.api import markup as safe
 from services.content.pipeline.chunks import Chunk, Op
 from services.content.pipeline.cutting import Cutter
 from services.content.pipeline.pace import Complexity
-from services.content.pipeline.sanitise import Segment
 from services.content.pipeline.units import Unit
 
 _WORDS_UP_TO = 4_000
@@ -31,12 +31,14 @@ class _Part(NamedTuple):
 class Document:
     """Made by ``Pipeline.document`` or ``Pipeline.restore``. The same source gives the same chunks on every node."""
 
-    def __init__(self, segments: Iterator[Segment], unit: Unit, complexity: Complexity, max_chunk_chars: int) -> None:
+    def __init__(
+        self, segments: Iterator[safe.Segment], unit: Unit, complexity: Complexity, max_chunk_chars: int
+    ) -> None:
         self.unit = unit
         """What chunks are made of; not AUTO."""
         self.complexity = complexity
         self._coming = segments
-        self._segments: list[Segment] = []
+        self._segments: list[safe.Segment] = []
         self._max_chunk_chars = max_chunk_chars
 
     @property
@@ -44,7 +46,7 @@ class Document:
         """The whole sanitised document: what a client has after the last chunk. Makes what is not made yet."""
         return "".join(block for segment in self.segments() for block in segment.blocks)
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> Iterator[safe.Segment]:
         """The blocks, in pieces that take about a millisecond each to make; a second time they are there already.
 
         Raises ``empty_content`` when nothing of the source may be shown.

@@ -14,15 +14,10 @@ from typing import NamedTuple, Protocol
 import regex
 
 from hub.api import ErrorCode, HubError
-from services.content.pipeline.characters import clean_characters
+from hub.api import markup as safe
 from services.content.pipeline.chunks import Chunk, Op
-from services.content.pipeline.convert import PARAGRAPH_BREAK, text_to_html
 from services.content.pipeline.cutting import Cutter, Piece, place_of_end
-from services.content.pipeline.fence import count_markup
-from services.content.pipeline.findings import Findings, in_markdown
 from services.content.pipeline.heal import begins_anew, in_code, last_line, preview, settled, whole_words
-from services.content.pipeline.markdown import Markdown, Work
-from services.content.pipeline.sanitise import Sanitiser
 from services.content.pipeline.units import Unit
 
 SHARE = 16
@@ -60,17 +55,17 @@ class Dialect(Protocol):
     def part(self, tail: str) -> tuple[str, str]:
         """A long last block as two: what is a block now, never empty, and the source of the next one so far."""
 
-    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
+    def convert(self, source: str, found: safe.Findings, work: safe.Work | None = None) -> str:
         """HTML, not yet sanitised; adds what it cannot convert to ``found`` and what it did to ``work``."""
 
-    def look(self, source: str, found: Findings) -> None:
+    def look(self, source: str, found: safe.Findings) -> None:
         """Counts what looks like an attack; it will be shown as it is."""
 
 
 class MarkdownDialect:
     """Markdown without definitions of links: one that came late would change what was shown."""
 
-    def __init__(self, markdown: Markdown) -> None:
+    def __init__(self, markdown: safe.Markdown) -> None:
         self._markdown = markdown
 
     def settled(self, tail: str) -> str:
@@ -96,12 +91,12 @@ class MarkdownDialect:
         at = last_line(tail) or len(whole_words(tail)) or len(tail)
         return tail[:at], begins_anew(tail[:at]) + tail[at:]
 
-    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
+    def convert(self, source: str, found: safe.Findings, work: safe.Work | None = None) -> str:
         return self._markdown.convert(source, found, work)
 
-    def look(self, source: str, found: Findings) -> None:
-        count_markup(source, found)
-        in_markdown(source, found)
+    def look(self, source: str, found: safe.Findings) -> None:
+        safe.count_markup(source, found)
+        safe.in_markdown(source, found)
 
 
 class TextDialect:
@@ -111,7 +106,7 @@ class TextDialect:
         return tail
 
     def begins(self, text: str) -> list[int]:
-        return [0, *(found.end() for found in PARAGRAPH_BREAK.finditer(text))]
+        return [0, *(found.end() for found in safe.PARAGRAPH_BREAK.finditer(text))]
 
     def preview(self, tail: str, unit: Unit) -> str:
         return "" if unit is Unit.PARAGRAPH else whole_words(tail)
@@ -123,11 +118,11 @@ class TextDialect:
         at = len(whole_words(tail)) or len(tail)
         return tail[:at], tail[at:]
 
-    def convert(self, source: str, found: Findings, work: Work | None = None) -> str:
-        return text_to_html(source)
+    def convert(self, source: str, found: safe.Findings, work: safe.Work | None = None) -> str:
+        return safe.text_to_html(source)
 
-    def look(self, source: str, found: Findings) -> None:
-        count_markup(source, found)
+    def look(self, source: str, found: safe.Findings) -> None:
+        safe.count_markup(source, found)
 
 
 _NOTHING = Piece("", "", 0, 1.0)
@@ -144,9 +139,9 @@ class LiveDocument:
     """Made by ``Pipeline.live``. ``feed`` what comes, apply the chunks, ``finish``."""
 
     def __init__(
-        self, sanitiser: Sanitiser, dialect: Dialect, unit: Unit, *, max_bytes: int, max_chunk_chars: int
+        self, sanitiser: safe.Sanitiser, dialect: Dialect, unit: Unit, *, max_bytes: int, max_chunk_chars: int
     ) -> None:
-        self.findings = Findings()
+        self.findings = safe.Findings()
         """Counts of what looked like an attack, so far."""
         self._sanitiser = sanitiser
         self._dialect = dialect
@@ -203,7 +198,7 @@ class LiveDocument:
         return chunks
 
     def _take(self, text: str) -> None:
-        text = clean_characters(text, self.findings)
+        text = safe.clean_characters(text, self.findings)
         if text:
             self._coming.append(text)
             self._new += len(text)
@@ -238,9 +233,9 @@ class LiveDocument:
 
     def _look(self, text: str) -> Iterator[_Step]:
         """Shows what can be shown of the last block."""
-        work = Work()
+        work = safe.Work()
         source = self._dialect.preview(text, self._unit)
-        blocks = self._sanitiser.blocks(self._dialect.convert(source, Findings(), work)) if source else []
+        blocks = self._sanitiser.blocks(self._dialect.convert(source, safe.Findings(), work)) if source else []
         if len(blocks) == 1:  # a guess that makes more is none
             yield from self._show(blocks[0])
         self._work = work.done

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hub.api import ErrorCode, HubError
-from services.content.pipeline.blocks import split_blocks
-from services.content.pipeline.characters import clean_characters
-from services.content.pipeline.convert import ContentType, check_size, content_type
+from hub.api import markup as safe
+from services.content.pipeline.detect import ContentType, check_size, content_type
 from services.content.pipeline.document import Document, automatic
-from services.content.pipeline.findings import Findings
 from services.content.pipeline.live import Dialect, LiveDocument, MarkdownDialect, TextDialect
-from services.content.pipeline.markdown import MAX_WORK, Markdown
 from services.content.pipeline.pace import Complexity, complexity
-from services.content.pipeline.sanitise import Sanitiser, Segment
 from services.content.pipeline.units import Unit
 
 
@@ -26,7 +22,7 @@ class Limits(NamedTuple):
     """Of a source that grows."""
     max_depth: int = 100
     """How deep elements nest. Deeper tags go and their text stays."""
-    max_work: int = MAX_WORK
+    max_work: int = safe.MAX_WORK
     """Of the Markdown parser for one source, about a microsecond each. What takes more is shown as text."""
     max_chunk_chars: int = 4096
     """Of a chunk's html, to which one tag, end tags and the same as text may come: far below an event's 64 KB."""
@@ -37,7 +33,7 @@ class Prepared(NamedTuple):
 
     document: Document
     content_type: ContentType
-    findings: Findings
+    findings: safe.Findings
     """Counts of what looked like an attack; those of HTML are complete when the document is."""
 
 
@@ -46,12 +42,12 @@ class Pipeline:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._sanitiser = Sanitiser(self.limits.max_depth)
+        self._sanitiser = safe.Sanitiser(self.limits.max_depth)
         self._whole: dict[ContentType, Dialect] = {
-            ContentType.MARKDOWN: MarkdownDialect(Markdown(references=True, max_work=self.limits.max_work)),
+            ContentType.MARKDOWN: MarkdownDialect(safe.Markdown(references=True, max_work=self.limits.max_work)),
             ContentType.TEXT: TextDialect(),
         }
-        live = Markdown(references=False, max_work=self.limits.max_work)
+        live = safe.Markdown(references=False, max_work=self.limits.max_work)
         self._live = self._whole | {ContentType.MARKDOWN: MarkdownDialect(live)}
 
     def document(self, source: str, declared: str | None = None, unit: Unit = Unit.AUTO) -> Prepared:
@@ -61,15 +57,15 @@ class Pipeline:
         """
         check_size(source, self.limits.max_bytes)
         kind = content_type(source, declared)
-        found = Findings()
+        found = safe.Findings()
         dialect = self._whole.get(kind)
         if dialect is None:
             markup, segments = source, self._sanitiser.segments(source, found)
         else:
-            source = clean_characters(source, found)
+            source = safe.clean_characters(source, found)
             dialect.look(source, found)
             markup = dialect.convert(source, found)
-            segments = self._sanitiser.segments(markup, Findings())  # what looked like an attack is text by now
+            segments = self._sanitiser.segments(markup, safe.Findings())  # what looked like an attack is text by now
         unit = automatic(unit, len(markup))
         return Prepared(Document(segments, unit, complexity(markup), self.limits.max_chunk_chars), kind, found)
 
@@ -78,7 +74,7 @@ class Pipeline:
 
         ``known``: its source's complexity.
         """
-        segments = iter([Segment(split_blocks(markup), open=False, until=1.0)])
+        segments = iter([safe.Segment(safe.split_blocks(markup), open=False, until=1.0)])
         weight = known or complexity(markup)
         return Document(segments, automatic(unit, len(markup)), weight, self.limits.max_chunk_chars)
 

@@ -13,7 +13,8 @@ from services.content.pipeline.chunks import Chunk
 from services.content.pipeline.document import Document
 from services.content.pipeline.pipeline import Limits, Pipeline
 from services.content.pipeline.units import Unit, cut_before
-from tests.services.content.safety import as_data, faults, prefixes
+from tests.markup.safety import faults
+from tests.services.content.shown import as_data, prefixes
 
 PIPELINE = Pipeline(Limits(max_bytes=2_000_000))
 

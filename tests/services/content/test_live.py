@@ -7,14 +7,14 @@ import re
 import pytest
 
 from hub.api import ErrorCode, HubError
+from hub.markup.findings import Finding, Findings
+from hub.markup.markdown import Work
 from services.content.pipeline.chunks import Chunk
-from services.content.pipeline.convert import ContentType
-from services.content.pipeline.findings import Finding, Findings
+from services.content.pipeline.detect import ContentType
 from services.content.pipeline.live import MAX_BLOCK_CHARS, SHARE, LiveDocument
-from services.content.pipeline.markdown import Work
 from services.content.pipeline.pipeline import Limits, Pipeline
 from services.content.pipeline.units import Unit
-from tests.services.content.safety import prefixes
+from tests.services.content.shown import prefixes
 
 PIPELINE = Pipeline()
 SCRIPT = """# A video about *tea*

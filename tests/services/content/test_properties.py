@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 
 from hub.api import ErrorCode, HubError
 from hub.client.content import ContentAssembler
-from services.content.pipeline.characters import clean_characters
+from hub.markup.characters import clean_characters
+from hub.markup.findings import Findings
+from hub.markup.markdown import Markdown
+from hub.markup.sanitise import Sanitiser
+from hub.markup.text import text_to_html
 from services.content.pipeline.chunks import Chunk
-from services.content.pipeline.convert import ContentType, text_to_html
-from services.content.pipeline.findings import Findings
+from services.content.pipeline.detect import ContentType
 from services.content.pipeline.live import LiveDocument
-from services.content.pipeline.markdown import Markdown
 from services.content.pipeline.pipeline import Limits, Pipeline
-from services.content.pipeline.sanitise import Sanitiser
 from services.content.pipeline.units import Unit
-from tests.services.content import sources
-from tests.services.content.safety import as_data, faults, prefixes
+from tests.markup import sources
+from tests.markup.safety import faults
+from tests.services.content.shown import as_data, prefixes
 
 PIPELINE = Pipeline()
 SHORT = Pipeline(Limits(max_chunk_chars=40))
@@ -101,7 +103,7 @@ def test_a_restored_document_has_the_same_blocks(source: str) -> None:
 def test_pieces_of_any_size_make_the_same_kind_of_document(source: str, size: int, unit: Unit) -> None:
     """Wherever a block is parted: the parts are safe, join into a clean whole, and are cut like the whole."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.content.pipeline.fence.PIECE_CHARS", size)
+        patch.setattr("hub.markup.fence.PIECE_CHARS", size)
         try:
             document = PIPELINE.document(source, "html", unit).document
             chunks = list(document.chunks())

@@ -1,6 +1,6 @@
 """The corpus: over 1000 cases by kind, each as HTML, Markdown and text, whole and live; nothing of it survives.
 
-``xss_cases.json`` holds name and source. The same cases are for the tests in a browser.
+``tests/markup/xss_cases.json`` holds name and source. The same cases are for the tests in a browser.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from hub.api import ErrorCode, HubError
+from hub.markup.findings import Finding
+from hub.markup.sanitise import Sanitiser
 from services.content.pipeline.chunks import Chunk
-from services.content.pipeline.convert import ContentType
-from services.content.pipeline.findings import Finding
+from services.content.pipeline.detect import ContentType
 from services.content.pipeline.pipeline import Pipeline
-from services.content.pipeline.sanitise import Sanitiser
 from services.content.pipeline.units import Unit
-from tests.services.content.safety import TAGS, faults, prefixes
+from tests.markup.safety import TAGS, faults
+from tests.services.content.shown import prefixes
 
-CASES: dict[str, str] = json.loads(Path(__file__).with_name("xss_cases.json").read_text())
+CASES: dict[str, str] = json.loads((Path(__file__).parents[2] / "markup" / "xss_cases.json").read_text())
 PIPELINE = Pipeline()
 SANITISER = Sanitiser(100)
 

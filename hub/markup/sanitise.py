@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import nh3
 
-from services.content.pipeline.allowed import (
+from hub.markup.allowed import (
     ATTRIBUTES,
     CHECKBOX,
     LINK_REL,
@@ -21,10 +21,10 @@ from services.content.pipeline.allowed import (
     TAGS,
     safe_value,
 )
-from services.content.pipeline.blocks import TAG, split_blocks
-from services.content.pipeline.characters import clean_characters, escape
-from services.content.pipeline.fence import fence
-from services.content.pipeline.findings import Findings
+from hub.markup.blocks import TAG, split_blocks
+from hub.markup.characters import clean_characters, escape
+from hub.markup.fence import fence
+from hub.markup.findings import Findings
 
 # A parser drops the first newline in a pre, so that each cleaning would take one away.
 _PRE_NEWLINES = re.compile(r"(<pre[^>]*>)\n+")

@@ -1,15 +1,10 @@
-"""What "safe and well-formed" means, written down a second time: shares nothing with the pipeline but the intent."""
+"""What "safe and well-formed" means, written down a second time: shares nothing with ``hub.markup`` but the intent."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator
-
-import msgspec
-
-from hub.client.content import ContentAssembler
-from services.content.pipeline.chunks import Chunk
+from collections.abc import Iterator
 
 
 def _words(text: str) -> set[str]:
@@ -91,17 +86,3 @@ def _attribute_faults(tag: str, attributes: str) -> Iterator[str]:
         yield "a link without rel"
     if tag == "input" and (seen.get("type") != "checkbox" or "disabled" not in seen):
         yield "an input that is no box"
-
-
-def prefixes(chunks: Iterable[Chunk]) -> Iterator[str]:
-    """What a client has after every chunk: each of them may be on somebody's screen. For the tests in a browser too."""
-    assembler = ContentAssembler()
-    for chunk in chunks:
-        assembler.apply(as_data(chunk))
-        yield assembler.html
-
-
-def as_data(chunk: Chunk) -> dict[str, object]:
-    """A chunk as it comes out of an event."""
-    data: dict[str, object] = msgspec.json.decode(msgspec.json.encode(chunk))
-    return data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from services.content.pipeline.allowed import BLOCK_TAGS, VOID_TAGS
+from hub.markup.allowed import BLOCK_TAGS, VOID_TAGS
 
 TAG = re.compile(r"<(/?)([a-z0-9]++)[^>]*+>")
 """A tag of sanitised markup: its slash, its name."""

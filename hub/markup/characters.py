@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from services.content.pipeline.findings import Finding, Findings
+from hub.markup.findings import Finding, Findings
 
 # Controls do nothing in a document but end C strings and hide schemes. Embeddings, overrides and isolates make text
 # read otherwise than it is ("Trojan Source") and leak into what follows when it comes in pieces; right-to-left text

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from services.content.pipeline.fence import fence
-from services.content.pipeline.findings import Findings
-from services.content.pipeline.sanitise import Sanitiser
-from tests.services.content import sources
-from tests.services.content.safety import faults
+from hub.markup.fence import fence
+from hub.markup.findings import Findings
+from hub.markup.sanitise import Sanitiser
+from tests.markup import sources
+from tests.markup.safety import faults
 
 SANITISER = Sanitiser(100)
 REL = ' rel="noopener noreferrer nofollow"'

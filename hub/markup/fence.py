@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-from services.content.pipeline.allowed import (
+from hub.markup.allowed import (
     ATTRIBUTES,
     BLOCK_TAGS,
     CHECKBOX,
@@ -26,8 +26,8 @@ from services.content.pipeline.allowed import (
     safe_value,
     words,
 )
-from services.content.pipeline.characters import escape, escape_value, resolve
-from services.content.pipeline.findings import Finding, Findings, suspect_attribute, suspect_tag
+from hub.markup.characters import escape, escape_value, resolve
+from hub.markup.findings import Finding, Findings, suspect_attribute, suspect_tag
 
 # After a tag's name: attributes with quoted, bare or no values. Possessive, so that no input makes it go back; a quote
 # that is never closed is looked for at most twice.

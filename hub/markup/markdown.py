@@ -20,8 +20,8 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
-from services.content.pipeline.convert import text_to_html
-from services.content.pipeline.findings import Finding, Findings
+from hub.markup.findings import Finding, Findings
+from hub.markup.text import text_to_html
 
 MAX_REFERENCE_CHARS = 100_000
 """Characters of addresses and titles that a document's links may take from its definitions; then they are text."""

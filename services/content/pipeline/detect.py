@@ -1,4 +1,4 @@
-"""From what was sent to markup: detect or check the type, check the size, convert. What comes out is not safe yet."""
+"""What was sent: detect or check its type, check its size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import TypeVar
 
 from hub.api import ErrorCode, HubError, bad_request
-from services.content.pipeline.characters import escape
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -31,7 +30,6 @@ _MARKDOWN = re.compile(
     r"\*\*\S|(?<!\w)__\S|`[^`\n]+`|\[[^\]\n]{0,200}\]\([^)\s]|~~\S",
     re.MULTILINE,
 )
-PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 
 
 def content_type(source: str, declared: str | None) -> ContentType:
@@ -79,12 +77,3 @@ def check_size(source: str, max_bytes: int) -> None:
             f"content has {size} bytes, at most {max_bytes} are accepted; send it in parts",
             details={"bytes": size, "max_bytes": max_bytes},
         )
-
-
-def text_to_html(source: str) -> str:
-    """A paragraph per run of lines; a line break per line."""
-    return "".join(
-        "<p>" + "<br>".join(escape(line.strip()) for line in part.split("\n")) + "</p>"
-        for part in PARAGRAPH_BREAK.split(source.strip())
-        if part
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from services.content.pipeline.allowed import words
+from hub.markup.allowed import words
 
 TAGS = st.sampled_from(
     sorted(

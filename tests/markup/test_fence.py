@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.content.pipeline.fence import PIECE_CHARS, fence
-from services.content.pipeline.findings import Finding, Findings
+from hub.markup.fence import PIECE_CHARS, fence
+from hub.markup.findings import Finding, Findings
 
 
 def fenced(source: str, max_depth: int = 100) -> str:

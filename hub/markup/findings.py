@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from enum import StrEnum
 
-from services.content.pipeline.allowed import SCHEMES, words
+from hub.markup.allowed import SCHEMES, words
 
 
 class Finding(StrEnum):

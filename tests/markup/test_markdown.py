@@ -1,50 +1,17 @@
-"""Types found out and declared; Markdown in the shape that Tiptap parses; its bombs."""
+"""Markdown in the shape that Tiptap parses, and its bombs; text."""
 
 from __future__ import annotations
 
 import markdown_it.helpers
 import pytest
 
-from hub.api import ErrorCode, HubError
-from services.content.pipeline.convert import ContentType, detect, one_of, text_to_html
-from services.content.pipeline.findings import Finding, Findings
-from services.content.pipeline.markdown import MAX_REFERENCE_CHARS, MAX_WORK, Markdown, Work
-from services.content.pipeline.sanitise import Sanitiser
-from services.content.pipeline.units import Unit
+from hub.markup.findings import Finding, Findings
+from hub.markup.markdown import MAX_REFERENCE_CHARS, MAX_WORK, Markdown, Work
+from hub.markup.sanitise import Sanitiser
+from hub.markup.text import text_to_html
 
 MARKDOWN = Markdown(references=True)
 SANITISER = Sanitiser(100)
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("just a line", "text"),
-        ("2 < 3 and 5 > 4", "text"),
-        ("a * b * c, see e.g. [1] and snake_case", "text"),
-        ("<p>a</p>", "html"),
-        ("<!DOCTYPE html><html>", "html"),
-        ("<!-- c --><p>a</p>", "html"),
-        ("hello <b>you</b>", "html"),
-        ("<h1># not a heading</h1>", "html"),
-        ("# Title", "markdown"),
-        ("some **bold** text", "markdown"),
-        ("- a\n- b", "markdown"),
-        ("1. a", "markdown"),
-        ("use `<div>` here", "markdown"),
-        ("```\n<p>\n```", "markdown"),
-        ("| a | b |\n|---|---|", "markdown"),
-        ("[a](https://e.example)", "markdown"),
-        ("a\n<br>\n- b", "markdown"),
-    ],
-)
-def test_the_type_is_found_out(source: str, expected: str) -> None:
-    assert detect(source) is ContentType(expected)
-
-
-def test_detection_looks_at_the_beginning_only() -> None:
-    assert detect("x" * 20_000 + "<p>") is ContentType.TEXT
-    assert detect("[" * 10_000 + "`" + "*" * 10_000) is ContentType.TEXT
 
 
 def test_text() -> None:
@@ -102,14 +69,6 @@ def test_bombs_do_not_grow() -> None:
 )
 def test_deep_and_open_marks_end(bomb: str) -> None:
     assert len(SANITISER.clean(MARKDOWN.convert(bomb))) <= 10 * len(bomb) + 1_000
-
-
-def test_an_unknown_choice_is_named() -> None:
-    assert one_of(Unit, "word", "chunk_by") is Unit.WORD
-    for value in ("letter", 7, None):
-        with pytest.raises(HubError, match="chunk_by is one of: auto, word, sentence, paragraph") as refused:
-            one_of(Unit, value, "chunk_by")
-        assert refused.value.code is ErrorCode.BAD_REQUEST
 
 
 @pytest.mark.parametrize("part", ["![![", "[", "*_", "- a\n", "#\n", "a|b\n-|-\n", "> a\n- ", "[a]["])
