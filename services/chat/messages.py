@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any, Final
 
 from hub.api import ErrorCode, Hub, HubError, Principal, bad_request, not_found
@@ -180,7 +179,7 @@ class Messages:
         """Text and HTML, together small enough for an event."""
         settings = self._hub.settings
         text = message_text(value, settings.chat_max_message_bytes)
-        html = escape(text).replace("\n", "<br>")
+        html = self._hub.markup.html(text, markdown=format_ == "markdown")
         size, most = len(text.encode()) + len(html.encode()) + _EVENT_REST, settings.max_event_bytes
         if size > most:
             raise HubError(ErrorCode.TOO_LARGE, f"with its HTML the message has {size} bytes; at most {most} travel")
