@@ -109,7 +109,12 @@ class RoomView:
 
     @property
     def unread(self) -> int:
-        """How many messages of the window are beyond that; with ``unread_elsewhere`` there are more."""
+        """How many messages of the window are beyond that; with ``unread_elsewhere`` there are more.
+
+        Who is no member has nothing to read.
+        """
+        if "role" in self.room and self.room["role"] is None:
+            return 0
         return sum(1 for number in self._numbers if number > self.read)
 
     @property

@@ -229,8 +229,11 @@ def test_unread_counts_what_is_in_the_window_and_says_when_there_may_be_more() -
     view.own_read(4)
     assert (view.unread, view.unread_elsewhere) == (2, False)
     store.create("me")
+    store.create("ann")
     deliver(store, view)
-    assert view.unread == 0
+    assert view.unread == 1
+    view.apply(Happened("member.left", {"number": 90, "user": "me", "by": "me"}))
+    assert view.unread == 0, "who is no member has nothing to read"
 
 
 def test_a_text_that_was_superseded_comes_with_a_later_event() -> None:
