@@ -11,6 +11,7 @@ import tty
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -125,6 +126,19 @@ async def test_who_is_here_and_who_types(hub_command: Commands, hub: ScriptedHub
         counts = {"action": "count", "epoch": "p", "version": 900, "online": 700, "away": 20}
         await chat.ephemeral("presence", counts)
         await run.shows("-- 700 here, 20 away; too many to name\n")
+
+
+async def test_what_one_is_told_beside_the_room(hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat) -> None:
+    async with visit(hub_command, hub, chat) as run:
+        await until(lambda: "user:me" in hub.peers[0].live)
+        told: dict[str, Any] = {"by": "ann", "room_name": "Attic", "number": 7, "name": "Attic", "role": "member"}
+        for room in ("lobby", "attic"):
+            for name in ("chat.mention", "chat.invited", "chat.removed", "chat.read", "invoice.paid"):
+                await hub.publish("user:me", {"room": room, **told}, name=name)
+        await run.shows("-- ann mentions you in attic (#7): hub chat attic\n")
+        await run.shows("-- ann invites you to attic: hub chat attic\n")
+        await run.shows("-- ann has removed you from attic\n")
+        assert "lobby" not in run.out
 
 
 async def test_a_room_that_is_not_there_is_made(hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat) -> None:
@@ -288,6 +302,9 @@ async def test_in_a_terminal(hub_command: Commands, hub: ScriptedHub, chat: Scri
         await eventually(lambda: chat.called("chat.send"))
         assert chat.called("chat.send")[0]["text"] == "hällo again"
         assert termios.tcgetattr(terminal.theirs)[tty.LFLAG] & termios.ECHO == 0
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, terminal.before)  # as a shell does after Ctrl-Z
+        run.signal(signal.SIGCONT)
+        await until(lambda: termios.tcgetattr(terminal.theirs)[tty.LFLAG] & termios.ECHO == 0)
         os.write(terminal.ours, b"\x04")
         assert await run.ends() == 0
         assert termios.tcgetattr(terminal.theirs) == terminal.before

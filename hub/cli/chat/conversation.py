@@ -92,7 +92,9 @@ class Conversation:
             await self._room.load_members()
         watching = asyncio.create_task(self._watch())
         listening = asyncio.create_task(self._listen())
-        beside = [asyncio.create_task(work) for work in (self._work(), self._tell_read(), self._tell_typing())]
+        beside = [
+            asyncio.create_task(work) for work in (self._work(), self._tell_read(), self._tell_typing(), self._inbox())
+        ]
         try:
             await asyncio.wait((watching, listening, *beside), return_when=asyncio.FIRST_COMPLETED)
             for task in (watching, listening, *beside):
@@ -162,6 +164,19 @@ class Conversation:
             self._show(change)
             self._draw_status()
             self._changed.set()
+
+    async def _inbox(self) -> None:
+        """What oneself is told beside the room."""
+        try:
+            async for event in self._client.subscribe("user:me", on_gap=lambda _: None):
+                if event.name == "chat.read" and event.data.get("room") == self._room.id:
+                    self._room.view.own_read(event.data["number"])
+                elif event.data.get("room") != self._room.id:
+                    notice = _notice(event.name, event.data)
+                    if notice:
+                        self._screen.fact(notice)
+        except SubscriptionEnded:
+            await asyncio.Event().wait()  # the token does not allow it; one can talk all the same
 
     def _show(self, change: Change) -> None:
         match change.name:
@@ -252,6 +267,18 @@ def _fact(change: Change) -> str:
         case "room.changed":
             archived = ", archived" if data["room"].get("archived") else ""
             return f"the room is {data['room'].get('name')} now{archived}"
+    return ""
+
+
+def _notice(name: str, data: dict[str, Any]) -> str:
+    room, by = data.get("room"), data.get("by")
+    match name:
+        case "chat.mention":
+            return f"{by} mentions you in {room} (#{data.get('number')}): hub chat {room}"
+        case "chat.invited":
+            return f"{by} invites you to {room}: hub chat {room}"
+        case "chat.removed":
+            return f"{by} has removed you from {room}"
     return ""
 
 

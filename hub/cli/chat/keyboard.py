@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import termios
 import tty
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -79,10 +80,19 @@ class Keyboard:
         if not self._keys:
             yield
             return
+        loop = asyncio.get_running_loop()
         before = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
+        # After Ctrl-Z and `fg` the terminal is as the shell had it.
+        loop.add_signal_handler(signal.SIGCONT, self._take_over)
         try:
             yield
         finally:
+            loop.remove_signal_handler(signal.SIGCONT)
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, before)
+
+    def _take_over(self) -> None:
+        with contextlib.suppress(termios.error):
+            tty.setcbreak(self._fd)
+        self._on_text(self._editor.text)
