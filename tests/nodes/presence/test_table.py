@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hub.embedded import RedisServer
-from hub.errors import HubError
+from hub.errors import HubError, unavailable
 from hub.nodes.presence.table import Change, Changed, PresenceTable, Snapshot
 from hub.orgs import OrgId, presence_names, presence_node_key
 from hub.redis import Redis
@@ -208,6 +208,8 @@ async def test_too_many_are_counted(redis_url: str) -> None:
         again = await on.say("n1", room)
         assert 0 < again.again_ms <= later.again_ms
         assert again.version == later.version == snapshot.version == 13
+        renamed = await on.say("n1", room, ("u0", AWAY), name="somebody else")
+        assert renamed.version == 13, "where nobody is named that is no news"
         # Near the limit nothing is listed yet; who follows is told that there is something to list by an event of one.
         await on.say("n1", room, ("more", OFFLINE), ("most", OFFLINE))
         assert (await on.snapshot(room)).members is None
@@ -363,6 +365,29 @@ async def test_without_redis_it_is_said_again(redis_server: RedisServer, on: Sta
         assert {outcome.version for outcome in outcomes if isinstance(outcome, Changed)} == {3}
         assert await on.present(rooms[0]) == {"bob": "away"}
         await redis.close()
+
+
+async def test_what_cannot_be_asked_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step would wait for ``redis_timeout_s``."""
+    redis = Redis(redis_settings("redis://unused"))
+    table, steps = PresenceTable(redis, redis_settings("redis://unused")), 0
+
+    async def away(calls: list[object]) -> list[HubError]:
+        nonlocal steps
+        steps += 1
+        return [unavailable("Redis")] * len(calls)
+
+    monkeypatch.setattr(redis, "batch", away)
+    rooms = [topic(f"r{number}") for number in range(500)]
+    changes = [Change(f"u{number}", "", ONLINE) for number in range(300)]
+    for outcomes in (
+        await table.change("n1", [(room, changes, True) for room in rooms]),
+        await table.snapshots(rooms),
+    ):
+        assert len(outcomes) == 500
+        assert all(isinstance(outcome, HubError) for outcome in outcomes)
+    assert steps == 2
+    await redis.close()
 
 
 async def test_presence_in_a_cluster() -> None:
