@@ -20,6 +20,7 @@ from tests.support.redis_world import World, page, world
 from tests.support.running_hub import running_hub
 from tests.support.waiting import until
 
+LABEL = f'purpose="{PURPOSE}"'
 WAIT_S = 20.0
 
 
@@ -71,7 +72,7 @@ async def all_go_on_at(hub: World, node: HubProcess) -> None:
         return True
 
     await until(gone_on, WAIT_S, f"{node.name} to go on with everything")
-    assert await node.metric("hub_duties") == COUNTS
+    assert await node.metric("hub_duties", LABEL) == COUNTS
 
 
 async def test_what_a_node_works_on_goes_on_when_it_dies_or_leaves(
@@ -82,9 +83,9 @@ async def test_what_a_node_works_on_goes_on_when_it_dies_or_leaves(
         await all_go_on_at(hub, one)
         await one.kill()
         await all_go_on_at(hub, other)
-        assert await other.metric("hub_duties_adopted_total") == COUNTS
+        assert await other.metric("hub_duties_adopted_total", LABEL) == COUNTS
         await one.start()
-        assert await one.metric("hub_duties") == 0
+        assert await one.metric("hub_duties", LABEL) == 0
         assert await other.terminate() == POLITE_EXIT
         for duty, holder in await handed_over(hub):
             assert holder.startswith("one/"), f"{duty} was not handed over"

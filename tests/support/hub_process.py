@@ -136,9 +136,9 @@ class HubProcess:
         """Lines of the log that tell of a fault of the hub itself: exceptions that nobody expected."""
         return [line for line in self.log().splitlines() if "Traceback" in line]
 
-    async def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+    async def metric(self, name: str, label: str = "") -> float:
+        """The sum of a metric over its labels; or over those with ``label``, as it is written there."""
         async with httpx.AsyncClient() as client:
             text = (await client.get(f"http://{self.address}/metrics")).text
         lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if label in line)
