@@ -205,7 +205,7 @@ class Room:
             await self._load({"limit": self._page})
 
     async def load_members(self) -> None:
-        """Loads all members into ``view.members``."""
+        """Loads all members into ``view.members``, where they are kept up to date from then on."""
         asked_at = self.view.number
         members: list[Any] = []
         after: Any = None
@@ -239,8 +239,11 @@ class Room:
 
     async def _reload(self) -> Any:
         """Begins anew with the newest page; returns where the topic stood when it was read."""
+        wants_members = self.view.members_loaded
         room = (await self._ask("chat.get", {}))["room"]
         page = self.view.start(await self._ask("chat.history", {"limit": self._page}), room)
+        if wants_members:
+            await self.load_members()
         self._stale = False
         return page.position
 

@@ -123,17 +123,20 @@ async def test_events_that_are_lost_are_made_good_by_the_page(
     await chat.tell()
     async with watched(hub, options) as it:
         await eventually(lambda: it.texts == ["t1"])
+        await it.room.load_members()
         hub.peers[0].drop()
+        chat.store.join("dan", "member")
         chat.store.edit(1)
         chat.store.create("ben")
         chat.forget()
         chat.store.create("ann")
         await chat.tell()
-        await eventually(lambda: it.texts == ["e2", "t3", "t4"])
+        await eventually(lambda: it.texts == ["e3", "t4", "t5"])
         assert "reloaded" in it.names()
+        assert "dan" in it.room.view.members
         chat.store.create("ann")
         await chat.tell()
-        await eventually(lambda: it.texts[3:] == ["t5"])
+        await eventually(lambda: it.texts[3:] == ["t6"])
 
 
 async def test_an_event_that_cannot_be_read_is_made_good_too(

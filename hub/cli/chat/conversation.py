@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -73,8 +74,9 @@ class Conversation:
         self._room = room
         self._screen = screen
         self._commands = Commands(client, room, screen)
-        keys = screen.live and sys.stdin.isatty()
-        self._keyboard = Keyboard(sys.stdin.fileno(), keys=keys, on_text=self._on_text)
+        # A shell can start it without any stdin (`<&-`); that is one that has ended.
+        fd = sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY)
+        self._keyboard = Keyboard(fd, keys=screen.live and os.isatty(fd), on_text=self._on_text)
         self._typed: asyncio.Queue[str] = asyncio.Queue(_MAX_TYPED_AHEAD)
         self._shown_up_to = 0
         self._unread = asyncio.Event()
