@@ -43,6 +43,7 @@ ROWS = (
     "content_streams",
     "content_pipeline",
     "content_assistant",
+    "chat_send",
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0

@@ -1,26 +1,17 @@
-"""The hub with content streams under load: its database, the pages that are streamed, and whoever starts them."""
+"""The hub with content streams under load: the pages that are streamed, and whoever starts them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import uvloop
-
-from hub.auth.tokens import mint_token
-from hub.client import ClientError, HubClient
-from hub.embedded import PostgresServer
-from loadtest.hub_server import ORG, SCOPE, HubServer
-from loadtest.local_hub import migrate
+from hub.client import HubClient
+from loadtest.hub_server import HubServer
+from loadtest.service_hub import service_hub, together
 from loadtest.session import Bench
-
-T = TypeVar("T")
 
 WORDS_A_PARAGRAPH = 20
 _AT_ONCE = 8
@@ -40,20 +31,9 @@ _WORDS = _TEXT.split()
 
 @contextlib.contextmanager
 def content_hub(bench: Bench, **settings: Any) -> Iterator[HubServer]:
-    """A hub with the services of this deployment, over a PostgreSQL of its own beside Redis."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.folder)))
-        database = PostgresServer(folder / "postgres", durable=False)
-        stack.callback(database.stop)
-        database.start()
-        urls = {
-            "database_url": database.url("hub_app"),
-            "database_relay_url": database.url("hub_relay"),
-            "database_owner_url": database.url(),
-        }
-        wanted = {**_UNLIMITED, **urls, "services": "services.main:SERVICES", **settings}
-        migrate({**os.environ, **HubServer(bench.folder, bench.redis_url, **wanted).environment()})
-        yield stack.enter_context(bench.hub(**wanted))
+    """A hub with content streams; what is measured is not the disk."""
+    with service_hub(bench, durable=False, **{**_UNLIMITED, **settings}) as (hub, _):
+        yield hub
 
 
 def page(size: int, seed: int) -> str:
@@ -73,25 +53,6 @@ def script(words: int) -> str:
     """Plain paragraphs of ``WORDS_A_PARAGRAPH`` words each."""
     rng = random.Random(words)
     return "".join(f"<p>{_text(rng, WORDS_A_PARAGRAPH)}</p>" for _ in range(words // WORDS_A_PARAGRAPH))
-
-
-def together(work: Callable[[HubClient], Awaitable[T]], hub: HubServer) -> T:
-    """Runs ``work`` with one client in an event loop of its own. Raises ``RuntimeError`` when the hub refuses."""
-
-    async def run() -> T:
-        async with client(hub) as one:
-            return await work(one)
-
-    try:
-        return uvloop.run(run())
-    except ClientError as error:
-        raise RuntimeError(str(error)) from error
-
-
-def client(hub: HubServer, user: str = "author") -> HubClient:
-    """A user of the hub."""
-    token = mint_token(hub.settings, ORG, user, scope=SCOPE)
-    return HubClient(f"ws://127.0.0.1:{hub.port}/ws", lambda: token)
 
 
 def start_streams(hub: HubServer, names: Sequence[str], **params: Any) -> None:

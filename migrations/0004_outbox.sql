@@ -1,6 +1,12 @@
 -- What a service may do with the outbox beside publishing: ask which number its event will get, so that the event can
 -- carry it; and take back what an event said, while the row is kept.
 
+-- Relayed and failed rows are kept for different times. With one index for both, whether a row's time is over was no
+-- condition of the index: every look for such rows read all that are kept.
+CREATE INDEX outbox_relayed ON hub.outbox (settled_at) WHERE state = 'relayed';
+CREATE INDEX outbox_failed ON hub.outbox (settled_at) WHERE state = 'failed';
+DROP INDEX hub.outbox_settled;
+
 CREATE FUNCTION hub.check_bound(org text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import asyncpg
@@ -30,11 +31,11 @@ _HANG = """
 SELECT set_config('idle_session_timeout', $1, false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'
 """
 # Ids are drawn under the topic's lock, so id order is each topic's order, and the oldest rows of all topics come first.
-# The relayed rows of a topic are all on one server (see mark_relayed), so the first one tells which.
+# The relayed rows of a topic are all on one server (see mark_relayed), so the newest one before the page tells which.
 _PENDING = """
 WITH page AS MATERIALIZED (
-  SELECT id, org, topic, event_id, key, name, data, tags, by_user, sum(bytes) OVER (ORDER BY id) AS total, bytes,
-    extract(epoch FROM now() - created_at)::float8 AS age_s
+  SELECT id, org, topic, number, event_id, key, name, data, tags, by_user, sum(bytes) OVER (ORDER BY id) AS total,
+    bytes, extract(epoch FROM now() - created_at)::float8 AS age_s
   FROM (
     SELECT * FROM hub.outbox
     WHERE state = 'pending' AND shard = ANY ($1) AND (org || '/' || topic) <> ALL ($2)
@@ -43,27 +44,28 @@ WITH page AS MATERIALIZED (
 ),
 home AS MATERIALIZED (
   SELECT org, topic, (
-    SELECT server FROM hub.outbox AS relayed
-    WHERE relayed.org = named.org AND relayed.topic = named.topic AND relayed.state = 'relayed'
-      AND server IS NOT NULL AND settled_at > now() - $5 * interval '1 second'
-    ORDER BY number LIMIT 1
+    SELECT CASE WHEN settled_at > now() - $5 * interval '1 second' THEN server END FROM hub.outbox AS relayed
+    WHERE relayed.org = named.org AND relayed.topic = named.topic AND relayed.number < named.first
+      AND relayed.state = 'relayed'
+    ORDER BY number DESC LIMIT 1
   ) AS server
-  FROM (SELECT DISTINCT org, topic FROM page) AS named
+  FROM (SELECT org, topic, min(number) AS first FROM page GROUP BY org, topic) AS named
 )
-SELECT id, org, topic, event_id::text, key, name, data::text AS data, tags::text AS tags, by_user, server, age_s
+SELECT id, org, topic, event_id::text, key, name, data::text AS data, tags::text AS tags, by_user, server, age_s, bytes
 FROM page JOIN home USING (org, topic)
 WHERE total - bytes < $4
 ORDER BY id
 """
+# `= ANY` makes the ids a condition of the index: whatever is chosen for the join, it does not read all that is pending.
 _MARK_RELAYED = """
 UPDATE hub.outbox AS o SET state = 'relayed', settled_at = now(), server = done.server
 FROM unnest($1::bigint[], $2::text[]) AS done (id, server)
-WHERE o.id = done.id AND o.state = 'pending'
+WHERE o.id = done.id AND o.id = ANY ($1) AND o.state = 'pending'
 """
 _MARK_FAILED = """
 UPDATE hub.outbox AS o SET state = 'failed', settled_at = now(), failure = done.failure
 FROM unnest($1::bigint[], $2::text[]) AS done (id, failure)
-WHERE o.id = done.id AND o.state = 'pending'
+WHERE o.id = done.id AND o.id = ANY ($1) AND o.state = 'pending'
 """
 _REOPEN_TOPIC = """
 UPDATE hub.outbox SET state = 'pending'
@@ -73,12 +75,15 @@ _REOPEN_GONE = """
 UPDATE hub.outbox SET state = 'pending'
 WHERE state = 'relayed' AND shard = ANY ($1) AND server <> ALL ($2) AND settled_at > now() - $3 * interval '1 second'
 """
-_PURGE = """
+PURGE = """
 DELETE FROM hub.outbox AS o USING (
-  SELECT org, topic, number FROM hub.outbox
-  WHERE state <> 'pending' AND shard = ANY ($1)
-    AND settled_at < now() - CASE state WHEN 'failed' THEN $2::integer ELSE $3::integer END * interval '1 second'
-  ORDER BY settled_at LIMIT $4
+  (SELECT org, topic, number FROM hub.outbox
+   WHERE state = 'relayed' AND shard = ANY ($1) AND settled_at < now() - $3 * interval '1 second'
+   ORDER BY settled_at LIMIT $4)
+  UNION ALL
+  (SELECT org, topic, number FROM hub.outbox
+   WHERE state = 'failed' AND shard = ANY ($1) AND settled_at < now() - $2 * interval '1 second'
+   ORDER BY settled_at LIMIT $4)
 ) AS old
 WHERE o.org = old.org AND o.topic = old.topic AND o.number = old.number AND o.state <> 'pending'
 """
@@ -100,6 +105,8 @@ class OutboxRow(Struct, frozen=True, gc=False):
     """The Redis server that has this topic's relayed rows; None: it has none."""
     age_s: float
     """Seconds since its transaction began."""
+    bytes: int
+    """Of the data."""
 
 
 class Outbox:
@@ -123,6 +130,11 @@ class Outbox:
         with translated():
             await self._connection.execute(_HANG, f"{int(self._settings.outbox_hang_s * 1000)}ms")
             await self._connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+
+    @property
+    def woken(self) -> bool:
+        """Something was committed since ``wait`` returned last."""
+        return self._wake.is_set()
 
     async def wait(self, timeout_s: float) -> None:
         """Returns when something was committed or the time is up, whichever is first."""
@@ -156,11 +168,13 @@ class Outbox:
         The caller keeps all relayed rows of a topic on one server: it publishes on condition of the one they are on,
         and calls ``reopen_topic`` when that has changed.
         """
-        await self._execute(_MARK_RELAYED, [row for row, _ in done], [server for _, server in done])
+        # In the order of the ids, as hub.outbox_erase locks rows.
+        rows = sorted(done, key=itemgetter(0))
+        await self._execute(_MARK_RELAYED, [row for row, _ in rows], [server for _, server in rows])
 
     async def mark_failed(self, failed: Iterable[tuple[int, str]]) -> None:
         """Settles rows that can never be published (id, reason)."""
-        rows = list(failed)
+        rows = sorted(failed)
         await self._execute(_MARK_FAILED, [row for row, _ in rows], [reason for _, reason in rows])
 
     async def reopen_topic(self, org: str, topic: str, server: str) -> int:
@@ -175,7 +189,7 @@ class Outbox:
         """Deletes one batch of rows whose time is over; answers whether there may be more."""
         settings = self._settings
         keep = (settings.outbox_keep_failed_s, settings.outbox_keep_s)
-        return await self._execute(_PURGE, self.held, *keep, settings.outbox_batch) == settings.outbox_batch
+        return await self._execute(PURGE, self.held, *keep, settings.outbox_batch) >= settings.outbox_batch
 
     async def _fetch(self, query: str, *args: object) -> list[Any]:
         with translated():
@@ -196,7 +210,14 @@ async def open_outbox(settings: Settings) -> AsyncIterator[Outbox]:
             settings.database_relay_url,
             timeout=settings.database_timeout_s,
             command_timeout=settings.database_timeout_s,
-            server_settings={"application_name": "hub relay", "search_path": "hub, public"},
+            server_settings={
+                "application_name": "hub relay",
+                "search_path": "hub, public",
+                # Nobody waits for the disk to have the marks. A crash of PostgreSQL can take the last ones back, those
+                # after the last commit of a publisher; these rows are pending again, are relayed again before any
+                # newer one, and their keys make them duplicates.
+                "synchronous_commit": "off",
+            },
         )
     try:
         outbox = Outbox(connection, settings)

@@ -20,6 +20,9 @@ from hub.errors import ConfigError, ErrorCode, HubError, bad_request
 from hub.orgs import CONTROL_ORG, OrgId
 
 _BYPASSES = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE rolname = current_user"
+# One round trip. RESET ALL, because the pool does not (see open): what a transaction finds set is what the connection
+# began with. An OrgId consists of letters, digits and `._-`, so there is nothing in it that a quote could end.
+_BEGIN = "RESET ALL; BEGIN; SELECT pg_catalog.set_config('hub.org', '{org}', true)"
 # Through text, so that the JSON value null does not become an SQL NULL.
 _PUBLISH = "SELECT public.hub_publish($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
 _NEXT_NUMBER = "SELECT hub.next_number($1, $2)"
@@ -125,11 +128,15 @@ class Database:
             timeout=timeout_s,
             command_timeout=timeout_s,
             init=_prepare,
+            # Nothing of the session outlives a transaction but settings, and the next one resets those as it begins.
+            reset=_leave,
             server_settings={
                 "application_name": "hub",
                 "search_path": "hub, public",
                 # A node that hangs must not hold a topic's counter for ever.
                 "idle_in_transaction_session_timeout": str(int(timeout_s * 2000)),
+                # Nor must a statement that was given up: asyncpg's cancellation can come to the server before it.
+                "statement_timeout": str(int(timeout_s * 1000)),
             },
         )
         await pool
@@ -140,14 +147,15 @@ class Database:
         """A transaction of ``org``: committed at the end of the block, rolled back when the block raises.
 
         Waits at most ``database_timeout_s`` for a free connection. Raises ``HubError(unavailable)`` when there is none
-        or the database is away; after that from the commit it is not known whether it took effect. ``TypeError`` when
+        or the database is away; after that from the commit it is not known whether it took effect. A block that goes on
+        after a statement has failed ends with asyncpg's ``InFailedSQLTransactionError``. ``TypeError`` when
         ``org`` is no ``OrgId``; ``ConfigError`` when HUB_DATABASE_URL names a role that bypasses row-level security.
         """
         if not isinstance(org, OrgId):
             raise TypeError("a transaction is bound to an OrgId; a plain string may not name an organisation")
         with translated():
             async with asyncio.timeout(self._timeout_s):
-                connection, change = await self._begin(org)
+                connection = await self._begin(org)
         try:
             try:
                 yield Transaction(connection, org)
@@ -155,10 +163,11 @@ class Database:
                 # The reason is on its way up. A rollback that fails says only that the connection is gone as well, and
                 # with it the transaction.
                 with contextlib.suppress(*LOST):
-                    await change.rollback()
+                    await _end(connection, "ROLLBACK")
                 raise
             with translated():
-                await change.commit()
+                if await _end(connection, "COMMIT") != "COMMIT":
+                    raise asyncpg.InFailedSQLTransactionError("a statement had failed, so nothing was committed")
         finally:
             await self._give_back(connection)
 
@@ -175,14 +184,12 @@ class Database:
         async with self.transaction(CONTROL_ORG) as tx:
             return [(OrgId.from_row(row["org"]), row) for row in await tx.fetch(query, *args)]
 
-    async def _begin(self, org: OrgId) -> tuple[Any, Any]:
-        """A connection and its open transaction. Connections that died while idle are dropped on the way."""
+    async def _begin(self, org: OrgId) -> Any:
+        """A connection with an open transaction. Connections that died while idle are dropped on the way."""
         while True:
             connection = await self._pool.acquire()
             try:
-                change = connection.transaction()
-                await change.start()
-                await connection.execute("SELECT set_config('hub.org', $1, true)", org)
+                await connection.execute(_BEGIN.format(org=org))
             except LOST:
                 # Nothing has happened yet, so trying again is safe; when the server itself is away, acquire says so.
                 connection.terminate()
@@ -192,7 +199,7 @@ class Database:
                 await self._give_back(connection)
                 raise
             else:
-                return connection, change
+                return connection
 
     async def _give_back(self, connection: Any) -> None:
         with contextlib.suppress(*LOST):
@@ -202,9 +209,11 @@ class Database:
         """Raises ``HubError(unavailable)`` (its cause says why) or ``ConfigError`` when nothing could be served now."""
         with translated():
             async with asyncio.timeout(self._timeout_s):
-                connection, change = await self._begin(CONTROL_ORG)
-                await change.rollback()
-                await self._give_back(connection)
+                connection = await self._begin(CONTROL_ORG)
+                try:
+                    await _end(connection, "ROLLBACK")
+                finally:
+                    await self._give_back(connection)
 
     async def close(self) -> None:
         """Closes the pool; connections still in use after ``database_timeout_s`` are cut."""
@@ -222,6 +231,20 @@ async def _prepare(connection: Any) -> None:
         await connection.set_type_codec(
             name, encoder=_json_text, decoder=msgspec.json.decode, schema="pg_catalog", format="text"
         )
+
+
+async def _leave(_: Any) -> None:
+    """What a pool does with a connection that comes back."""
+
+
+async def _end(connection: Any, statement: str) -> str:
+    """The statement's tag. A connection of which it is not known whether its transaction has ended serves no other."""
+    try:
+        tag: str = await connection.execute(statement)
+    except BaseException:
+        connection.terminate()
+        raise
+    return tag
 
 
 def _json_text(value: object) -> str:

@@ -81,6 +81,8 @@ class _Outcome:
 
 class _Progress(Enum):
     NOTHING_TO_DO = auto()
+    ALL = auto()
+    """What is pending now was committed after the look, and its notification is yet to be waited for."""
     SOME = auto()
     STUCK = auto()
 
@@ -164,6 +166,7 @@ class _Shift:
         self._blocked: dict[tuple[str, str], float] = {}
         self._servers: frozenset[str] = frozenset()
         self._next_rounds = 0.0
+        self._overdue = False
         self._checked: frozenset[int] = frozenset()
 
     async def work(self) -> None:
@@ -177,10 +180,18 @@ class _Shift:
             if progress is _Progress.STUCK:
                 await pause.sleep()
                 continue
-            if progress is _Progress.SOME:
+            if progress is not _Progress.NOTHING_TO_DO:
                 pause.reset()
-            else:
-                await self._outbox.wait(max(0.0, self._next_rounds - loop.time()))
+            if progress is not _Progress.SOME:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Until there is something to relay, or to look around for."""
+        if self._overdue and not self._outbox.woken:
+            # One batch at a time, so that a long tail does not hold up what is new.
+            self._overdue = await self._outbox.purge()
+        else:
+            await self._outbox.wait(max(0.0, self._next_rounds - asyncio.get_running_loop().time()))
 
     async def _look_around(self) -> None:
         """Free shards, other Redis servers, rows whose time is over."""
@@ -188,8 +199,7 @@ class _Shift:
         if not self._outbox.held:
             return
         await self._check_servers()
-        # One batch at a time, so that a long tail does not hold up what is new.
-        await self._outbox.purge()
+        self._overdue = await self._outbox.purge()
 
     async def _check_servers(self) -> None:
         """Relays again what was on a server that is gone, also for topics that stay quiet."""
@@ -216,9 +226,16 @@ class _Shift:
             return _Progress.NOTHING_TO_DO
         outcome = await self._publish(rows, now + self._settings.outbox_hang_s * _TURN_SHARE)
         await self._settle(outcome)
+        if self._is_everything(rows) and len(outcome.relayed) + len(outcome.failed) == len(rows):
+            return _Progress.ALL
         if outcome.relayed or outcome.failed or outcome.moved:
             return _Progress.SOME
         return _Progress.STUCK
+
+    def _is_everything(self, rows: Sequence[OutboxRow]) -> bool:
+        """Whether nothing else was pending in the held shards, but for blocked topics."""
+        settings = self._settings
+        return len(rows) < settings.outbox_batch and sum(row.bytes for row in rows) < settings.outbox_batch_bytes
 
     async def _publish(self, rows: Sequence[OutboxRow], deadline: float) -> _Outcome:
         """Publishes in rounds, one row per topic and round: a row that is refused must not be overtaken by the next."""

@@ -17,11 +17,12 @@ import httpx
 import uvloop
 
 from hub.client import HubClient, Subscription
-from loadtest.content import client, content_hub
+from loadtest.content import content_hub
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch
 from loadtest.measure import Result, Sample, Target, attempted, summary_of, thousands, void_of, why_void
 from loadtest.servers import ROOT, answers, free_port, python
+from loadtest.service_hub import client
 from loadtest.session import Bench
 
 GENERATIONS = 100

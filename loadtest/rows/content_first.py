@@ -8,10 +8,11 @@ import statistics
 import time
 
 from hub.client import HubClient, RequestRefused
-from loadtest.content import content_hub, page, together
+from loadtest.content import content_hub, page
 from loadtest.hub_server import HubServer
 from loadtest.machine import Watch
 from loadtest.measure import Result, Sample, Target, attempted, summary_of, void_of, why_void
+from loadtest.service_hub import together
 from loadtest.session import Bench
 
 _BYTES = 100_000

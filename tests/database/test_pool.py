@@ -56,6 +56,68 @@ async def test_commit_rollback_and_values(database: Database, hub_database: HubD
         assert [tuple(row) for row in rows] == [(1, "k", "u1", '[1, 2.5, null, "ü"]')]
 
 
+async def test_what_one_transaction_sets_the_next_does_not_find(database: Database) -> None:
+    for how in ("commit", "rollback"):
+        with contextlib.suppress(ZeroDivisionError):
+            async with database.transaction(ACME) as tx:
+                connection = await tx.fetch_value("SELECT pg_backend_pid()")
+                await tx.execute("SET search_path = pg_temp")
+                await tx.execute("SELECT set_config('hub.org', 'globex', false)")
+                if how == "rollback":
+                    raise ZeroDivisionError
+        async with database.transaction(GLOBEX) as tx:
+            assert await tx.fetch_value("SELECT pg_backend_pid()") == connection, "the same connection"
+            assert await tx.fetch_value("SHOW search_path") == "hub, public"
+            await tx.execute("RESET hub.org")
+            assert not await tx.fetch_value("SELECT current_setting('hub.org', true)"), "bound to nothing beneath"
+
+
+async def test_a_transaction_that_has_failed_does_not_look_committed(
+    database: Database, hub_database: HubDatabase
+) -> None:
+    async def go_on() -> None:
+        async with database.transaction(ACME) as tx:
+            await tx.publish("events:tasks", "n", 1)
+            with contextlib.suppress(asyncpg.DivisionByZeroError):
+                await tx.execute("SELECT 1 / 0")
+
+    with pytest.raises(asyncpg.InFailedSQLTransactionError, match="nothing was committed"):
+        await go_on()
+    async with hub_database.connect("hub_relay") as link:
+        assert await link.fetchval("SELECT count(*) FROM hub.outbox") == 0
+    async with database.transaction(ACME) as tx:
+        assert await tx.publish("events:tasks", "n", 1) == 1
+
+
+async def test_a_cancelled_transaction_holds_nothing(database: Database, hub_database: HubDatabase) -> None:
+    async def hang() -> None:
+        async with database.transaction(ACME) as tx:
+            await tx.publish("events:tasks", "n", 1)
+            await tx.execute("SELECT pg_sleep(60)")
+
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    async with hub_database.connect("postgres") as superuser:
+        for _ in range(4):
+            task = asyncio.create_task(hang())
+            await until(lambda: is_one(superuser, asleep), what="the statement to be under way")
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    async with database.transaction(ACME) as tx:
+        assert await tx.publish("events:tasks", "n", 1) == 1, "nothing of it was committed, and nobody holds the topic"
+
+
+async def is_one(link: Any, query: str) -> bool:
+    return await link.fetchval(query) == 1
+
+
+async def test_a_statement_that_nobody_waits_for_any_more_ends(hub_database: HubDatabase) -> None:
+    """A cancellation can come to the server before the statement does, and then it has no effect."""
+    database = await Database.open(hub_database.settings(database_timeout_s=1))
+    async with database.transaction(ACME) as tx:
+        assert await tx.fetch_value("SHOW statement_timeout") == "1s"
+    await database.close()
+
+
 async def test_an_event_that_cannot_be_delivered_is_the_callers_fault(database: Database) -> None:
     for topic, data, code in [
         ("tasks", {}, ErrorCode.BAD_REQUEST),

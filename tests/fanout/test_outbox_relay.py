@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from hub.config import Settings
 from hub.database import Database
-from hub.database.outbox import SHARDS, open_outbox
+from hub.database.outbox import PURGE, SHARDS, open_outbox
 from hub.errors import ErrorCode, HubError, unavailable
 from hub.fanout.broker import Broker, Draft
 from hub.fanout.outbox_relay import OutboxRelay
@@ -132,6 +132,24 @@ async def test_a_commit_wakes_the_relay(hub_database: HubDatabase, app: Database
         for n in range(3):
             await publish(app, [n])
             await until(lambda n=n: broker.data(TASKS)[-1:] == [n], what="the event, long before the next look")
+
+
+@pytest.mark.parametrize("batch", [1, 7, 500])
+async def test_no_commit_is_slept_through(
+    hub_database: HubDatabase, app: Database, broker: MemoryBroker, batch: int
+) -> None:
+    """The relay does not look again after a batch that was everything: a notification has to come for the rest."""
+    async with relaying(hub_database.settings(outbox_poll_s=3600, outbox_batch=batch), broker) as relay:
+        await until(lambda: relay.held == SHARDS, what="the relay to be at work")
+
+        async def talk(number: int) -> None:
+            for value in range(25):
+                await publish(app, [value], Topic(ACME, "events", f"t{number}"))
+
+        await asyncio.gather(*(talk(number) for number in range(8)))
+        await until(lambda: relay.relayed >= 200, what="all of them")
+        for number in range(8):
+            assert broker.data(Topic(ACME, "events", f"t{number}")) == list(range(25))
 
 
 async def test_what_is_not_committed_does_not_leave(
@@ -387,6 +405,31 @@ async def test_settled_rows_are_deleted_in_batches_after_their_time(
         await until(lambda: gone(hub_database, "failed"))
         await publish(app, ["after"])
         await until(lambda: broker.data(TASKS) == [*range(10), "after"], what="numbers to go on")
+
+
+async def test_a_long_tail_is_deleted_while_there_is_nothing_else_to_do(
+    hub_database: HubDatabase, app: Database, broker: MemoryBroker
+) -> None:
+    await publish(app, range(20))
+    async with relaying(hub_database.settings(), broker):
+        await until(lambda: settled(hub_database))
+    async with hub_database.connect("hub_relay") as link:
+        await link.execute("UPDATE hub.outbox SET settled_at = now() - interval '61 min'")
+    settings = hub_database.settings(outbox_keep_s=3600, outbox_batch=3, outbox_poll_s=3600)
+    async with relaying(settings, broker):
+        await until(lambda: nothing_left(hub_database), what="all batches, before the next look around")
+
+
+async def nothing_left(database: HubDatabase) -> bool:
+    return await states(database) == []
+
+
+async def test_looking_for_rows_whose_time_is_over_reads_no_others(hub_database: HubDatabase) -> None:
+    """An hour of rows is kept; reading them all, every second, would stop the relay for as long."""
+    async with hub_database.connect("hub_relay") as link:
+        await link.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        plan = "\n".join(row[0] for row in await link.fetch(f"EXPLAIN {PURGE}", [1], 10, 20, 5))
+    assert plan.count("Index Cond: (settled_at < ") == 2, plan
 
 
 async def test_a_batch_is_bounded_in_rows_and_bytes(hub_database: HubDatabase, app: Database) -> None:
