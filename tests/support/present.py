@@ -4,52 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from hub.protocol.frames import Event, ServerFrame
+from hub.protocol.frames import Event
 from tests.support.raw_client import RawClient
 
 View = dict[str, str]
 
 
-class Present:
-    """Follows one topic on one connection. It never asks: what it needs has to come by itself."""
+class Rule:
+    """What a client makes of the data that come to it."""
 
-    def __init__(self, client: RawClient, topic: str) -> None:
-        self.client = client
-        self.topic = topic
+    def __init__(self) -> None:
         self.told: list[str] = []
         """What came, in words: ``join ann online``, ``snapshot ann bob``, ``count 3 1``."""
         self.waiting = True
         """For a snapshot: it has none, or has missed something."""
         self.members: View | None = None
+        """None: they are too many to list."""
         self.online = self.away = 0
         self._epoch = ""
         self._version = -1
-        self._seen = 0
 
-    @property
-    def view(self) -> View | None:
-        """Who is present, as far as the client has read; None: it does not know, or they are too many."""
-        self._catch_up()
-        return None if self.waiting or self.members is None else dict(self.members)
-
-    def _catch_up(self) -> None:
-        frames, self._seen = self.client.came[self._seen :], len(self.client.came)
-        for frame in frames:
-            self._take(frame)
-
-    def _take(self, frame: ServerFrame) -> None:
-        if not isinstance(frame, Event) or frame.topic != self.topic or frame.name != "presence":
-            return
-        assert frame.seq is None
-        data: dict[str, Any] = frame.data
+    def take(self, data: dict[str, Any]) -> None:
+        """The data of one event."""
         if data["action"] == "snapshot":
             self._start_over(data)
             return
-        if data["action"] == "count":
-            self.told.append(f"count {data['online']} {data['away']}")
+        counted = data["action"] == "count"
+        word = f"{data['online']} {data['away']}" if counted else f"{data['user']} {data['status']}"
+        self.told.append(f"{data['action']} {word}")
+        if self.waiting or (data["epoch"] == self._epoch and data["version"] <= self._version):
+            return
+        if data["epoch"] != self._epoch or (not counted and data["version"] != self._version + 1):
+            self.waiting = True
+            return
+        self._version, self.online, self.away = data["version"], data["online"], data["away"]
+        if counted:
+            self.members = None
+        elif self.members is None:
+            self.waiting = True
         else:
-            self.told.append(f"{data['action']} {data['user']} {data['status']}")
-        self._apply(data)
+            self._apply(self.members, data)
+            self._check()
 
     def _start_over(self, data: dict[str, Any]) -> None:
         self.told.append(" ".join(["snapshot", *sorted(member["user"] for member in data["members"])]))
@@ -57,31 +52,47 @@ class Present:
         self.online, self.away = data["online"], data["away"]
         self.members = {member["user"]: member["status"] for member in data["members"]} if data["listed"] else None
         self.waiting = False
-        if self.members is not None:
-            self._check()
-
-    def _apply(self, data: dict[str, Any]) -> None:
-        if self.waiting or (data["epoch"] == self._epoch and data["version"] <= self._version):
-            return
-        counted = data["action"] == "count"
-        if data["epoch"] != self._epoch or (not counted and data["version"] != self._version + 1):
-            self.waiting = True
-            return
-        self._version, self.online, self.away = data["version"], data["online"], data["away"]
-        if counted:
-            self.members = None
-            return
-        if self.members is None:
-            self.waiting = True
-            return
-        known = data["user"] in self.members
-        assert known is (data["action"] != "join"), data
-        if data["action"] == "leave":
-            del self.members[data["user"]]
-        else:
-            self.members[data["user"]] = data["status"]
         self._check()
 
+    def _apply(self, members: View, data: dict[str, Any]) -> None:
+        known = data["user"] in members
+        assert known is (data["action"] != "join"), data
+        if data["action"] == "leave":
+            del members[data["user"]]
+        else:
+            members[data["user"]] = data["status"]
+
     def _check(self) -> None:
-        statuses = list((self.members or {}).values())
-        assert (self.online, self.away) == (statuses.count("online"), statuses.count("away"))
+        if self.members is not None:
+            statuses = list(self.members.values())
+            assert (self.online, self.away) == (statuses.count("online"), statuses.count("away"))
+
+
+class Present(Rule):
+    """Follows one topic on one connection. It never asks: what it needs has to come by itself."""
+
+    def __init__(self, client: RawClient, topic: str) -> None:
+        super().__init__()
+        self.client = client
+        self.topic = topic
+        self._seen = 0
+
+    @property
+    def view(self) -> View | None:
+        """Who is present, as far as the client has read; None: it does not know, or they are too many."""
+        self.catch_up()
+        return None if self.waiting or self.members is None else dict(self.members)
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """How many are online and away; None: it does not know."""
+        self.catch_up()
+        return None if self.waiting else (self.online, self.away)
+
+    def catch_up(self) -> None:
+        """Takes what the client has read."""
+        frames, self._seen = self.client.came[self._seen :], len(self.client.came)
+        for frame in frames:
+            if isinstance(frame, Event) and frame.topic == self.topic and frame.name == "presence":
+                assert frame.seq is None
+                self.take(frame.data)

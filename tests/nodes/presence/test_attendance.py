@@ -1,0 +1,304 @@
+"""Attendance: what several connections make of a user, grace, idleness, and what there is to tell of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from hub.config import Settings
+from hub.nodes.presence import attendance as module
+from hub.nodes.presence.attendance import Attendance, Attendant, Place
+from hub.nodes.presence.table import Change, Status
+from hub.orgs import OrgId
+from hub.telemetry import PresenceMetrics
+from hub.topics.topic import Topic
+from tests.support.clock import Clock
+from tests.support.virtual_loop import run_virtually
+
+ONLINE, AWAY, OFFLINE = Status.ONLINE, Status.AWAY, Status.OFFLINE
+ROOM = Topic(OrgId.from_claim("acme"), "party", "a")
+OTHER = Topic(OrgId.from_claim("acme"), "party", "b")
+
+
+class Book:
+    """An attendance by a clock that is moved by hand; ``tell`` is the registrar."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.clock = Clock()
+        self.registry = CollectorRegistry()
+        settings = Settings(redis_url="x", database_url="x", **({"presence_grace_s": 5.0} | changes))
+        self.due: list[Place] = []
+        self.attendance = Attendance(settings, PresenceMetrics(self.registry), self.due.append, self.clock)
+
+    def connection(self, user: str, *topics: Topic, name: str = "") -> Attendant:
+        attendant = self.attendance.attendant(user, name)
+        for topic in topics:
+            self.attendance.enter(attendant, topic)
+        return attendant
+
+    def tell(self, arrived: bool = True, topic: Topic = ROOM) -> list[Change]:
+        """Tells what is due, and returns it."""
+        self.due.clear()
+        place = self.place(topic)
+        told = self.attendance.take(place)
+        self.attendance.settle(place, told, arrived=arrived)
+        if not place.due:
+            self.attendance.drop(place)
+        return told.changes
+
+    def place(self, topic: Topic = ROOM) -> Place:
+        return next(place for place in self.attendance if place.topic == topic)
+
+    @property
+    def members(self) -> float | None:
+        return self.registry.get_sample_value("hub_presence_members", {"kind": "party"})
+
+
+def test_a_user_is_what_the_liveliest_connection_is() -> None:
+    book = Book()
+    phone = book.connection("ann", ROOM)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+    laptop = book.connection("ann", ROOM)
+    book.attendance.say(phone, AWAY)
+    assert book.tell() == []
+    book.attendance.say(laptop, AWAY)
+    assert book.tell() == [Change("ann", "", AWAY)]
+    book.attendance.say(phone, OFFLINE)
+    book.attendance.say(laptop, ONLINE)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+    book.attendance.leave(phone, ROOM)
+    assert book.tell() == []
+    book.attendance.leave(laptop, ROOM)
+    assert book.members == 1
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    assert (len(book.attendance), book.members) == (0, 0)
+
+
+def test_who_comes_and_goes_before_it_is_told_was_never_there() -> None:
+    book = Book()
+    book.attendance.leave(book.connection("ann", ROOM), ROOM)
+    assert book.tell() == []
+    assert (len(book.attendance), book.members) == (0, 0)
+
+
+def test_topics_are_told_apart() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM, OTHER)
+    book.tell()
+    book.tell(topic=OTHER)
+    book.attendance.leave(ann, ROOM)
+    book.attendance.say(ann, AWAY)
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    assert book.tell(topic=OTHER) == [Change("ann", "", AWAY)]
+
+
+def test_to_leave_what_one_is_not_in_changes_nothing() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM)
+    book.attendance.leave(ann, OTHER)
+    book.attendance.leave(book.connection("bob", OTHER), ROOM)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+
+
+def test_who_is_offline_may_come_back_however_much_later() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM)
+    book.tell()
+    book.attendance.say(ann, OFFLINE)
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    assert len(book.attendance) == 1
+    book.attendance.say(ann, ONLINE)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+    book.attendance.say(ann, OFFLINE)
+    book.attendance.leave(ann, ROOM)
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    assert len(book.attendance) == 0
+
+
+def test_who_says_offline_before_he_comes_is_not_there() -> None:
+    book = Book()
+    ann = book.connection("ann")
+    book.attendance.say(ann, OFFLINE)
+    book.attendance.enter(ann, ROOM)
+    assert (book.tell(), book.members) == ([], None)
+
+
+def test_what_has_not_arrived_is_told_again_as_it_is_then() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM)
+    assert book.tell(arrived=False) == [Change("ann", "", ONLINE)]
+    book.attendance.say(ann, AWAY)
+    assert book.tell(arrived=False) == [Change("ann", "", AWAY)]
+    assert book.tell() == [Change("ann", "", AWAY)]
+    book.attendance.leave(ann, ROOM)
+    assert book.tell(arrived=False) == [Change("ann", "", OFFLINE)]
+    book.attendance.enter(ann, ROOM)
+    # It may have arrived: to be quiet because he was away before would be wrong.
+    assert book.tell() == [Change("ann", "", AWAY)]
+
+
+def test_what_changes_while_it_is_told_is_told_next() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM)
+    place = book.place()
+    told = book.attendance.take(place)
+    book.attendance.leave(ann, ROOM)
+    book.attendance.settle(place, told, arrived=True)
+    assert place.due
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    assert len(book.attendance) == 0
+
+
+def test_everybody_is_told_anew_when_in_doubt() -> None:
+    book = Book()
+    for user in ("ann", "bob", "eve"):
+        book.connection(user, ROOM)
+    book.tell()
+    gone = book.connection("zoe", ROOM)
+    book.tell()
+    book.attendance.leave(gone, ROOM)
+    book.attendance.resync(ROOM)
+    place = book.place()
+    told = book.attendance.take(place)
+    assert told.whole
+    assert [change.user for change in told.changes] == ["ann", "bob", "eve"]
+    book.attendance.settle(place, told, arrived=False)
+    assert place.whole
+    told = book.attendance.take(place)
+    assert len(told.changes) == 3
+    book.attendance.settle(place, told, arrived=True)
+    assert not place.due
+    assert book.members == 3
+
+
+def test_a_new_name_is_told() -> None:
+    book = Book()
+    book.connection("ann", ROOM)
+    book.tell()
+    book.connection("ann", ROOM, name="Ann")
+    assert book.tell() == [Change("ann", "Ann", ONLINE)]
+
+
+def test_idle_is_away_until_something_is_done() -> None:
+    book = Book(presence_away_s=60.0)
+    ann = book.connection("ann", ROOM)
+    book.tell()
+    assert ann.look(book.clock.now) == book.clock.now + 60
+    book.clock.now += 59
+    assert ann.look(book.clock.now) == book.clock.now + 1
+    assert not ann.acted()
+    book.clock.now += 59
+    assert ann.look(book.clock.now) == book.clock.now + 1
+    assert book.tell() == []
+    book.clock.now += 1
+    assert ann.look(book.clock.now) > book.clock.now
+    assert book.tell() == [Change("ann", "", AWAY)]
+    assert ann.acted()
+    assert book.tell() == [Change("ann", "", ONLINE)]
+
+
+def test_what_a_client_says_sticks_and_online_is_no_promise() -> None:
+    book = Book(presence_away_s=60.0)
+    ann = book.connection("ann", ROOM)
+    book.attendance.say(ann, AWAY)
+    ann.acted()
+    assert book.tell() == [Change("ann", "", AWAY)]
+    book.attendance.say(ann, ONLINE)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+    book.clock.now += 60
+    ann.look(book.clock.now)
+    assert book.tell() == [Change("ann", "", AWAY)]
+
+
+def test_nobody_is_away_by_himself_when_that_is_switched_off() -> None:
+    book = Book(presence_away_s=0.0)
+    ann = book.connection("ann", ROOM)
+    book.clock.now += 1e6
+    ann.look(book.clock.now)
+    assert book.tell() == [Change("ann", "", ONLINE)]
+
+
+def test_grace() -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=5.0)
+        book.attendance.clock = book.clock = asyncio.get_running_loop().time  # type: ignore[assignment]
+        ann, bob = book.connection("ann", ROOM), book.connection("bob", ROOM)
+        book.tell()
+        book.attendance.lost(ann)
+        await asyncio.sleep(4)
+        book.attendance.lost(bob)
+        book.connection("ann", ROOM)
+        assert not book.due
+        await asyncio.sleep(4.9)
+        assert book.tell() == []
+        await asyncio.sleep(0.2)
+        assert book.tell() == [Change("bob", "", OFFLINE)]
+        book.attendance.close()
+
+    run_virtually(play())
+
+
+def test_who_was_away_is_so_in_his_grace() -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=5.0)
+        ann = book.connection("ann", ROOM)
+        book.attendance.say(ann, AWAY)
+        book.tell()
+        book.attendance.lost(ann)
+        assert book.tell() == []
+        book.attendance.close()
+
+    run_virtually(play())
+
+
+def test_when_it_closes_nobody_leaves() -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=1.0)
+        ann, bob = book.connection("ann", ROOM), book.connection("bob", ROOM)
+        book.tell()
+        book.attendance.lost(ann)
+        book.attendance.close()
+        book.attendance.lost(bob)
+        book.clock.now += 10
+        await asyncio.sleep(10)
+        assert book.tell() == []
+
+    run_virtually(play())
+
+
+async def test_many_whose_grace_ends_leave_a_few_at_a_time() -> None:
+    book = Book(presence_grace_s=0.0)
+    many = [book.connection(f"u{number}", ROOM) for number in range(3 * module.LEAVES_AT_ONCE)]
+    book.tell()
+    for attendant in many:
+        book.attendance.lost(attendant)
+    left: list[int] = []
+    async with asyncio.timeout(5):
+        while len(book.attendance):
+            await asyncio.sleep(0)
+            left.append(len(book.tell()))
+    assert sum(left) == len(many)
+    assert max(left) == module.LEAVES_AT_ONCE
+
+
+async def test_more_in_grace_than_there_may_be_connections_leave_early() -> None:
+    book = Book(presence_grace_s=60.0, max_connections=2)
+    for user in ("ann", "bob", "eve"):
+        connection = book.connection(user, ROOM)
+        book.tell()
+        book.attendance.lost(connection)
+    assert book.tell() == [Change("ann", "", OFFLINE)]
+    book.attendance.close()
+
+
+def test_a_change_costs_the_same_however_many_are_here() -> None:
+    book = Book()
+    for number in range(10_000):
+        book.connection(f"u{number}", ROOM)
+    book.tell()
+    book.connection("ann", ROOM)
+    place = book.place()
+    assert list(place.dirty) == ["ann"]
+    assert book.tell() == [Change("ann", "", ONLINE)]
