@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from hub.protocol.frames import Event
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import ClosedByHub, RawClient
+from tests.support.waiting import until
 
 View = dict[str, str]
 
@@ -89,6 +93,12 @@ class Present(Rule):
         self.catch_up()
         return None if self.waiting else (self.online, self.away)
 
+    @property
+    def heard(self) -> list[str]:
+        """What came, as far as the client has read."""
+        self.catch_up()
+        return self.told
+
     def catch_up(self) -> None:
         """Takes what the client has read."""
         frames, self._seen = self.client.came[self._seen :], len(self.client.came)
@@ -96,3 +106,34 @@ class Present(Rule):
             if isinstance(frame, Event) and frame.topic == self.topic and frame.name == "presence":
                 assert frame.seq is None
                 self.take(frame.data)
+
+
+Watch = Callable[[RawClient, str], Present]
+
+
+@contextlib.asynccontextmanager
+async def watching() -> AsyncIterator[Watch]:
+    """Follows topics on connections, and reads whatever comes to these: they cannot wait for answers any more."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def begin(client: RawClient, topic: str) -> Present:
+        tasks.append(asyncio.create_task(_read(client)))
+        return Present(client, topic)
+
+    try:
+        yield begin
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _read(client: RawClient) -> None:
+    with contextlib.suppress(ClosedByHub):
+        while True:
+            await client.receive(3600)
+
+
+async def sees(present: Present, view: View | None, timeout: float = 5.0) -> None:
+    """Returns when it does."""
+    await until(lambda: present.view == view, timeout, f"{view} to be seen; told: {present.told}")

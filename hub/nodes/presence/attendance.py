@@ -329,9 +329,7 @@ class Attendance:
                 place.dirty[change.user] = None
                 continue
             person.told = change.status
-            if not person.is_told:
-                place.dirty[change.user] = None
-            elif change.status is Status.OFFLINE:
+            if change.status is Status.OFFLINE and person.is_told:
                 place.dirty.pop(change.user, None)
                 self._forget(place, change.user)
 

@@ -165,7 +165,6 @@ class Mirror:
         self._views: dict[bytes, View] = {}
         """By channel; only of topics with somebody in their live set, or who was there and is still subscribed."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: dict[View, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._views)
@@ -173,8 +172,6 @@ class Mirror:
     async def close(self) -> None:
         """Ends what is under way."""
         self._views.clear()
-        for timer in self._timers.values():
-            timer.cancel()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -215,7 +212,6 @@ class Mirror:
             self._keep(view, change)
         elif not view.follow(change):
             self._doubt(view)
-            self._keep(view, change)
 
     def doubt(self, local: LocalTopic) -> None:
         """Events of the topic may have been lost."""
@@ -226,10 +222,7 @@ class Mirror:
     def left(self, local: LocalTopic) -> None:
         """A subscription has ended. What nobody gets is forgotten."""
         if not (local.live_json or local.live_msgpack or local.picky):
-            view = self._views.pop(local.channel, None)
-            timer = self._timers.pop(view, None) if view is not None else None
-            if timer is not None:
-                timer.cancel()
+            self._views.pop(local.channel, None)
 
     # --- reading
 
@@ -277,11 +270,11 @@ class Mirror:
         pause = min(_FIRST_PAUSE_S * 2**view.failures, self._most_pause_s)
         view.failures = min(view.failures + 1, 16)
         delay = pause * random.uniform(0.5, 1)
-        self._timers[view] = asyncio.get_running_loop().call_later(delay, self._read_again, view)
+        asyncio.get_running_loop().call_later(delay, self._read_again, view)
 
     def _read_again(self, view: View) -> None:
-        del self._timers[view]
-        self._read(view)
+        if self._views.get(view.local.channel) is view:
+            self._read(view)
 
     # --- sending
 

@@ -19,6 +19,8 @@ class FakeTable:
         self.noted: set[tuple[str, Topic]] = set()
         self.calls: list[list[tuple[Topic, int, bool]]] = []
         """Of each call of ``change``: topic, how many changes, whole."""
+        self.answered: list[tuple[Topic, int, bool]] = []
+        """The same of those that did not fail."""
         self.reads: list[list[Topic]] = []
         self.failing: set[Topic] = set()
         self.away = False
@@ -27,6 +29,10 @@ class FakeTable:
         self.gate = asyncio.Event()
         """While it is not set, nothing is answered."""
         self.gate.set()
+        self.hanging: dict[Topic, asyncio.Event] = {}
+        """Topics that are answered when their event is set."""
+        self.faults: list[str] = []
+        """What nobody may ask for; raised here it would only be tried again."""
         self.under_way: Counter[tuple[str, Topic]] = Counter()
         self.versions: Counter[Topic] = Counter()
 
@@ -41,15 +47,20 @@ class FakeTable:
 
     async def _change(self, instance: str, topic: Topic, changes: Sequence[Change], whole: bool) -> Changed | HubError:
         place = (instance, topic)
-        assert place in self.noted, "told of a topic before it was noted"
-        assert not self.under_way[place], "told of a topic twice at a time"
+        if place not in self.noted:
+            self.faults.append(f"told of {topic} before it was noted")
+        if self.under_way[place]:
+            self.faults.append(f"told of {topic} twice at a time")
         self.under_way[place] += 1
         try:
             await self.gate.wait()
+            if topic in self.hanging:
+                await self.hanging[topic].wait()
         finally:
             self.under_way[place] -= 1
         if self.away or topic in self.failing:
             return unavailable("Redis")
+        self.answered.append((topic, len(changes), whole))
         there = self.present.setdefault(topic, {})
         if whole:
             for key in [key for key in there if key[0] == instance]:

@@ -19,13 +19,13 @@ from hub.nodes.presence.mirror import MOST_KEPT, STEP_WRITES, Mirror
 from hub.nodes.presence.snapshots import READS_AT_ONCE, TOPICS_PER_READ, Snapshots
 from hub.nodes.presence.table import Member, Snapshot, Status
 from hub.orgs import OrgId
-from hub.protocol.codec import Encoding, Packet
+from hub.protocol.codec import Encoding, Packet, packet
 from hub.protocol.frames import Event
 from hub.telemetry import PresenceMetrics
 from hub.topics.filters import TagFilter
 from hub.topics.kinds import SlowPolicy, TopicKind
 from hub.topics.publication import Publication
-from hub.topics.subscriptions import LocalTopic, Subscriber, Subscription, SubState
+from hub.topics.subscriptions import LocalTopic, Subscriber, Subscription, SubState, Walk
 from hub.topics.topic import Topic
 from tests.nodes.presence.fake_table import FakeTable
 from tests.support.present import Rule
@@ -114,6 +114,13 @@ def table() -> FakeTable:
 
 async def settled(*clients: Client) -> None:
     await until(lambda: not any(client.waiting for client in clients), what="everybody to have a snapshot")
+
+
+async def first_step(clients: list[Client]) -> None:
+    """Returns in the turn of the event loop in which the first ones get a snapshot."""
+    async with asyncio.timeout(5):
+        while all(client.waiting for client in clients):  # noqa: ASYNC110 - turn by turn
+            await asyncio.sleep(0)
 
 
 async def test_all_who_arrive_share_one_read_and_one_packet(table: FakeTable) -> None:
@@ -316,14 +323,38 @@ async def test_many_get_theirs_in_steps_and_nobody_an_old_one(table: FakeTable) 
     clients = [Client() for _ in range(4 * STEP_WRITES)]
     for client in clients:
         node.join(client, topic())
-    async with asyncio.timeout(5):
-        while all(client.waiting for client in clients):
-            await asyncio.sleep(0)
+    await first_step(clients)
     assert sum(not client.waiting for client in clients) == STEP_WRITES
     node.hear(topic(), join_of("bob", 2, 2))
     await settled(*clients)
     assert all(client.members == {"ann": "online", "bob": "online"} for client in clients)
     assert len(table.reads) == 1
+    await node.close()
+
+
+async def test_a_new_snapshot_for_everybody_ends_the_one_before(table: FakeTable) -> None:
+    node = Node(table)
+    clients = [Client() for _ in range(4 * STEP_WRITES)]
+    subs = [node.join(client, topic()) for client in clients]
+    await first_step(clients)
+    node.mirror.doubt(subs[0].topic)
+    await settled(*clients)
+    assert sum(len(client.packets) for client in clients) == len(clients) + STEP_WRITES
+    await node.close()
+
+
+async def test_what_is_still_on_its_way_to_some_comes_before_the_snapshot(table: FakeTable) -> None:
+    node = Node(table)
+    ann = Client()
+    sub = node.join(ann, topic())
+    await settled(ann)
+    data = join_of("bob", 7, 2, epoch="e0")
+    frame = Event("party:a", "0" * 31, "presence", 1, data)
+    sub.topic.walk = Walk([(packet(frame, Encoding.JSON), (sub,))])
+    node.mirror.doubt(sub.topic)
+    await until(lambda: len(ann.packets) == 3)
+    assert ann.told == ["snapshot ann", "join bob online", "snapshot ann"]
+    assert not ann.waiting
     await node.close()
 
 
@@ -443,7 +474,11 @@ class World:
             await asyncio.sleep(0)
 
 
-async def test_whatever_happens_every_client_sees_the_truth_at_the_end() -> None:
+@pytest.mark.parametrize("at_once", [STEP_WRITES, 1])
+async def test_whatever_happens_every_client_sees_the_truth_at_the_end(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.nodes.presence.mirror.STEP_WRITES", at_once)
     for seed in range(300):
         random_ = random.Random(seed)
         world = World(random_)

@@ -56,6 +56,7 @@ async def node() -> AsyncIterator[Node]:
     node = Node()
     yield node
     await node.registrar.close()
+    assert node.table.faults == []
 
 
 async def test_changes_of_a_moment_go_together(node: Node) -> None:
@@ -96,6 +97,20 @@ async def test_a_topic_that_fails_holds_up_no_other(node: Node) -> None:
     await until(lambda: node.table.users(C) == {"bob": "online"})
     assert node.table.users(A) == {}
     node.table.failing.clear()
+    await node.settled()
+    assert node.table.users(A) == {"ann": "online", "bob": "online"}
+
+
+async def test_a_topic_that_has_failed_and_hangs_holds_up_no_other(node: Node) -> None:
+    node.table.failing.add(A)
+    node.enter("ann", A)
+    await until(lambda: len(node.table.calls) >= 2)
+    node.table.hanging[A] = asyncio.Event()
+    await until(lambda: node.table.under_way["n1", A] == 1)
+    node.enter("bob", A, B)
+    await until(lambda: node.table.users(B) == {"bob": "online"})
+    node.table.failing.clear()
+    node.table.hanging[A].set()
     await node.settled()
     assert node.table.users(A) == {"ann": "online", "bob": "online"}
 
@@ -170,9 +185,13 @@ async def test_counts_that_were_held_back_are_called_for(node: Node) -> None:
     node.attendance.leave(ann, A)
     await until(lambda: node.table.users(A) == {})
     node.table.again_ms = 0
+    node.table.failing.add(A)
+    calls = len(node.table.calls)
+    await until(lambda: len(node.table.calls) > calls)
+    node.table.failing.clear()
     # Also when nobody is here any more: who is elsewhere waits for the count.
     await until(lambda: len(node.attendance) == 0)
-    assert node.table.calls[-1] == [(A, 0, False)]
+    assert node.table.answered[-1] == (A, 0, False)
 
 
 async def test_what_is_long_quiet_is_told_again_before_redis_forgets_it() -> None:
@@ -228,6 +247,7 @@ async def test_whatever_happens_redis_knows_the_truth_at_the_end() -> None:
             assert node.table.users(topic) == _truth(here, topic)
         assert node.table.noted <= {(node.lease.instance, topic) for topic in (A, B, C)}
         await node.registrar.close()
+        assert node.table.faults == []
 
 
 def _play(node: Node, here: list[tuple[Attendant, set[Topic]]], random_: random.Random) -> None:

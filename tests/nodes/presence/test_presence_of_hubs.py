@@ -1,0 +1,192 @@
+"""Presence over two hubs and a Redis that is hurt: whatever happens, everybody sees the truth again, and no ghosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+
+from hub.embedded import RedisServer
+from hub.orgs import OrgId
+from hub.redis import Redis
+from hub.topics.topic import Topic
+from tests.support.cut_proxy import CutProxy
+from tests.support.peers import Peers
+from tests.support.presence_service import SERVICES
+from tests.support.present import Present, View, Watch, sees, watching
+from tests.support.raw_client import RawClient
+from tests.support.redis_world import redis_settings
+from tests.support.running_hub import RunningHub, running_hub
+from tests.support.servers import flush, running_redis
+from tests.support.waiting import until
+
+ROOMS = ("party:a", "lobby:a")
+WAIT_S = 15.0
+QUICK: dict[str, Any] = {
+    "factories": SERVICES,
+    "presence_grace_s": 0.2,
+    "presence_flush_ms": 1.0,
+    "presence_lease_s": 1.0,
+    "probe_interval_s": 0.1,
+    "probe_timeout_s": 0.5,
+    "reconnect_max_s": 0.1,
+    "redis_timeout_s": 1.0,
+    "redis_connect_timeout_s": 1.0,
+}
+
+
+class Town:
+    """Two hubs; the first reaches Redis through a proxy. In each of them somebody watches each room."""
+
+    def __init__(self, server: RedisServer, proxy: CutProxy, one: Peers, two: Peers, watch: Watch) -> None:
+        self.server = server
+        self.proxy = proxy
+        self.one = one
+        self.two = two
+        self.watch = watch
+        self.watchers: list[Present] = []
+
+    async def settle(self) -> None:
+        for peers, name in ((self.one, "w1"), (self.two, "w2")):
+            for room in ROOMS:
+                client = await peers.join(name, subscribe=[{"topic": room}])
+                self.watchers.append(self.watch(client, room))
+        await self.all_see()
+
+    async def enter(self, peers: Peers, user: str) -> RawClient:
+        return await peers.join(user, subscribe=[{"topic": room} for room in ROOMS])
+
+    async def all_see(self, **others: str) -> None:
+        """All watchers: themselves, and the others with their status."""
+        view: View = {"w1": "online", "w2": "online", **others}
+        for watcher in self.watchers:
+            await sees(watcher, view, WAIT_S)
+
+    def heard(self, user: str) -> list[list[str]]:
+        """What each watcher was told of a user."""
+        return [[told for told in watcher.heard if f" {user} " in told] for watcher in self.watchers]
+
+
+@pytest.fixture
+async def town() -> AsyncIterator[Town]:
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(running_redis())
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+        proxy = await stack.enter_async_context(CutProxy(("127.0.0.1", port)))
+        watch = await stack.enter_async_context(watching())
+        hubs: list[RunningHub] = []
+        for url in (f"redis://127.0.0.1:{proxy.port}", server.url):
+            hub = running_hub("direct", url, node=f"n{len(hubs)}", allowed_errors=["outbox failed"], **QUICK)
+            hubs.append(await stack.enter_async_context(hub))
+        one = await stack.enter_async_context(Peers(hubs[0]))
+        two = await stack.enter_async_context(Peers(hubs[1], org=one.org))
+        town = Town(server, proxy, one, two, watch)
+        await town.settle()
+        yield town
+
+
+async def test_everybody_sees_the_same_from_every_hub(town: Town) -> None:
+    here = await town.enter(town.one, "ann")
+    there = await town.enter(town.two, "ann")
+    await town.all_see(ann="online")
+    for client in (here, there):
+        await client.result({"type": "call", "method": "presence.set", "params": {"status": "away"}})
+    await town.all_see(ann="away")
+    await here.unsubscribe(*ROOMS)
+    await there.unsubscribe(*ROOMS)
+    await town.all_see()
+    assert town.heard("ann") == [["join ann online", "update ann away", "leave ann offline"]] * len(town.watchers)
+
+
+async def test_who_moves_to_another_hub_makes_no_noise(town: Town) -> None:
+    first = await town.enter(town.one, "ann")
+    await town.all_see(ann="online")
+    first.socket.transport.abort()
+    await town.enter(town.two, "ann")
+    bob = await town.enter(town.one, "bob")
+    await town.all_see(ann="online", bob="online")
+    bob.socket.transport.abort()
+    await town.all_see(ann="online")  # his grace ended after hers
+    assert town.heard("ann") == [["join ann online"]] * len(town.watchers)
+
+
+async def test_a_leave_that_was_lost_leaves_no_ghost(town: Town) -> None:
+    ann = await town.enter(town.two, "ann")
+    await town.all_see(ann="online")
+    town.proxy.refuse()
+    town.proxy.cut()
+    await ann.unsubscribe(*ROOMS)
+    for watcher in town.watchers[2:]:
+        await sees(watcher, {"w1": "online", "w2": "online"}, WAIT_S)
+    await town.proxy.allow()
+    await town.all_see()
+    assert any(told.startswith("snapshot") for told in town.watchers[0].heard[1:])
+
+
+async def test_who_leaves_while_redis_cannot_be_reached_leaves_then(town: Town) -> None:
+    ann, bob = await town.enter(town.one, "ann"), await town.enter(town.one, "bob")
+    await town.all_see(ann="online", bob="online")
+    town.proxy.refuse()
+    town.proxy.cut()
+    await ann.unsubscribe(*ROOMS)
+    bob.socket.transport.abort()
+    await until(lambda: not _attendants(town.one, "bob"), what="the hub to notice")
+    await town.proxy.allow()
+    await town.all_see()
+
+
+def _attendants(peers: Peers, user: str) -> list[object]:
+    return [connection for connection in peers.hub.gateway.connections.of_user(peers.org, user) if not connection.gone]
+
+
+async def test_a_hole_in_the_versions_brings_a_snapshot(town: Town) -> None:
+    topic = Topic(OrgId.from_claim(town.one.org), "lobby", "a")
+    watcher = next(watcher for watcher in town.watchers if watcher.topic == "lobby:a")
+    known = await town.one.hub.within(lambda: town.one.hub.gateway.presence.get(topic))
+    person = {"action": "join", "user": "ghost", "name": "", "status": "online"}
+    data = {**person, "epoch": known.epoch, "version": known.version + 2, "online": 3, "away": 0}
+    body = msgspec.json.encode({"id": "0" * 31, "name": "presence", "data": data})
+    redis = Redis(redis_settings(town.server.url))
+    await redis.command(topic.names.channel, "PUBLISH", topic.names.channel, b"- 0 1\n" + body)
+    await redis.close()
+    await until(lambda: watcher.heard[-2:] == ["join ghost online", "snapshot w1 w2"], WAIT_S)
+    await town.all_see()
+
+
+async def test_redis_has_lost_everything_without_anybody_noticing(town: Town) -> None:
+    await town.enter(town.one, "ann")
+    await town.enter(town.two, "bob")
+    await town.all_see(ann="online", bob="online")
+    await asyncio.to_thread(flush, town.server)
+    # The next change of a topic is of another epoch.
+    await town.enter(town.two, "eve")
+    await town.all_see(ann="online", bob="online", eve="online")
+
+
+async def test_redis_is_killed_and_comes_back_empty(town: Town) -> None:
+    ann = await town.enter(town.one, "ann")
+    await town.enter(town.two, "bob")
+    await town.all_see(ann="online", bob="online")
+    town.server.kill()
+    await ann.unsubscribe(*ROOMS)
+    town.server.start()
+    await town.all_see(bob="online")
+
+
+async def test_a_hub_that_stops_removes_nobody_and_its_lease_does(town: Town) -> None:
+    ann, bob = await town.enter(town.one, "ann"), await town.enter(town.one, "bob")
+    await town.all_see(ann="online", bob="online")
+    watchers = [watcher for watcher in town.watchers if watcher.client.socket.remote_address[1] == town.two.hub.port]
+    await town.one.hub.stop()
+    del ann, bob
+    await town.enter(town.two, "ann")
+    # Those of the first hub are gone after its lease; who came back in time was never away.
+    for watcher in watchers:
+        await sees(watcher, {"w2": "online", "ann": "online"}, WAIT_S)
+        words = [told for told in watcher.heard if not told.startswith("snapshot")]
+        assert [told for told in words if " ann " in told] == ["join ann online"]
+        assert [told for told in words if " bob " in told] == ["join bob online", "leave bob offline"]
