@@ -53,6 +53,7 @@ from hub.fanout.kept_events import KeptEvents
 from hub.fanout.membership import Membership
 from hub.fanout.outbox_relay import OutboxRelay
 from hub.fanout.publisher import Publisher
+from hub.fanout.redaction import Redaction
 from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
@@ -169,6 +170,7 @@ class Node:
             database=self._database,
             publisher=publisher,
             kept_events=KeptEvents(self._settings, kinds, self._broker),
+            redaction=Redaction(self._settings, kinds, self._broker),
             registry=self._metrics.registry,
             cache=Cache(self._redis, self._settings),
             limits=limits,

@@ -85,6 +85,11 @@ def topic_names(org: OrgId, text: str) -> TopicNames:
     return TopicNames(channel, f"{channel}:position", f"{channel}:history", f"{channel}:key:")
 
 
+def rewriting_key(org: OrgId, text: str) -> str:
+    """The Redis key of the history of topic ``text`` in ``org`` while it is written anew, under its hash tag."""
+    return f"{topic_channel(org, text)}:rewriting"
+
+
 def org_key(org: OrgId, *parts: str) -> str:
     """A Redis key of the organisation itself (limits, revocations). All keys of one organisation share a hash tag."""
     return ":".join((f"hub:{{{_checked(org)}}}", *parts))

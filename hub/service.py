@@ -19,6 +19,7 @@ from hub.errors import ErrorCode, HubError
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
+from hub.fanout.redaction import Redaction
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -45,6 +46,7 @@ class Hub:
     database: Database
     publisher: Publisher
     kept_events: KeptEvents
+    redaction: Redaction
     registry: CollectorRegistry
     """For a service's own metrics; ``/metrics`` shows them, of all workers. Labels are bounded, and a gauge says its
     ``multiprocess_mode``, as in ``hub.telemetry``."""
@@ -117,7 +119,7 @@ class Hub:
         is for kinds with a small history. Raises ``HubError``: what ``publish`` raises for data, ``unavailable``; then
         it may have happened, and to repeat it is safe.
         """
-        raise NotImplementedError
+        return await self.redaction.redact(parse_topic(org, topic), epoch, replacements)
 
     async def end_subscriptions(
         self, org: OrgId, topic: str, users: Sequence[str] | None, code: ErrorCode, message: str

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from hub.errors import ErrorCode, HubError
+from hub.protocol.codec import check_data
 from hub.protocol.frames import Tags
 
 
@@ -29,6 +31,7 @@ class _Author(Struct, gc=False):
 
 _encoder = msgspec.json.Encoder()
 _name_and_data_decoder = msgspec.json.Decoder(_NameAndData)
+_members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _author_decoder = msgspec.json.Decoder(_Author)
 
 
@@ -50,6 +53,25 @@ def name_and_data(body: bytes) -> tuple[str, Any]:
     """What a service published, without what the hub added."""
     found = _name_and_data_decoder.decode(body)
     return found.name, found.data
+
+
+def encode_data(data: Any, max_bytes: int) -> bytes:
+    """An event's data. Raises ``bad_request`` for what JSON does not have, ``too_large`` beyond ``max_bytes``."""
+    try:
+        encoded = _encoder.encode(data)
+    except Exception:
+        check_data(data)  # says what is wrong with it
+        raise
+    # Its size first: to look at millions of numbers one by one would keep everybody waiting for seconds.
+    if len(encoded) > max_bytes:
+        raise HubError(ErrorCode.TOO_LARGE, f"'data' has {len(encoded)} bytes; at most {max_bytes} are allowed")
+    check_data(data)
+    return encoded
+
+
+def replace_data(body: bytes, data: bytes) -> bytes:
+    """A body with other data, encoded already; every other member is as it was."""
+    return _encoder.encode(_members_decoder.decode(body) | {"data": msgspec.Raw(data)})
 
 
 def author(body: bytes) -> str | None:

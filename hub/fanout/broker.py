@@ -9,7 +9,7 @@ goes up through ``BrokerEvents``, which the dispatcher implements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -146,6 +146,9 @@ class Broker(Protocol):
 
     async def read(self, requests: Sequence[HistoryRequest]) -> list[HistoryPage | HubError]:
         """Pages of history, one pipelined batch per Redis node touched, all nodes at once."""
+
+    async def redact(self, topic: Topic, epoch: str, bodies: Mapping[int, bytes]) -> int:
+        """Gives kept events other bodies, in one step; returns how many are there. In another epoch none is."""
 
     async def subscribe(self, topics: Sequence[Topic]) -> list[TopicState | HubError]:
         """Subscribes this process; each topic's state was read after its subscription took effect, on the same link.

@@ -15,7 +15,7 @@ from msgspec import Struct
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError, bad_request, unavailable
-from hub.fanout.bodies import encode_body
+from hub.fanout.bodies import encode_body, encode_data
 from hub.fanout.broker import Broker, ConditionFailed, Draft, Published, TopMoved
 from hub.protocol.codec import check_data
 from hub.protocol.frames import EventName, IdempotencyKey, Tags
@@ -168,22 +168,9 @@ class Publisher:
         return Draft(topic, kind.history, self._body(event, by), event.key, ephemeral, echo)
 
     def _body(self, event: NewEvent, by: str | None) -> bytes:
-        encoded = self._encoded(event.data)
+        encoded = encode_data(event.data, self._settings.max_event_bytes)
         _check_tags(event.tags)
         return encode_body(event_id(), event.name, msgspec.Raw(encoded), event.tags, by)
-
-    def _encoded(self, data: Any) -> bytes:
-        try:
-            encoded = msgspec.json.encode(data)
-        except Exception:
-            check_data(data)  # says what is wrong with it
-            raise
-        # Its size first: to look at millions of numbers one by one would keep everybody waiting for seconds.
-        if len(encoded) > self._settings.max_event_bytes:
-            text = f"'data' has {len(encoded)} bytes; at most {self._settings.max_event_bytes} are allowed"
-            raise HubError(ErrorCode.TOO_LARGE, text)
-        check_data(data)
-        return encoded
 
 
 def _check_tags(tags: Tags | None) -> None:

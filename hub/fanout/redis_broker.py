@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hub.config import Settings
 from hub.errors import HubError
@@ -16,7 +16,17 @@ from hub.fanout.broker import (
     TopicState,
 )
 from hub.fanout.reader import Reader
-from hub.fanout.scripts import IDENTITY, PUBLISH, READ, page_of, publish_call, published, read_call
+from hub.fanout.scripts import (
+    IDENTITY,
+    PUBLISH,
+    READ,
+    REDACT,
+    page_of,
+    publish_call,
+    published,
+    read_call,
+    redact_call,
+)
 from hub.redis import Redis
 from hub.topics.topic import Topic
 
@@ -25,7 +35,7 @@ class RedisBroker:
     """See ``hub.fanout.broker.Broker``. The owner starts ``redis`` before and closes it after this."""
 
     def __init__(self, redis: Redis, settings: Settings, events: BrokerEvents) -> None:
-        redis.register(PUBLISH, READ)
+        redis.register(PUBLISH, READ, REDACT)
         self._redis = redis
         self._settings = settings
         self.reader = Reader(redis, settings, events)
@@ -60,6 +70,13 @@ class RedisBroker:
         """See ``Broker.read``."""
         calls = [read_call(request, self._settings) for request in requests]
         return [reply if isinstance(reply, HubError) else page_of(reply) for reply in await self._redis.batch(calls)]
+
+    async def redact(self, topic: Topic, epoch: str, bodies: Mapping[int, bytes]) -> int:
+        """See ``Broker.redact``."""
+        (reply,) = await self._redis.batch((redact_call(topic, epoch, bodies),))
+        if isinstance(reply, HubError):
+            raise reply
+        return int(reply)
 
     async def subscribe(self, topics: Sequence[Topic]) -> list[TopicState | HubError]:
         """See ``Broker.subscribe``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from hub.config import Settings
@@ -19,12 +20,14 @@ from hub.fanout.broker import (
     TopMoved,
 )
 from hub.fanout.envelope import EPHEMERAL, UNECHOED
+from hub.orgs import rewriting_key
 from hub.protocol.frames import Position
 from hub.redis import Arg, ScriptCall, load_script
 from hub.topics.topic import Topic
 
 PUBLISH = load_script("hub.fanout", "position.lua", "publish.lua")
 READ = load_script("hub.fanout", "position.lua", "read.lua")
+REDACT = load_script("hub.fanout", "redact.lua")
 IDENTITY = load_script("hub.fanout", "identity.lua")
 
 _DUPLICATE, _SERVER_CHANGED, _TOP_MOVED = 1, 2, 3
@@ -59,6 +62,13 @@ def published(reply: Any) -> Published | ConditionFailed:
     if status == _TOP_MOVED:
         return TopMoved(server.decode(), seq)
     return Published(epoch.decode(), seq, status == _DUPLICATE, server.decode())
+
+
+def redact_call(topic: Topic, epoch: str, bodies: Mapping[int, bytes]) -> ScriptCall:
+    """The call that gives kept events other bodies."""
+    names = topic.names
+    keys = (names.position, names.history, rewriting_key(topic.org, topic.text))
+    return ScriptCall(REDACT, keys, (epoch, *(arg for pair in bodies.items() for arg in pair)))
 
 
 def state_call(topic: Topic, settings: Settings) -> ScriptCall:

@@ -21,7 +21,7 @@ from tests.support.running_hub import running_hub
 
 
 def journal(hub: Hub) -> Service:
-    """Appends to a topic and reads it, as its callers ask."""
+    """Appends to a topic, reads it and takes back what it says, as its callers ask."""
     lines = Counter("journal_lines", "Lines written.", registry=hub.registry)
 
     async def append(principal: Principal, params: dict[str, Any]) -> int:
@@ -33,10 +33,14 @@ def journal(hub: Hub) -> Service:
     async def read(principal: Principal, params: dict[str, Any]) -> Any:
         return msgspec.to_builtins(await hub.read(principal.org, "journal:a", **params))
 
+    async def redact(principal: Principal, params: dict[str, Any]) -> int:
+        replacements = {int(seq): data for seq, data in params["replacements"].items()}
+        return await hub.redact(principal.org, "journal:a", params["epoch"], replacements)
+
     return Service(
         name="journal",
         kinds=[TopicKind(name="journal")],
-        methods={"journal.append": append, "journal.read": read},
+        methods={"journal.append": append, "journal.read": read, "journal.redact": redact},
     )
 
 
@@ -119,3 +123,21 @@ async def test_an_event_that_is_not_echoed_comes_to_nobody_of_its_author(redis_s
         for how in ({"by": "anna"}, {"ephemeral": True}, {}):
             with pytest.raises(ValueError, match="ephemeral event that has an author"):
                 await doors[0].publish(org, "desk:a", "typing", None, echo=False, **how)  # type: ignore[arg-type]
+
+
+async def test_what_is_redacted_is_seen_so_by_whoever_comes_later(peers: Peers) -> None:
+    client = await peers.join(subscribe=[{"topic": "journal:a"}])
+    await client.result(append(0, "one", "two", "three"))
+    await client.events(3)
+    epoch = (await client.result(read()))["epoch"]
+    params = {"epoch": epoch, "replacements": {"2": "gone", "9": "no such"}}
+    assert await client.result({"type": "call", "method": "journal.redact", "params": params}) == 1
+    assert await client.result(append(3, "four")) == 4
+    assert [event.data for event in await client.events(1)] == ["four"]
+    late = await peers.join("u2", subscribe=[{"topic": "journal:a", "since": {"epoch": epoch, "seq": 1}}])
+    came = await late.events(3)
+    assert [(event.seq, event.name, event.data, event.by) for event in came] == [
+        (2, "line", "gone", "u1"),
+        (3, "line", "three", "u1"),
+        (4, "line", "four", "u1"),
+    ]

@@ -255,7 +255,7 @@ async def test_huge_data_is_refused_by_its_size_before_anybody_looks_into_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[Any] = []
-    monkeypatch.setattr("hub.fanout.publisher.check_data", looked_at.append)
+    monkeypatch.setattr("hub.fanout.bodies.check_data", looked_at.append)
     with pytest.raises(HubError, match="at most 100"):
         await desk.publish(data=[7] * 1000)
     assert looked_at == []
