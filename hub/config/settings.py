@@ -254,6 +254,10 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
         float, doc("How often the number of those who are too many to name is told at most.", gt=0)
     ] = 1.0
     presence_flush_ms: Annotated[float, doc("Changes of presence are collected this long.", ge=0)] = 20.0
+    presence_set_s: Annotated[
+        float, doc("A connection may say so often how it is (`presence.set`): everybody in its topics is told.", gt=0)
+    ] = 1.0
+    presence_set_burst: Annotated[int, doc("… or as many times in a row.", ge=1)] = 10
     presence_keep_s: Annotated[
         int, doc("Presence that nobody has changed for this long is forgotten by Redis.", ge=60)
     ] = 86_400

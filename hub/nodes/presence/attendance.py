@@ -7,19 +7,21 @@ and does something. A change costs the same however many are present.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hub.config import Settings
+from hub.errors import ErrorCode, HubError
 from hub.nodes.presence.table import Change, Status
 from hub.telemetry import PresenceMetrics
 from hub.topics.topic import Topic
 
 NEVER_S = 3600.0
 """How soon it is looked again at who has no deadline."""
-LEAVES_AT_ONCE = 500  # connections whose grace has ended; then others have their turn
+LEAVES_AT_ONCE = 2000  # topics that are left because a grace has ended; then others have their turn
 
 
 class Person:
@@ -114,7 +116,7 @@ class Told(NamedTuple):
 class Attendant:
     """One connection, as far as it is present anywhere. Made for those that are."""
 
-    __slots__ = ("_attendance", "acted_at", "idle", "name", "places", "said", "user")
+    __slots__ = ("_attendance", "acted_at", "credit", "credit_at", "idle", "name", "places", "said", "user")
 
     def __init__(self, attendance: Attendance, user: str, name: str) -> None:
         self._attendance = attendance
@@ -125,7 +127,9 @@ class Attendant:
         self.said: Status | None = None
         """What its client has said it is, until it says otherwise; None: what it does decides."""
         self.idle = False
-        self.acted_at = attendance.clock()
+        self.acted_at = self.credit_at = attendance.clock()
+        self.credit = attendance.most_credit
+        """How often it may say something, at ``credit_at``."""
 
     @property
     def status(self) -> Status:
@@ -159,6 +163,8 @@ class Attendance:
     ) -> None:
         self._away_s = settings.presence_away_s
         self._grace_s = settings.presence_grace_s
+        self._credit_s = settings.presence_set_s
+        self.most_credit = float(settings.presence_set_burst)
         self._most_in_grace = settings.max_connections
         self._metrics = metrics
         self._on_due = on_due
@@ -214,7 +220,8 @@ class Attendance:
         self._await_grace()
 
     def say(self, attendant: Attendant, status: Status) -> None:
-        """What its client says. ``ONLINE``: what it does decides from now on."""
+        """What its client says. ``ONLINE``: what it does decides from now on. Raises ``rate_limited``."""
+        self._charge(attendant)
         before = attendant.status
         attendant.said = None if status is Status.ONLINE else status
         attendant.idle = False
@@ -236,6 +243,15 @@ class Attendance:
             return due
         self.idle(attendant, True)
         return now + NEVER_S
+
+    def _charge(self, attendant: Attendant) -> None:
+        now = self.clock()
+        earned = (now - attendant.credit_at) / self._credit_s
+        attendant.credit, attendant.credit_at = min(self.most_credit, attendant.credit + earned), now
+        if attendant.credit < 1:
+            wait_ms = math.ceil((1 - attendant.credit) * self._credit_s * 1000)
+            raise HubError(ErrorCode.RATE_LIMITED, "presence.set comes too often", retry_after_ms=wait_ms)
+        attendant.credit -= 1
 
     def _moved(self, attendant: Attendant, before: Status) -> None:
         after = attendant.status
@@ -271,10 +287,11 @@ class Attendance:
     def _end_graces(self) -> None:
         self._timer = None
         now = self.clock()
-        for _ in range(LEAVES_AT_ONCE):
-            if not self._in_grace or self._in_grace[0][0] > now:
-                break
-            self._leave_all(self._in_grace.popleft()[1])
+        left = 0
+        while left < LEAVES_AT_ONCE and self._in_grace and self._in_grace[0][0] <= now:
+            attendant = self._in_grace.popleft()[1]
+            left += len(attendant.places)
+            self._leave_all(attendant)
         self._await_grace()
 
     def _leave_all(self, attendant: Attendant) -> None:

@@ -165,12 +165,14 @@ class Mirror:
         self._views: dict[bytes, View] = {}
         """By channel; only of topics with somebody in their live set, or who was there and is still subscribed."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._views)
 
     async def close(self) -> None:
         """Ends what is under way."""
+        self._closed = True
         self._views.clear()
         for task in tuple(self._tasks):
             task.cancel()
@@ -185,7 +187,7 @@ class Mirror:
 
     def live(self, sub: Subscription) -> None:
         """A subscription gets from now on what comes: a snapshot now, or as soon as there is one."""
-        if sub.filter is not None:
+        if sub.filter is not None or self._closed:
             return  # its client has said which events it wants; who filters can ask
         view = self._views.get(sub.topic.channel)
         if view is None:

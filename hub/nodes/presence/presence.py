@@ -76,7 +76,7 @@ class Presence:
         self.mirror.left(sub.topic)
 
     def say(self, attendant: Attendant, status: Status) -> None:
-        """What the client says it is."""
+        """What the client says it is. Raises ``rate_limited``."""
         self._attendance.say(attendant, status)
 
     async def get(self, topic: Topic) -> Snapshot:

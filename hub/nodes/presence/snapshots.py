@@ -37,12 +37,17 @@ class Snapshots:
         self._reading: set[Topic] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._about_to_read = False
+        self._closed = False
 
     def ask(self, topic: Topic) -> Answer:
         """The same future for all who ask before it is read. Await it shielded: it is others' too."""
         answer = self._asked.get(topic)
         if answer is None:
-            answer = self._asked[topic] = asyncio.get_running_loop().create_future()
+            answer = asyncio.get_running_loop().create_future()
+            if self._closed:
+                answer.set_result(_stopping())
+                return answer
+            self._asked[topic] = answer
             if not self._about_to_read:
                 # What is asked for in this turn of the event loop goes together.
                 self._about_to_read = True
@@ -50,7 +55,8 @@ class Snapshots:
         return answer
 
     async def close(self) -> None:
-        """Ends what is under way; who waits is told so."""
+        """Ends what is under way; who waits is told so, and who asks from now on."""
+        self._closed = True
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from hub.config import Settings
+from hub.errors import HubError
 from hub.nodes.presence import attendance as module
 from hub.nodes.presence.attendance import Attendance, Attendant, Place
 from hub.nodes.presence.table import Change, Status
@@ -210,6 +212,27 @@ def test_what_a_client_says_sticks_and_online_is_no_promise() -> None:
     book.clock.now += 60
     ann.look(book.clock.now)
     assert book.tell() == [Change("ann", "", AWAY)]
+
+
+def test_who_says_too_much_is_refused_until_later() -> None:
+    book = Book(presence_set_s=2.0, presence_set_burst=3)
+    ann = book.connection("ann", ROOM)
+    for status in (AWAY, ONLINE, AWAY):
+        book.attendance.say(ann, status)
+    with pytest.raises(HubError) as refused:
+        book.attendance.say(ann, ONLINE)
+    assert (refused.value.code, refused.value.retry_after_ms) == ("rate_limited", 2000)
+    assert book.tell() == [Change("ann", "", AWAY)]
+    book.clock.now += 2
+    book.attendance.say(ann, ONLINE)
+    book.clock.now += 1
+    with pytest.raises(HubError):
+        book.attendance.say(ann, AWAY)
+    book.clock.now += 1000
+    for status in (AWAY, ONLINE, AWAY):
+        book.attendance.say(ann, status)
+    with pytest.raises(HubError):
+        book.attendance.say(ann, ONLINE)
 
 
 def test_nobody_is_away_by_himself_when_that_is_switched_off() -> None:

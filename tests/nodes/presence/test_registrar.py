@@ -119,7 +119,7 @@ async def test_while_redis_is_away_state_waits_and_not_changes(node: Node) -> No
     ann = node.enter("ann", A)
     await node.settled()
     node.table.away = True
-    for _ in range(50):
+    for _ in range(4):
         node.attendance.say(ann, Status.AWAY)
         node.attendance.say(ann, Status.ONLINE)
         node.attendance.lost(node.enter("bob", A))
@@ -265,6 +265,7 @@ def _play(node: Node, here: list[tuple[Attendant, set[Topic]]], random_: random.
         topics.add(topic)
         node.attendance.enter(attendant, topic)
     elif what < 0.7:
+        attendant.credit = 1.0
         node.attendance.say(attendant, random_.choice(list(Status)))
     elif what < 0.75:
         node.attendance.resync(topic)
