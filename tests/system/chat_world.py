@@ -16,7 +16,7 @@ from typing import Any
 
 import jwt
 
-from hub.client import ClientOptions, HubClosed, PresenceView, RequestRefused, RequestTimeout, Room, RoomView
+from hub.client import ClientOptions, Event, HubClosed, PresenceView, RequestRefused, RequestTimeout, Room, RoomView
 from hub.embedded import RedisServer
 from tests.support.cut_proxy import CutProxy
 from tests.support.hub_database import HubDatabase
@@ -90,6 +90,8 @@ class Device:
         self.node = 0
         """Where the door leads."""
         self.seats: dict[str, Seat] = {}
+        self.inbox: list[Event] = []
+        """What came on the user's own topic."""
         self.status = "online"
         """As the user has said it; not with every connection of the device."""
         self.gone = False
@@ -103,6 +105,23 @@ class Device:
     async def say_status(self) -> None:
         """Says it for the connection that it has now."""
         await self.call("presence.set", status=self.status)
+
+    @contextlib.asynccontextmanager
+    async def reading_inbox(self) -> AsyncIterator[None]:
+        """From its start, until the end of the block."""
+
+        async def read() -> None:
+            async for event in self.client.subscribe("user:me", since="start", on_gap=lambda _: None):
+                self.inbox.append(event)
+
+        task = asyncio.create_task(read(), name=f"{self.name}'s inbox")
+        try:
+            yield
+        finally:
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            if not isinstance(outcome, asyncio.CancelledError | HubClosed):
+                raise AssertionError(f"the inbox of {self.name} ended: {outcome!r}") from outcome
 
     @contextlib.asynccontextmanager
     async def sitting(self, room: str) -> AsyncIterator[Seat]:

@@ -20,6 +20,7 @@ class Ear:
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
+        self._numbered = topic.startswith("chat:")  # in an inbox it is the number of something in a room
         self.subscribed = False
         self.ended: list[float] = []
         """When the hub took the topic away."""
@@ -71,7 +72,7 @@ class Ear:
         if frame.seq is None:
             self.said.append((time.monotonic(), frame.name, frame.data))
             return
-        if not isinstance(frame.data, Mapping) or "number" not in frame.data:
+        if not self._numbered or not isinstance(frame.data, Mapping) or "number" not in frame.data:
             return
         number = frame.data["number"]
         if number in self._seen:
