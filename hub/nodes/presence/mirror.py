@@ -282,6 +282,8 @@ class Mirror:
 
     def _send(self, view: View, sub: Subscription) -> None:
         sub.subscriber.deliver(view.packet(sub.subscriber.encoding))
+        if view.local.holders == 1:
+            view.packets.clear()  # nobody to share them with
         self._metrics.sent(view.local.topic.kind)
 
     def _send_all(self, view: View) -> None:

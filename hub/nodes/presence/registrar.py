@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -196,9 +196,9 @@ class Registrar:
         answers: dict[Place, Changed | HubError] = {}
         try:
             # Also of what Redis is told anew: its note of it is forgotten after a time, too.
-            unknown = [place.topic for place in asked if place.instance != instance or taken[place].whole]
-            if unknown:
-                await self._table.note(instance, unknown)
+            unknown = {place for place in asked if place.instance != instance or taken[place].whole}
+            if unknown and not await self._note(instance, unknown):
+                asked = [place for place in asked if place not in unknown]
             if asked:
                 items = [(place.topic, taken[place].changes, taken[place].whole) for place in asked]
                 answers = dict(zip(asked, await self._table.change(instance, items), strict=True))
@@ -211,6 +211,14 @@ class Registrar:
                 place.instance = instance
                 self._take_answer(place, answer, whole=taken[place].whole)
         return told
+
+    async def _note(self, instance: str, places: Collection[Place]) -> bool:
+        try:
+            await self._table.note(instance, [place.topic for place in places])
+        except HubError:
+            # On whichever server it is: the others have topics that are known already.
+            return False
+        return True
 
     def _take_answer(self, place: Place, answer: Changed, *, whole: bool) -> None:
         place.renewed_at = time.monotonic()

@@ -24,6 +24,7 @@ class FakeTable:
         self.reads: list[list[Topic]] = []
         self.failing: set[Topic] = set()
         self.away = False
+        self.no_notes = False
         self.again_ms = 0
         self.epoch = "e1"
         self.gate = asyncio.Event()
@@ -87,7 +88,7 @@ class FakeTable:
 
     async def note(self, instance: str, topics: Sequence[Topic]) -> None:
         await self.gate.wait()
-        if self.away:
+        if self.away or self.no_notes:
             raise unavailable("Redis")
         self.noted.update((instance, topic) for topic in topics)
 

@@ -115,6 +115,18 @@ async def test_a_topic_that_has_failed_and_hangs_holds_up_no_other(node: Node) -
     assert node.table.users(A) == {"ann": "online", "bob": "online"}
 
 
+async def test_topics_that_cannot_be_noted_hold_up_none_that_are(node: Node) -> None:
+    node.enter("ann", A)
+    await node.settled()
+    node.table.no_notes = True
+    node.enter("bob", B, A)
+    await until(lambda: node.table.users(A) == {"ann": "online", "bob": "online"})
+    assert node.table.users(B) == {}
+    node.table.no_notes = False
+    await node.settled()
+    assert node.table.users(B) == {"bob": "online"}
+
+
 async def test_while_redis_is_away_state_waits_and_not_changes(node: Node) -> None:
     ann = node.enter("ann", A)
     await node.settled()
