@@ -58,12 +58,18 @@ class Eraser:
             task.add_done_callback(self._tasks.discard)
 
     async def look_after(self) -> int:
-        """Does what was left undone, by whichever node; returns how much was."""
+        """Does what was left undone, by whichever node, and a second time what was done; returns how much.
+
+        The second time, a minute later, finds nothing to do, unless Redis has failed over to a replica that had not
+        heard of the first.
+        """
         age_s = int(self._hub.settings.chat_janitor_s)
-        forgotten = await self._hub.database.maintain_rows(_FORGOTTEN, age_s, _PER_ROUND)
-        for org, row in forgotten:
-            await self.erase(org, row["room"], row["number"])
-        return len(forgotten)
+        noted = await self._hub.database.maintain_rows(_FORGOTTEN, age_s, _PER_ROUND)
+        for org, row in noted:
+            if await self.erase(org, row["room"], row["number"]):
+                async with self._hub.database.transaction(org) as tx:
+                    await tx.execute(_DONE, org, row["room"], row["number"])
+        return len(noted)
 
     async def close(self) -> None:
         """Ends what waits; it is noted."""
@@ -72,23 +78,17 @@ class Eraser:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def erase(self, org: OrgId, room: str, number: int) -> bool:
-        """One note. False: the relay has not passed yet, look again. Raises ``unavailable``; twice does no harm."""
+        """What one note says; it stays. False: look again. Raises ``unavailable``; twice does no harm."""
         async with self._hub.database.transaction(org) as tx:
             noted = await tx.fetch_row(_LOAD, org, room, number)
         if noted is None:
             return True
         top = await self._hub.read(org, room_topic(room), last=1)
         if _number(top.events) < number:
-            # Nothing is kept any more when even the newest event has gone.
-            if noted["age_s"] < self._hub.settings.chat_history_s:
-                return False
-        else:
-            kept = await self._find(org, room, top, set(noted["numbers"]))
-            if kept:
-                await self._redact(org, room, top.epoch, kept)
-        async with self._hub.database.transaction(org) as tx:
-            await tx.execute(_DONE, org, room, number)
-        return True
+            # The relay has not passed yet; or nothing is kept any more, when even the newest event has gone.
+            return bool(noted["age_s"] >= self._hub.settings.chat_history_s)
+        kept = await self._find(org, room, top, set(noted["numbers"]))
+        return await self._redact(org, room, top.epoch, kept)
 
     async def _find(self, org: OrgId, room: str, top: Page, numbers: set[int]) -> list[KeptEvent]:
         """The events of these numbers that are kept. There are as many of them as numbers, as long as Redis lives."""
@@ -109,17 +109,22 @@ class Eraser:
                 return found, first
             after = page.events[-1].seq
 
-    async def _redact(self, org: OrgId, room: str, epoch: str, kept: Iterable[KeptEvent]) -> None:
+    async def _redact(self, org: OrgId, room: str, epoch: str, kept: Iterable[KeptEvent]) -> bool:
+        """Whether none of them says a text any more."""
         carried = {event.seq: event.data for event in kept if isinstance(event.data.get("message"), dict)}
         async with self._hub.database.transaction(org) as tx:
             messages = await _now(tx, room, [data["message"]["number"] for data in carried.values()])
-        changes = {
-            seq: {"number": data["number"], "message": superseded(messages[data["message"]["number"]])}
-            for seq, data in carried.items()
-            if data["message"]["number"] in messages
-        }
-        if changes:
-            self._metrics.erased(await self._hub.redact(org, room_topic(room), epoch, changes))
+        changes: dict[int, Any] = {}
+        for seq, data in carried.items():
+            message = messages.get(data["message"]["number"])
+            if message is not None and data["message"] != superseded(message):
+                changes[seq] = {"number": data["number"], "message": superseded(message)}
+        if not changes:
+            return True
+        done = await self._hub.redact(org, room_topic(room), epoch, changes)
+        self._metrics.erased(done)
+        # Another epoch has begun, or some have just gone: the next look finds what is there.
+        return done == len(changes)
 
     async def _follow(self, org: OrgId, room: str, number: int) -> None:
         async with self._slots:
