@@ -142,6 +142,8 @@ class RoomView:
     def start(self, page: Data, room: Data | None = None) -> Page:
         """Begins with the newest page, or anew after a gap: of before, ``room`` (unless given) and who types stay.
 
+        ``room`` must have been read after the page: what has happened in between comes as events.
+
         Raises ``ProtocolViolation``.
         """
         read = read_as(page, Page)
@@ -150,10 +152,9 @@ class RoomView:
         self._clear()
         self._log.clear()
         self.number = self._log_from = read.as_of
-        self.reads = {}
+        self.reads = dict(read.reads)
         if self.room.get("role") is not None:
-            self.reads[self.me] = int(self.room.get("read", 0))
-        self.reads.update(read.reads)
+            self.own_read(int(self.room.get("read", 0)))
         self._left.clear()
         self.members, self.members_loaded = {}, False
         self._member_numbers.clear()

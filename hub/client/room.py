@@ -240,8 +240,9 @@ class Room:
     async def _reload(self) -> Any:
         """Begins anew with the newest page; returns where the topic stood when it was read."""
         wants_members = self.view.members_loaded
-        room = (await self._ask("chat.get", {}))["room"]
-        page = self.view.start(await self._ask("chat.history", {"limit": self._page}), room)
+        # The page first: the room may be newer than it, for it is brought up to date by every event the page is not.
+        newest = await self._ask("chat.history", {"limit": self._page})
+        page = self.view.start(newest, (await self._ask("chat.get", {}))["room"])
         if wants_members:
             await self.load_members()
         self._stale = False

@@ -95,6 +95,10 @@ class Store:
         self.reads.pop(user, None)
         self._happens("member.left", user=user, by=user)
 
+    def rename(self, name: str) -> None:
+        self.number += 1
+        self._happens("room.changed", room={"name": name})
+
     def event(self, index: int, *, redacted: bool) -> Happened:
         """An event as the history of the topic has it: what was erased since is erased there."""
         event = self.events[index]

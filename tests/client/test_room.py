@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -77,6 +78,25 @@ async def test_no_seam_between_the_page_and_the_events(
         assert it.room.view.room["name"] == "Lobby"
         assert it.names() == ["message.created", "message.edited"]
     assert hub.peers[0].got("unsubscribe")
+
+
+@pytest.mark.parametrize("method", ["_chat_get", "_chat_history"])
+async def test_no_seam_between_the_room_and_the_page(
+    hub: ScriptedHub, chat: ScriptedChat, options: ClientOptions, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Whatever happens right after one of them was read is known in the end."""
+    read = getattr(chat, method)
+
+    async def then_rename(params: dict[str, Any]) -> Any:
+        answer = msgspec.json.decode(msgspec.json.encode(await read(params)))
+        assert chat.room is not None
+        chat.room["name"] = "Hall"
+        chat.store.rename("Hall")
+        return answer
+
+    monkeypatch.setattr(chat, method, then_rename)
+    async with watched(hub, options) as it:
+        await eventually(lambda: it.room.view.room["name"] == "Hall")
 
 
 @pytest.mark.parametrize("how", ["connection", "answer"])
