@@ -85,6 +85,7 @@ async def test_join_update_and_leave_are_distinct(
 async def test_a_snapshot_follows_the_verdict_and_what_was_missed(hub_with: HubWith, encoding: Encoding) -> None:
     peers = await hub_with(encoding, **QUICK)
     ann = await peers.join("ann", subscribe=[{"topic": "party:a"}])
+    await until(lambda: _members(ann, "party:a", _online("ann")))
     await ann.publish("party:a", 1)
     bob = await peers.join("bob", subscribe=[{"topic": "party:a", "since": "start"}])
     await bob.expect(Event, topic="party:a", data=1, seq=1)
@@ -238,7 +239,8 @@ async def test_presence_get(hub_with: HubWith, encoding: Encoding) -> None:
 
 
 async def _members(client: RawClient, topic: str, members: list[dict[str, Any]]) -> bool:
-    return bool((await got(client, topic))["members"] == members)
+    found: list[dict[str, Any]] = (await got(client, topic))["members"]
+    return sorted(found, key=str) == sorted(members, key=str)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +366,17 @@ async def test_metrics(hub_with: HubWith) -> None:
 
 async def _shows(shown: Callable[[], Awaitable[str]], line: str) -> bool:
     return line in (await shown()).splitlines()
+
+
+async def test_when_everybody_has_left_nothing_is_kept(hub_with: HubWith, room: str) -> None:
+    peers = await hub_with(**QUICK)
+    ann, bob = [await peers.join(user, subscribe=[{"topic": room}]) for user in ("ann", "bob")]
+    await until(lambda: _members(ann, room, _online("ann", "bob")))
+    presence = peers.hub.gateway.presence
+    assert (len(presence.mirror), len(presence.registrar.attendance)) == (1, 1)
+    await ann.unsubscribe(room)
+    bob.socket.transport.abort()
+    await until(lambda: (len(presence.mirror), len(presence.registrar.attendance)) == (0, 0))
 
 
 async def test_connections_without_presence_keep_nothing(hub_with: HubWith) -> None:

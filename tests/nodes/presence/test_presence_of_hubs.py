@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from hub.embedded import RedisServer
+from hub.nodes.presence.table import Change
 from hub.orgs import OrgId
 from hub.redis import Redis
 from hub.topics.topic import Topic
@@ -175,6 +176,21 @@ async def test_redis_is_killed_and_comes_back_empty(town: Town) -> None:
     await ann.unsubscribe(*ROOMS)
     town.server.start()
     await town.all_see(bob="online")
+
+
+async def test_what_redis_has_lost_of_a_hub_is_said_again_when_the_link_is_back(town: Town) -> None:
+    await town.enter(town.one, "ann")
+    await town.all_see(ann="online")
+    presence = town.one.hub.gateway.presence
+    topics = [Topic(OrgId.from_claim(town.one.org), *room.split(":")) for room in ROOMS]
+    nobody: list[tuple[Topic, list[Change], bool]] = [(topic, [], True) for topic in topics]
+    # As after a failover to a server that had not heard the last of it, only that the epoch is the same.
+    table, instance = presence.registrar._table, presence._lease.instance
+    await town.one.hub.within(lambda: table.change(instance, nobody))
+    for watcher in town.watchers:
+        await sees(watcher, {"w2": "online"}, WAIT_S)
+    town.proxy.cut()
+    await town.all_see(ann="online")
 
 
 async def test_a_hub_that_stops_removes_nobody_and_its_lease_does(town: Town) -> None:
