@@ -110,12 +110,17 @@ CREATE TABLE hub.chat_erasures (
   room text COLLATE "C" NOT NULL,
   number bigint NOT NULL,
   numbers bigint[] NOT NULL,
+  -- Done once. It is done a second time before it is forgotten: Redis may have failed over to a replica that had not heard
+  -- of the first.
+  done boolean NOT NULL DEFAULT false,
   created_at timestamptz NOT NULL DEFAULT now(),
+  -- When some node looks after it, if the one that wrote it has not.
+  due_at timestamptz NOT NULL,
   PRIMARY KEY (org, room, number)
 );
-CREATE INDEX chat_erasures_old ON hub.chat_erasures (created_at);
+CREATE INDEX chat_erasures_due ON hub.chat_erasures (due_at);
 CALL hub.isolate('hub.chat_erasures');
-GRANT SELECT, INSERT, DELETE ON hub.chat_erasures TO hub_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON hub.chat_erasures TO hub_app;
 
 -- Nodes look after all organisations and search within one by functions of the owner. That search is one of them has
 -- another reason too: row-level security keeps the text index from being used, because the match is not leakproof.
@@ -198,19 +203,19 @@ $body$;
 REVOKE ALL ON FUNCTION hub.outdated_chat(integer, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION hub.outdated_chat(integer, integer) TO hub_app;
 
--- What the node that should have done it has left undone for so long.
-CREATE FUNCTION hub.forgotten_erasures(age_s integer, most integer) RETURNS TABLE (org text, room text, number bigint)
+-- Rooms with notes that are due.
+CREATE FUNCTION hub.due_erasures(most integer) RETURNS TABLE (org text, room text)
 LANGUAGE sql
 STABLE
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-  SELECT e.org, e.room, e.number FROM hub.chat_erasures AS e
-  WHERE e.created_at < now() - age_s * interval '1 second'
-  ORDER BY e.created_at LIMIT most
+  SELECT DISTINCT e.org, e.room FROM (
+    SELECT n.org, n.room FROM hub.chat_erasures AS n WHERE n.due_at < now() ORDER BY n.due_at LIMIT most
+  ) AS e
 $body$;
-REVOKE ALL ON FUNCTION hub.forgotten_erasures(integer, integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION hub.forgotten_erasures(integer, integer) TO hub_app;
+REVOKE ALL ON FUNCTION hub.due_erasures(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.due_erasures(integer) TO hub_app;
 
 CREATE FUNCTION hub.untold_reads(most integer) RETURNS TABLE (org text, room text)
 LANGUAGE sql

@@ -275,8 +275,10 @@ class RoomView:
 
     def _edited(self, number: int, data: Data) -> None:
         message = read_as(data.get("message"), Message)
-        if message.number in self._messages and not message.superseded:
-            self._put(message, number)
+        before = self._messages.get(message.number)
+        if before is not None and not message.superseded:
+            # Its reactions are not said again.
+            self._put(msgspec.structs.replace(message, reactions=before.reactions), number)
 
     def _deleted(self, number: int, data: Data) -> None:
         for target in field_of(data, "messages", list[int]):

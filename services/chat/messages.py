@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from hub.api import ErrorCode, Hub, HubError, Principal, bad_request, not_found
 from services.chat.asked import Edit, React, Send
@@ -13,11 +15,11 @@ from services.chat.gate import Entry, Gate, check_user, display_name
 from services.chat.kinds import CREATED, DELETED, EDITED, MENTIONED, REACTION
 from services.chat.metrics import ChatMetrics
 from services.chat.rules import Action, Role
-from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, message_of
+from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, edited, message_of
 from services.chat.text import emoji, message_text
 
-# Beside its HTML an event has the text and the rest; together they must be less than max_event_bytes.
-_EVENT_REST: Final = 2048
+_EVENT_BYTES: Final = 65_536  # what hub_publish takes
+_EVENT_REST: Final = 64  # of an event, beside the message: its number
 _UPLOAD = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _MOST_REACTIONS: Final = 500  # of all members to one message; they travel with every page
 
@@ -26,12 +28,18 @@ SELECT {MESSAGE_COLUMNS}, {REACTIONS} AS reacted FROM hub.chat_messages AS m
 WHERE m.org = $1 AND m.room = $2 AND m.author = $3 AND m.key = $4
 """  # noqa: S608 - made of constants
 _THERE = "SELECT EXISTS (SELECT FROM hub.chat_messages WHERE org = $1 AND room = $2 AND number = $3)"
-_MEMBERS = "SELECT member FROM hub.chat_members WHERE org = $1 AND room = $2 AND member = ANY ($3)"
-# To write is to have read. Whoever was invited has no name until then.
+# Who may read what they are mentioned in: in a public room everybody who is in some room of the organisation.
+_MENTIONED = """
+SELECT DISTINCT member FROM hub.chat_members WHERE org = $1 AND member = ANY ($2) AND ($3 OR room = $4)
+"""
+# To write is to have read. Whoever was invited has no name until then. The time is that at which the room's turn came,
+# not that at which it was waited for, so that later messages are not older.
 _SEND = f"""
 WITH room AS (
-  UPDATE hub.chat_rooms SET messages = messages + 1, last_number = $3, last_at = now() WHERE org = $1 AND id = $2
-  RETURNING messages
+  UPDATE hub.chat_rooms
+  SET messages = messages + 1, last_number = $3, last_at = greatest(last_at, clock_timestamp())
+  WHERE org = $1 AND id = $2
+  RETURNING messages, last_at
 ), own AS (
   UPDATE hub.chat_members SET read_number = $3, read_count = (SELECT messages FROM room), told_number = $3,
     name = coalesce(nullif($5, ''), name)
@@ -39,8 +47,8 @@ WITH room AS (
 )
 INSERT INTO hub.chat_messages AS m
   (org, room, number, ordinal, text_number, author, author_name, key, format, text, html, reply_to, mentions,
-  attachments)
-SELECT $1, $2, $3, room.messages, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM room
+  attachments, created_at)
+SELECT $1, $2, $3, room.messages, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, room.last_at FROM room
 RETURNING {MESSAGE_COLUMNS}
 """  # noqa: S608 - made of constants
 _LOCK = f"""
@@ -48,12 +56,12 @@ SELECT {MESSAGE_COLUMNS}, {REACTIONS} AS reacted FROM hub.chat_messages AS m
 WHERE m.org = $1 AND m.room = $2 AND m.number = $3 FOR UPDATE OF m
 """  # noqa: S608 - made of constants
 _EDIT = f"""
-UPDATE hub.chat_messages AS m SET text = $4, html = $5, format = $6, edited_at = now(), text_number = $7
+UPDATE hub.chat_messages AS m SET text = $4, html = $5, format = $6, edited_at = clock_timestamp(), text_number = $7
 WHERE org = $1 AND room = $2 AND number = $3 RETURNING {MESSAGE_COLUMNS}
 """  # noqa: S608 - made of constants
 _DELETE = f"""
 UPDATE hub.chat_messages AS m SET text = NULL, html = NULL, mentions = '{{}}', attachments = '{{}}', reactions = 0,
-  deleted_at = now(), deleted_by = $4, deleted_why = $5
+  deleted_at = clock_timestamp(), deleted_by = $4, deleted_why = $5
 WHERE org = $1 AND room = $2 AND number = $3 RETURNING {MESSAGE_COLUMNS}
 """  # noqa: S608 - made of constants
 _UNREACT_ALL = "DELETE FROM hub.chat_reactions WHERE org = $1 AND room = $2 AND number = $3"
@@ -80,7 +88,8 @@ class Messages:
 
     async def send(self, principal: Principal, wanted: Send) -> dict[str, Any]:
         """A new message; the same key again gives the same message, however often and on whichever node."""
-        text, html = self._rendered(wanted.text, wanted.format)
+        text = message_text(wanted.text, self._hub.settings.chat_max_message_bytes)
+        html = self._html(text, wanted.format)
         if not wanted.key.isprintable():
             raise bad_request("'key' has 1 to 128 printable characters")
         attachments = self._attachments(wanted.attachments)
@@ -101,7 +110,7 @@ class Messages:
             about = (wanted.reply_to, mentions, attachments)
             (stored,) = await entry.tx.fetch(_SEND, org, room, entry.number, *row, *about)
             message = message_of(stored)
-            await entry.publish(CREATED, {"message": message})
+            await self._tell(entry, CREATED, message)
             told = {"room": room, "room_name": entry.access.name, "number": message["number"], "by": user}
             for mentioned in mentions:
                 entry.tell(mentioned, MENTIONED, told)
@@ -109,24 +118,27 @@ class Messages:
         return {"message": message, "duplicate": False}
 
     async def edit(self, principal: Principal, wanted: Edit) -> dict[str, Any]:
-        """Another text for one's own message; the old one is gone, also from what is replayed."""
+        """Another text for one's own message; the old one is gone, also from what is replayed.
+
+        The text that is there already is no change, so an edit may be repeated.
+        """
+        text = message_text(wanted.text, self._hub.settings.chat_max_message_bytes)
         await self._bucket.spend(principal.org, f"{wanted.room}/{principal.user}")
         org, room, number = principal.org, wanted.room, wanted.message
         async with self._gate.entered(principal, room, Action.LOOK) as entry:
             before = await self._lock(entry, number)
             if before["author"] != principal.user:
                 raise HubError(ErrorCode.FORBIDDEN, "only its author edits a message")
-            await entry.act(Action.SPEAK)
             format_ = wanted.format or before["format"]
-            text, html = self._rendered(wanted.text, format_)
             if (text, format_) == (before["text"], before["format"]):
                 return {"message": message_of(before, before["reacted"])}
-            changed = (text, html, format_, entry.number)
+            await entry.act(Action.SPEAK)
+            changed = (text, self._html(text, format_), format_, entry.number)
             (row,) = await entry.tx.fetch(_EDIT, org, room, number, *changed)
             message = message_of(row, before["reacted"])
-            told = await entry.publish(EDITED, {"message": message})
-            await self._eraser.note(entry, told, [(before["text_number"], message)])
-        self._eraser.soon(org, room, told)
+            told = await self._tell(entry, EDITED, edited(message))
+            await self._eraser.note(entry.tx, room, told, [(before["text_number"], message)])
+        self._eraser.soon(org, room)
         self._metrics.changed("edited")
         return {"message": message}
 
@@ -148,8 +160,8 @@ class Messages:
             tombstone = message_of(row)
             data = {"messages": [number], "reason": why, "by": principal.user, "at": tombstone["deleted_at"]}
             told = await entry.publish(DELETED, data)
-            await self._eraser.note(entry, told, [(before["text_number"], tombstone)])
-        self._eraser.soon(principal.org, room, told)
+            await self._eraser.note(entry.tx, room, told, [(before["text_number"], tombstone)])
+        self._eraser.soon(principal.org, room)
         self._metrics.changed("deleted")
         return {"message": tombstone}
 
@@ -175,15 +187,21 @@ class Messages:
 
     # --- what was given
 
-    def _rendered(self, value: str, format_: str) -> tuple[str, str]:
-        """Text and HTML, together small enough for an event."""
-        settings = self._hub.settings
-        text = message_text(value, settings.chat_max_message_bytes)
-        html = self._hub.markup.html(text, markdown=format_ == "markdown")
-        size, most = len(text.encode()) + len(html.encode()) + _EVENT_REST, settings.max_event_bytes
+    def _html(self, text: str, format_: str) -> str:
+        return self._hub.markup.html(text, markdown=format_ == "markdown")
+
+    async def _tell(self, entry: Entry, event: str, message: Mapping[str, Any]) -> int:
+        """Tells the room of a message; returns the event's number. Raises ``too_large`` for what no event can carry."""
+        # As PostgreSQL prints it, with a blank after every comma and colon: that is what it measures.
+        size = len(msgspec.json.format(msgspec.json.encode(message), indent=0)) + _EVENT_REST
+        most = min(self._hub.settings.max_event_bytes, _EVENT_BYTES)
         if size > most:
-            raise HubError(ErrorCode.TOO_LARGE, f"with its HTML the message has {size} bytes; at most {most} travel")
-        return text, html
+            raise HubError(
+                ErrorCode.TOO_LARGE,
+                f"with its HTML and whom it mentions the message has {size} bytes; at most {most} travel",
+                details={"bytes": size, "limit": most},
+            )
+        return await entry.publish(event, {"message": message})
 
     def _attachments(self, uploads: Sequence[str]) -> list[str]:
         most = self._hub.settings.chat_max_attachments
@@ -202,10 +220,11 @@ class Messages:
         return [user for user in named if user != principal.user]
 
     async def _present(self, entry: Entry, mentions: list[str]) -> list[str]:
-        """Those who may read what they are mentioned in."""
-        if entry.access.public or not mentions:
+        """Those who are there to be mentioned, and may read it."""
+        if not mentions:
             return mentions
-        rows = await entry.tx.fetch(_MEMBERS, entry.tx.org, entry.room, mentions)
+        public = entry.access.public
+        rows = await entry.tx.fetch(_MENTIONED, entry.tx.org, mentions, public, entry.room)
         members = {row["member"] for row in rows}
         return [user for user in mentions if user in members]
 

@@ -12,11 +12,12 @@ import structlog
 
 from hub.api import ErrorCode, Hub, HubError, OrgId, Principal
 from services.chat.asked import Retention
+from services.chat.chores import each
 from services.chat.erasing import Eraser
 from services.chat.kinds import DELETED, room_topic
 from services.chat.metrics import ChatMetrics
 from services.chat.receipts import Receipts
-from services.chat.shapes import MESSAGE_COLUMNS, message_of, superseded
+from services.chat.shapes import MESSAGE_COLUMNS, message_of
 
 _OUTDATED = "SELECT org, room, number FROM hub.outdated_chat($1, $2)"
 _BEFORE = """
@@ -25,11 +26,10 @@ WHERE org = $1 AND room = $2 AND number = ANY ($3) AND deleted_at IS NULL ORDER 
 """
 _DELETE = f"""
 UPDATE hub.chat_messages AS m SET text = NULL, html = NULL, mentions = '{{}}', attachments = '{{}}', reactions = 0,
-  deleted_at = now(), deleted_why = 'retention'
+  deleted_at = clock_timestamp(), deleted_why = 'retention'
 WHERE org = $1 AND room = $2 AND number = ANY ($3) RETURNING {MESSAGE_COLUMNS}
 """  # noqa: S608 - made of constants
 _UNREACT_ALL = "DELETE FROM hub.chat_reactions WHERE org = $1 AND room = $2 AND number = ANY ($3)"
-_NOTE = "INSERT INTO hub.chat_erasures (org, room, number, numbers) VALUES ($1, $2, $3, $4)"
 _SET = """
 INSERT INTO hub.chat_policies (org, retention_days, changed_by) VALUES ($1, $2, $3)
 ON CONFLICT (org) DO UPDATE SET retention_days = $2, changed_by = $3, changed_at = now()
@@ -47,7 +47,7 @@ class Janitor:
         self._hub = hub
         self._eraser = eraser
         self._metrics = metrics
-        self._chores: Sequence[Callable[[], Awaitable[int]]] = (
+        self._chores: Sequence[Callable[[], Awaitable[bool]]] = (
             self.delete_outdated,
             eraser.look_after,
             receipts.look_after,
@@ -62,16 +62,15 @@ class Janitor:
             await tx.execute(_SET, principal.org, wanted.days, principal.user)
         return {"days": wanted.days}
 
-    async def delete_outdated(self) -> int:
-        """Makes tombstones of messages that are too old, a round of them; returns how many were."""
+    async def delete_outdated(self) -> bool:
+        """Makes tombstones of messages that are too old, a round of them. Returns whether there may be more."""
         days = self._hub.settings.chat_retention_days
         rooms: dict[tuple[OrgId, str], list[int]] = defaultdict(list)
         outdated = await self._hub.database.maintain_rows(_OUTDATED, days, _PER_ROUND)
         for org, row in outdated:
             rooms[org, row["room"]].append(row["number"])
-        for (org, room), numbers in rooms.items():
-            await self._delete(org, room, numbers)
-        return len(outdated)
+        done = [await each(self._delete(org, room, numbers)) for (org, room), numbers in rooms.items()]
+        return len(outdated) == _PER_ROUND and any(done)
 
     def start(self) -> None:
         """Begins; ``close`` must follow."""
@@ -95,11 +94,9 @@ class Janitor:
             tombstones = [message_of(row) for row in rows]
             data = {"number": told, "messages": sorted(carriers), "reason": "retention", "by": None}
             await tx.publish(topic, DELETED, data | {"at": tombstones[0]["deleted_at"]})
-            for tombstone in tombstones:
-                number = carriers[tombstone["number"]]
-                await tx.erase(topic, [number], {"number": number, "message": superseded(tombstone)})
-            await tx.execute(_NOTE, org, room, told, list(carriers.values()))
-        self._eraser.soon(org, room, told)
+            gone = [(carriers[tombstone["number"]], tombstone) for tombstone in tombstones]
+            await self._eraser.note(tx, room, told, gone)
+        self._eraser.soon(org, room)
         self._metrics.changed("outdated", len(tombstones))
 
     async def _run(self) -> None:
@@ -110,12 +107,11 @@ class Janitor:
             for chore in self._chores:
                 await self._perform(chore)
 
-    async def _perform(self, chore: Callable[[], Awaitable[int]]) -> None:
+    async def _perform(self, chore: Callable[[], Awaitable[bool]]) -> None:
         """As long as there is something; what PostgreSQL or Redis does not take now waits for the next time."""
-        before = -1
         try:
-            while (done := await chore()) and done != before:
-                before = done if done < _PER_ROUND else -1
+            while await chore():
+                pass
         except HubError as error:
             _log.warning("chat_janitor_waits", reason=error.message)
         except Exception:

@@ -67,7 +67,12 @@ def superseded(message: Mapping[str, Any]) -> dict[str, Any]:
     """What an event that carried a message says when a later one carries it: nothing of the text."""
     if message["deleted"]:
         return dict(message)
-    return {**message, "text": "", "html": "", "mentions": [], "attachments": [], "superseded": True}
+    return {**message, "text": "", "html": "", "mentions": [], "attachments": [], "reactions": {}, "superseded": True}
+
+
+def edited(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as those get it who have it already: without its reactions, which are as they were and may be many."""
+    return {field: value for field, value in message.items() if field != "reactions"}
 
 
 def room_of(row: Mapping[str, Any], last: Mapping[str, Any] | None = None) -> dict[str, Any]:

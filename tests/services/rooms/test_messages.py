@@ -72,7 +72,7 @@ async def test_an_edit_replaces_the_text_for_everybody(house: Parlour) -> None:
     assert edited["text"] == "right"
     assert edited["edited_at"] >= sent["created_at"]
     told = await heard.heard("message.edited")
-    assert told["message"] == edited
+    assert told["message"] | {"reactions": {}} == edited
     assert told["number"] > sent["number"]
     assert (await bob.do("history", "r"))["messages"] == [edited]
     again = await ada.do("edit", "r", message=sent["number"], text="right")
@@ -191,3 +191,63 @@ async def test_too_many_messages_in_one_room(redis_url: str, hub_database: HubDa
         assert refused.code == ErrorCode.RATE_LIMITED
         assert refused.retry_after_ms
         await bob.send("r", "others may")
+
+
+async def test_reactions_do_not_keep_a_message_from_being_edited(house: Parlour) -> None:
+    ada, bob = await house.person("ada"), await house.person("bob")
+    await ada.do("create", "r", name="Room", public=True)
+    sent = await ada.send("r", "before")
+    users = [f"{n:0128}" for n in range(499)]
+    await house.rows(
+        "INSERT INTO hub.chat_reactions (org, room, number, emoji, member)"
+        " SELECT 'acme', 'r', $1, '👍', member FROM unnest($2::text[]) AS member",
+        sent["number"],
+        users,
+    )
+    await house.rows("UPDATE hub.chat_messages SET reactions = 499 RETURNING 1")
+    heard = await bob.listen("chat:r")
+    edited = (await ada.do("edit", "r", message=sent["number"], text="after"))["message"]
+    assert len(edited["reactions"]["👍"]) == 499
+    told = (await heard.heard("message.edited"))["message"]
+    assert told == {field: value for field, value in edited.items() if field != "reactions"}
+
+
+async def test_what_no_event_can_carry_is_refused_in_our_own_words(house: Parlour) -> None:
+    ada = await house.person()
+    users = [f"{n:02}" + "\U00010348" * 250 for n in range(20)]
+    await ada.do("create", "r", name="Room", members=users)
+    refused = await ada.refused("send", "r", text="&" * 8192, key="k", mentions=users)
+    assert refused.code == ErrorCode.TOO_LARGE
+    assert "hub_publish" not in refused.message
+    assert refused.details is not None
+    assert refused.details["limit"] == 65_536
+    assert (await ada.do("history", "r"))["messages"] == []
+
+
+async def test_a_repeated_edit_is_no_failure(house: Parlour) -> None:
+    ada, bob = await house.person("ada"), await house.person("bob")
+    await ada.do("create", "r", name="Room", members=["bob"])
+    sent = await bob.send("r", "before")
+    edited = await bob.do("edit", "r", message=sent["number"], text="after")
+    await ada.do("mute", "r", user="bob", for_s=3600)
+    assert await bob.do("edit", "r", message=sent["number"], text="after") == edited
+    assert (await bob.refused("edit", "r", message=sent["number"], text="more")).code == ErrorCode.FORBIDDEN
+
+
+async def test_later_messages_are_not_older(house: Parlour) -> None:
+    people = [await house.person(f"u{n}") for n in range(3)]
+    await people[0].do("create", "r", name="Room", public=True)
+    await asyncio.gather(*(person.send("r", f"{n}") for person in people for n in range(20)))
+    rows = await house.rows("SELECT created_at FROM hub.chat_messages ORDER BY number")
+    times = [row["created_at"] for row in rows]
+    assert times == sorted(times)
+    (room,) = await house.rows("SELECT last_at FROM hub.chat_rooms")
+    assert room["last_at"] == times[-1]
+
+
+async def test_in_a_public_room_nobody_unknown_is_mentioned(house: Parlour) -> None:
+    ada, bob = await house.person("ada"), await house.person("bob")
+    await ada.do("create", "r", name="Room", public=True)
+    await bob.do("create", "own", name="Somewhere else")
+    sent = await ada.send("r", "@bob @nobody", mentions=["bob", "nobody"])
+    assert sent["mentions"] == ["bob"]
