@@ -1,6 +1,7 @@
-/** The page that `hub dev` serves: events and a document that unfolds, over one socket. */
+/** The page that `hub dev` serves: events, a document that unfolds and a chat, over one socket. */
 
 import { ContentAssembler } from "./content.js";
+import { showChat } from "./demo_chat.js";
 import { HubClient } from "./hub.js";
 
 const SERVICES = ["finance", "guest", "staff", "tasks", "properties", "users", "dashboard", "branding", "analytics", "reports"];
@@ -38,8 +39,11 @@ let endStream = () => {};
 hub.onState = (state, detail) => {
   find("state").className = state;
   find("state").textContent = state === "up" ? "connected" : `away: ${detail}`;
-  if (state === "up") find("who").textContent = detail;
+  if (state !== "up") return;
+  find("who").textContent = detail;
+  chat.welcomed();
 };
+const chat = showChat(hub);
 
 for (const service of SERVICES) {
   hub.subscribe(

@@ -119,6 +119,8 @@ class Subscription {
 export class HubClient {
   /** Called with `"up"` or `"down"` and why. @type {(state: "up" | "down", detail: string) => void} */
   onState = () => {};
+  /** Who this is; known from the first welcome on. */
+  user = "";
 
   #url;
   #token;
@@ -271,6 +273,7 @@ export class HubClient {
 
   #welcome(frame) {
     this.#session = frame.session;
+    this.user = frame.user;
     this.#heartbeatMs = frame.heartbeat_ms;
     this.#up = true;
     this.#upAt = Date.now();

@@ -142,11 +142,12 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
 
     lines = [f"hub is ready at http://{address}   (ws://{address}/ws; Ctrl-C stops it and its servers)", ""]
     lines.append("tokens, valid for a week:")
+    tokens = []
     for org, user, name in DEMO_USERS:
-        made = mint_token(settings, org, user, ttl_s=TOKEN_LIFE_S, name=name)
-        lines.append(f"  {org}/{user}: {made}")
-    first = mint_token(settings, *DEMO_USERS[0][:2], ttl_s=TOKEN_LIFE_S, name=DEMO_USERS[0][2])
-    lines += ["", f"watch it: http://{address}/demo#token={first}"]
+        tokens.append(mint_token(settings, org, user, ttl_s=TOKEN_LIFE_S, name=name))
+        lines.append(f"  {org}/{user}: {tokens[-1]}")
+    lines += ["", f"watch it: http://{address}/demo#token={tokens[0]}"]
+    lines.append(f"in another tab, to chat with yourself: http://{address}/demo#token={tokens[1]}")
     port = address.rpartition(":")[2]
     setting = "" if port == "8000" else f"PORT={port} "
     hub = command()

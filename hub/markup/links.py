@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from hub.markup.allowed import LINK_REL, safe_link
-from hub.markup.characters import escape, escape_value
+from hub.markup.allowed import LINK_REL
+from hub.markup.characters import escape
 
-# Not within a word; a host begins with a letter, a digit or a bracket.
+# Not within a word; a host begins with a letter, a digit or a bracket. No quotes: the address stands between some.
 _ADDRESS = re.compile(r"(?<!\w)https?://[\w\[][^\s<>\"]*+", re.IGNORECASE)
 # What follows an address in a sentence and is none of it. A closing bracket is when none was opened in it.
 _PUNCTUATION = ".,:;!?'*_~…"
@@ -16,18 +16,16 @@ _MAX_TRIMMED = 64
 
 
 def with_links(line: str) -> str:
-    """A line of text as markup in which addresses that begin with ``http://`` or ``https://`` are links, if
-    ``allowed`` has nothing against them. The sanitiser may still find that one is none.
+    """A line of text as markup in which addresses that begin with ``http://`` or ``https://`` are links. The sanitiser
+    decides whether they may be.
     """
     out = []
     at = 0
     for found in _ADDRESS.finditer(line):
         begin = found.start()
         address = _without_punctuation(found[0])
-        if safe_link(address) is None:
-            continue
-        out.append(escape(line[at:begin]))
-        out.append(f'<a href="{escape_value(address)}" rel="{LINK_REL}">{escape(address)}</a>')
+        shown = escape(address)
+        out.append(f'{escape(line[at:begin])}<a href="{shown}" rel="{LINK_REL}">{shown}</a>')
         at = begin + len(address)
     out.append(escape(line[at:]))
     return "".join(out)

@@ -31,7 +31,7 @@ _MAX_DEPTH = 100
 # What the parser does not count well: links, whose addresses are taken apart, marks and lines, each of them a token.
 _LINK = re.compile(r"\]\(|<[^\s<>:@]{1,64}[:@]")
 _LINK_WORK = 25
-_MARKS = "*_~\n"
+_MARKS = "*_~<\n"
 _MARK_WORK = 2
 _VISIBLE = re.compile(r"(?:^|>)\s*[^\s<]|<(?:img|hr|input)[ >]")
 
@@ -57,7 +57,7 @@ class Markup:
     def _from_text(self, text: str) -> str:
         if not 0 < text.count("://") <= MAX_LINKS:
             return text_to_html(text)
-        # Escaped text is clean, links need not be: a library knows addresses that are none.
+        # Escaped text is clean; of links the sanitiser decides.
         return "".join(self._sanitiser.clean(one) if "<a " in one else one for one in paragraphs(text, with_links))
 
     def _from_markdown(self, text: str) -> str | None:
