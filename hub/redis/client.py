@@ -140,7 +140,7 @@ class Redis:
     async def servers(self) -> dict[str, str]:
         """``run_id`` by address of every master."""
         await self._located()
-        return {address: (await self._info(address))["run_id"] for address in self.masters()}
+        return {address: (await self._info(address, "server"))["run_id"] for address in self.masters()}
 
     async def refresh(self) -> None:
         """Finds out anew who is master of what."""
@@ -306,8 +306,8 @@ class Redis:
         with contextlib.suppress(HubError):
             await self._located()
 
-    async def _info(self, address: str) -> dict[str, str]:
-        item = Try(Command("", ("INFO",)))
+    async def _info(self, address: str, *sections: str) -> dict[str, str]:
+        item = Try(Command("", ("INFO", *sections)))
         await self._send(address, [item])
         if isinstance(outcome := _translated(item), HubError):
             raise outcome

@@ -314,9 +314,11 @@ class Attendance:
             place.whole = True
             self._on_due(place)
 
-    def take(self, place: Place) -> Told:
-        """What there is to tell. ``settle`` must follow."""
-        whole, again = place.whole, place.again
+    def take(self, place: Place, instance: str) -> Told:
+        """What there is to tell by that name; everything, if it is the first time. ``settle`` must follow."""
+        again = place.again
+        # What Redis has by this name of an earlier stay may be older than what it was told.
+        whole = place.whole or (bool(place.dirty) and place.instance != instance)
         place.whole = place.again = False
         users = list(place.people) if whole else list(place.dirty)
         place.dirty.clear()

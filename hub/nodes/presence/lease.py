@@ -27,9 +27,9 @@ class NodeLease:
     """The instance of this node, and the removal of those that are dead.
 
     An instance is one life of a node: a duty of the hub's own that is renewed while the node lives. Whichever node
-    adopts it then takes the instance out of all topics. When the others believed this node dead, or Redis has lost it,
-    it goes on as a new instance: ``on_reborn`` is called with it, on the event loop, and whom the node has must be said
-    anew (``whole``).
+    adopts it then takes the instance out of all topics. When the others believed this node dead, or Redis may have lost
+    what was said, it goes on as a new instance: ``on_reborn`` is called with it, on the event loop, and whom the node
+    has must be said anew (``whole``). What Redis still has by the old name, it takes away a lease later.
 
     ``duties`` are of a purpose for this alone, with ``hands_over=False``.
     """
@@ -47,6 +47,8 @@ class NodeLease:
         self._reborn = False
         self._dead: dict[str, None] = {}
         """Adopted, to be taken out of all topics; bounded by max_duties."""
+        self._servers: frozenset[str] = frozenset()
+        """Those there were before the instance began; what was said in its name was said to them."""
         self._past: dict[str, float] = {}
         """Instances of this node, and when nothing will be said by them any more. One for each time it was lost."""
         self._task: asyncio.Task[None] | None = None
@@ -109,9 +111,7 @@ class NodeLease:
         instance = self._instance
         if not self._held.is_set():
             await self._take_lease(instance)
-        elif not await self._table.lives(instance):
-            # Of a node that hung for long others have finished the removal and forgotten the lease: it is renewed as if
-            # nothing had been.
+        elif not await self._is_known(instance):
             self._lost(CONTROL_ORG, instance)
         while self._dead and self._held.is_set():
             await self._remove(next(iter(self._dead)))
@@ -122,9 +122,27 @@ class NodeLease:
                 await self._remove(past)
                 del self._past[past]
 
+    async def _is_known(self, instance: str) -> bool:
+        """Whether Redis has everything that was said in its name."""
+        # Of a node that hung for long others have finished the removal and forgotten the lease: it is renewed as if
+        # nothing had been.
+        if not await self._table.lives(instance):
+            return False
+        # Another server, or the same one started again, may have the state of a moment ago: somebody who has left since
+        # is there again, in a topic of which this node knows nothing any more.
+        servers = await self._servers_now()
+        return servers is None or servers <= self._servers
+
+    async def _servers_now(self) -> frozenset[str] | None:
+        try:
+            return await self._table.servers()
+        except HubError:
+            return None  # one of many is away: it holds up nothing, and is looked at when it is back
+
     async def _take_lease(self, instance: str) -> None:
         if not await self._duties.take(CONTROL_ORG, instance):
             return
+        self._servers = await self._servers_now() or self._servers
         await self._table.begin(instance)
         if instance != self._instance:
             return  # lost already

@@ -191,7 +191,7 @@ class Registrar:
         return told
 
     async def _change(self, instance: str, places: Sequence[Place]) -> set[Place]:
-        taken = {place: self.attendance.take(place) for place in places}
+        taken = {place: self.attendance.take(place, instance) for place in places}
         asked = [place for place, what in taken.items() if what]
         answers: dict[Place, Changed | HubError] = {}
         try:
@@ -208,8 +208,8 @@ class Registrar:
                 self.attendance.settle(place, what, arrived=place in told)
         for place, answer in answers.items():
             if isinstance(answer, Changed):
-                place.instance = instance
                 self._take_answer(place, answer, whole=taken[place].whole)
+                place.instance = instance
         return told
 
     async def _note(self, instance: str, places: Collection[Place]) -> bool:
@@ -223,7 +223,8 @@ class Registrar:
     def _take_answer(self, place: Place, answer: Changed, *, whole: bool) -> None:
         place.renewed_at = time.monotonic()
         if whole:
-            self._metrics.resynced(place.topic.kind)
+            if place.instance:
+                self._metrics.resynced(place.topic.kind)
         elif place.epoch not in ("", answer.epoch):
             place.whole = True  # Redis has lost who was present before this
         place.epoch = answer.epoch

@@ -174,6 +174,13 @@ class PresenceTable:
         _raise_first(replies)
         return bool(lives)
 
+    async def servers(self) -> frozenset[str]:
+        """What the servers call themselves: one that was not there before may have less than was said to another.
+
+        Raises ``unavailable`` when one of them does not answer.
+        """
+        return frozenset((await self._redis.servers()).values())
+
     async def note(self, instance: str, topics: Sequence[Topic]) -> None:
         """Before the first change of a topic: if the instance dies, it is looked for there. Raises ``unavailable``."""
         _raise_first(await self._redis.batch(_notes(instance, topics)))

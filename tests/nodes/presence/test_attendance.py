@@ -44,7 +44,7 @@ class Book:
         """Tells what is due, and returns it."""
         self.due.clear()
         place = self.place(topic)
-        told = self.attendance.take(place)
+        told = self.attendance.take(place, place.instance)
         self.attendance.settle(place, told, arrived=arrived)
         if not place.due:
             self.attendance.drop(place)
@@ -145,7 +145,7 @@ def test_what_changes_while_it_is_told_is_told_next() -> None:
     book = Book()
     ann = book.connection("ann", ROOM)
     place = book.place()
-    told = book.attendance.take(place)
+    told = book.attendance.take(place, place.instance)
     book.attendance.leave(ann, ROOM)
     book.attendance.settle(place, told, arrived=True)
     assert place.due
@@ -163,12 +163,12 @@ def test_everybody_is_told_anew_when_in_doubt() -> None:
     book.attendance.leave(gone, ROOM)
     book.attendance.resync(ROOM)
     place = book.place()
-    told = book.attendance.take(place)
+    told = book.attendance.take(place, place.instance)
     assert told.whole
     assert [change.user for change in told.changes] == ["ann", "bob", "eve"]
     book.attendance.settle(place, told, arrived=False)
     assert place.whole
-    told = book.attendance.take(place)
+    told = book.attendance.take(place, place.instance)
     assert len(told.changes) == 3
     book.attendance.settle(place, told, arrived=True)
     assert not place.due

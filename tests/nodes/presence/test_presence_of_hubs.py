@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
 import pytest
+import redis as redis_py
 
 from hub.embedded import RedisServer
 from hub.nodes.presence.table import Change
@@ -191,6 +193,42 @@ async def test_what_redis_has_lost_of_a_hub_is_said_again_when_the_link_is_back(
         await sees(watcher, {"w2": "online"}, WAIT_S)
     town.proxy.cut()
     await town.all_see(ann="online")
+
+
+async def test_redis_comes_back_as_it_was_before_somebody_left(town: Town) -> None:
+    alone = "party:alone"
+    watcher = town.watch(await town.one.join("w1", subscribe=[{"topic": alone}]), alone)
+    ann = await town.two.join("ann", subscribe=[{"topic": alone}])
+    await town.enter(town.two, "bob")
+    await sees(watcher, {"w1": "online", "ann": "online"}, WAIT_S)
+    await town.all_see(bob="online")
+    await asyncio.to_thread(_save, town.server)
+    await ann.unsubscribe(alone)
+    await sees(watcher, {"w1": "online"}, WAIT_S)
+    # The hub that she was present by knows nothing of the topic any more.
+    await until(lambda: not _is_place(town.two, alone), what="the hub to forget the topic")
+    town.server.kill()
+    town.server.start()
+    snapshots = len(_snapshots(watcher))
+    await until(lambda: len(_snapshots(watcher)) > snapshots, WAIT_S, "a new epoch")
+    await sees(watcher, {"w1": "online"}, WAIT_S)
+    await town.all_see(bob="online")
+    # Beginning anew makes no noise.
+    for heard in town.heard("bob"):
+        assert [told for told in heard if not told.startswith("snapshot")] == ["join bob online"]
+
+
+def _save(server: RedisServer) -> None:
+    with contextlib.closing(redis_py.Redis.from_url(server.url)) as client:
+        client.save()
+
+
+def _is_place(peers: Peers, text: str) -> bool:
+    return any(place.topic.wire == text for place in peers.hub.gateway.presence.registrar.attendance)
+
+
+def _snapshots(watcher: Present) -> list[str]:
+    return [told for told in watcher.heard if told.startswith("snapshot")]
 
 
 async def test_a_hub_that_stops_removes_nobody_and_its_lease_does(town: Town) -> None:

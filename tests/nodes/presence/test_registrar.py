@@ -64,8 +64,20 @@ async def test_changes_of_a_moment_go_together(node: Node) -> None:
     node.enter("bob", A)
     node.attendance.say(ann, Status.AWAY)
     await node.settled()
-    assert node.table.calls == [[(A, 2, False), (B, 1, False)]]
+    assert node.table.calls == [[(A, 2, True), (B, 1, True)]]
     assert node.table.users(A) == {"ann": "away", "bob": "online"}
+
+
+async def test_what_redis_has_of_an_earlier_stay_is_put_right_when_somebody_comes(node: Node) -> None:
+    # Of a topic that this node has forgotten, and Redis has not: it has come back with older data.
+    node.table.present[A] = {("n1", "ann"): Status.ONLINE}
+    node.enter("bob", A)
+    await node.settled()
+    assert node.table.users(A) == {"bob": "online"}
+    node.enter("eve", A)
+    await node.settled()
+    assert [call[0][1:] for call in node.table.calls] == [(1, True), (1, False)]
+    assert node.resyncs == 0
 
 
 async def test_when_the_last_has_left_nothing_is_kept(node: Node) -> None:
