@@ -317,16 +317,31 @@ class Connection:
 
     # --- presence
 
-    def attending(self) -> Attendant:
-        """This connection as others may see that it is there."""
+    def attending(self, kept: str = "") -> Attendant:
+        """This connection as others may see that it is there. ``kept``: what its session knows of that."""
         if self.attendance is None:
-            self.attendance = self._gateway.presence.attendant(self.verified)
+            self.attendance = self._gateway.presence.attendant(self.verified, kept)
         return self.attendance
+
+    @property
+    def kept_presence(self) -> str | None:
+        """What the session shall know; None: it was not present anywhere."""
+        return None if self.attendance is None else self.attendance.kept
 
     def acted(self) -> None:
         """Its client did something of its own accord."""
         if self.attendance is not None and self.attendance.acted():
             self._gateway.keeper.watch(self)  # from now on it may become idle again
+            self._gateway.saver.changed(self)
+
+    def look_away(self, now: float) -> float:
+        """Away, if its client has done nothing for long. When to look again; only if it has an attendance."""
+        attendant = self.attending()
+        before = attendant.idle
+        due = attendant.look(now)
+        if attendant.idle is not before:
+            self._gateway.saver.changed(self)
+        return due
 
     def _pause(self) -> None:
         if self.congested:

@@ -33,6 +33,7 @@ async def drain(gateway: Gateway) -> None:
     """Takes nobody in any more, tells everybody to go, ends what is streamed over HTTP; returns when all have gone."""
     settings = gateway.settings
     gateway.connections.draining = True
+    gateway.presence.hold()
     gateway.answers.drain()
     leaving: list[Connection] = []
     for connection in gateway.connections:

@@ -124,7 +124,7 @@ class Keeper:
             self._look_at_pong(connection, now),
             self._look_at_age(connection, now),
             self._look_at_positions(connection, now),
-            *(() if connection.attendance is None else (connection.attendance.look(now),)),
+            *(() if connection.attendance is None else (connection.look_away(now),)),
         )
 
     def _look_at_closing(self, connection: Connection, now: float) -> float:

@@ -104,6 +104,8 @@ async def _resume(
             connection.session_id, connection.session_claim = wanted, resumed.claim
             if resumed.previous is not None:
                 await _tell_previous(gateway, wanted, resumed.previous)
+            if resumed.presence:
+                connection.attending(resumed.presence)
             return resumed.positions
     connection.session_id = gateway.sessions.create()
     gateway.saver.changed(connection)

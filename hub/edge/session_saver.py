@@ -1,10 +1,14 @@
-"""Stores the acknowledged positions of sessions: once a second for those that changed, and when a connection ends."""
+"""Stores the acknowledged positions of sessions, and how their clients are present.
+
+Once a second for those that changed, and when a connection ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from hub.config import Settings
@@ -35,12 +39,19 @@ class SessionSaver:
         """The connection has something to store."""
         self._changed.add(connection)
 
+    async def save_presence(self, connection: Connection) -> None:
+        """At once: a client that was answered may resume elsewhere. If it fails, the next turn tries it again."""
+        self._changed.add(connection)
+        save = SessionSave(connection.session_id, connection.owner, {}, presence=connection.kept_presence)
+        await self._sessions.save_many([save])
+
     def leave(self, connection: Connection) -> None:
         """The connection ended: its session is stored a last time and belongs to nobody."""
         self._changed.discard(connection)
         if connection.principal is None or not connection.session_id or len(self._left) >= self._max_waiting:
             return
-        save = SessionSave(connection.session_id, connection.owner, dict(connection.acked or {}), release=True)
+        positions, presence = dict(connection.acked or {}), connection.kept_presence
+        save = SessionSave(connection.session_id, connection.owner, positions, release=True, presence=presence)
         self._left[connection.id] = save
 
     def start(self) -> None:
@@ -72,7 +83,8 @@ class SessionSaver:
         saves = []
         for connection in connections:
             positions, connection.acked = connection.acked, None
-            saves.append(SessionSave(connection.session_id, connection.owner, positions or {}))
+            presence = connection.kept_presence
+            saves.append(SessionSave(connection.session_id, connection.owner, positions or {}, presence=presence))
         for connection, save, outcome in zip(connections, saves, await self._sessions.save_many(saves), strict=True):
             if isinstance(outcome, HubError):
                 self._try_again(connection, save)
@@ -86,7 +98,7 @@ class SessionSaver:
         if left is not None:
             # The connection ended while they were under way: its last save must bear them too.
             both = {**save.positions, **left.positions}
-            self._left[connection.id] = SessionSave(left.session, left.owner, both, release=True)
+            self._left[connection.id] = msgspec.structs.replace(left, positions=both)
         elif not connection.gone:
             connection.acked = {**save.positions, **(connection.acked or {})}
             self._changed.add(connection)

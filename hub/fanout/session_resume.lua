@@ -1,12 +1,12 @@
 -- Claims a session for a new connection, atomically: whoever runs this last owns it.
 -- KEYS: session   ARGV: user, node, connection, ttl_s
 -- Answers false for an unknown session or another user's, else
--- {previous node, previous connection, the claim's number, topic, position, …}.
+-- {previous node, previous connection, the claim's number, how it was present, topic, position, …}.
 if redis.call('HGET', KEYS[1], 'user') ~= ARGV[1] then
   return false
 end
 local fields = redis.call('HGETALL', KEYS[1])
-local answer = {'', '', ''}
+local answer = {'', '', '', ''}
 local claim = 0
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
@@ -16,6 +16,8 @@ for i = 1, #fields, 2 do
     answer[2] = value
   elseif name == 'claim' then
     claim = tonumber(value)
+  elseif name == 'presence' then
+    answer[4] = value
   elseif string.find(name, ':', 1, true) then
     answer[#answer + 1] = name
     answer[#answer + 1] = value

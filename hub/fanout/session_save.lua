@@ -1,8 +1,8 @@
 -- Stores acknowledged positions, unless a newer connection owns the session. The first save makes the session.
 -- KEYS: session   ARGV: user, node, connection, claim, ttl_s, max_topics, '1' to give the session up afterwards,
---                       then topic, seq, epoch, …
+--                       how the client is present ('': nothing to keep, '-': as it is), then topic, seq, epoch, …
 -- Answers 1, or 0 when the session is somebody else's and nothing was changed.
-local META = 4 -- user, node, connection, claim
+local META = 4 -- user, node, connection, claim; with 'presence' there may be one more, and a look below is in vain
 local owner = redis.call('HMGET', KEYS[1], 'user', 'node', 'connection', 'claim')
 local claim = ARGV[4]
 if owner[1] then
@@ -19,7 +19,12 @@ redis.call('HSET', KEYS[1], 'user', ARGV[1], 'claim', claim,
   'node', release and '' or ARGV[2], 'connection', release and '' or ARGV[3])
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-for i = 8, #ARGV, 3 do
+if ARGV[8] == '' then
+  redis.call('HDEL', KEYS[1], 'presence')
+elseif ARGV[8] ~= '-' then
+  redis.call('HSET', KEYS[1], 'presence', ARGV[8])
+end
+for i = 9, #ARGV, 3 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ':' .. now .. ':' .. ARGV[i + 2])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[5])

@@ -1,5 +1,7 @@
 """Sessions: the acknowledged positions of a client, kept in Redis over reconnects, and which connection owns them.
 
+How a client was present goes with them; what the word means is the edge's.
+
 Knows nothing of frames or sockets. When to save, and closing the connection that lost its session, is the edge's part.
 """
 
@@ -20,6 +22,7 @@ from hub.protocol.frames import Position
 from hub.redis import Redis, ScriptCall, load_script
 
 _RANDOM_BYTES: Final = 18
+_UNTOUCHED: Final = "-"
 _SESSION: Final = re.compile(r"s_[A-Za-z0-9_-]{24}")
 
 
@@ -44,6 +47,8 @@ class SessionSave(Struct, frozen=True):
     owner: SessionOwner
     positions: Mapping[str, Position]
     release: bool = False
+    presence: str | None = None
+    """A word for how the client is present, "" for nothing to be kept; None: what is stored stays."""
 
 
 class PreviousOwner(Struct, frozen=True):
@@ -60,6 +65,8 @@ class Resumed(Struct, frozen=True):
     previous: PreviousOwner | None
     claim: int
     """Belongs into the ``SessionOwner`` of the connection that asked."""
+    presence: str = ""
+    """As it was last saved."""
 
 
 class Sessions:
@@ -93,8 +100,8 @@ class Sessions:
             return None
         words = [bytes(word).decode() for word in answer]
         previous = PreviousOwner(words[0], words[1]) if words[1] and words[1] != connection else None
-        positions = {topic: _position(value) for topic, value in zip(words[3::2], words[4::2], strict=True)}
-        return Resumed(positions, previous, int(words[2]))
+        positions = {topic: _position(value) for topic, value in zip(words[4::2], words[5::2], strict=True)}
+        return Resumed(positions, previous, int(words[2]), words[3])
 
     async def save(self, session: str, owner: SessionOwner, positions: Mapping[str, Position]) -> bool:
         """Stores positions beside those there are. False: a newer connection owns the session, nothing was stored."""
@@ -118,7 +125,12 @@ class Sessions:
     def _call(self, save: SessionSave) -> ScriptCall:
         owner = save.owner
         args: list[Any] = [owner.user, owner.node, owner.connection, owner.claim]
-        args += (self._ttl_s, self._max_topics, int(save.release))
+        args += (
+            self._ttl_s,
+            self._max_topics,
+            int(save.release),
+            _UNTOUCHED if save.presence is None else save.presence,
+        )
         for topic, position in save.positions.items():
             args += (topic, position.seq, position.epoch)
         return ScriptCall(self._save, (session_key(owner.org, save.session),), tuple(args))

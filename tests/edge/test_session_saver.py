@@ -26,6 +26,7 @@ class Client:
         self.owner = OWNER
         self.acked: dict[str, Position] | None = None
         self.gone = False
+        self.kept_presence: str | None = None
 
 
 class Store:
@@ -58,6 +59,29 @@ async def test_what_redis_refused_is_saved_the_next_time() -> None:
     assert store.taken == []
     await saver.save()
     assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 4), "a:2": Position("e", 5)}]
+
+
+async def test_how_a_client_is_present_is_stored_as_it_is_then() -> None:
+    store, client = Store(), Client()
+    saver = saver_of(store)
+    client.kept_presence = "away"
+    await saver.save_presence(cast(Connection, client))
+    client.kept_presence = "idle"
+    saver.changed(cast(Connection, client))
+    await saver.save()
+    client.kept_presence = ""
+    store.meanwhile = lambda: None
+    await saver.save_presence(cast(Connection, client))
+    await saver.save()
+    client.kept_presence = "offline"
+    saver.leave(cast(Connection, client))
+    await saver.save()
+    assert [(save.presence, save.release) for save in store.taken] == [
+        ("away", False),
+        ("idle", False),
+        ("", False),
+        ("offline", True),
+    ]
 
 
 async def test_a_connection_that_ends_while_redis_fails_loses_no_position() -> None:

@@ -66,6 +66,32 @@ async def test_saves_add_up_and_the_newest_of_a_topic_counts(sessions: Sessions)
     assert found.positions == {"a:1": Position("e", 1), "a:2": Position("f", 1)}
 
 
+async def test_how_a_client_was_present_comes_back(sessions: Sessions) -> None:
+    session = sessions.create()
+
+    async def saved(presence: str | None, **positions: Position) -> None:
+        assert await sessions.save_many([SessionSave(session, newest, positions, presence=presence)]) == [True]
+
+    async def kept() -> str:
+        nonlocal newest
+        found = await sessions.resume(session, who(), "n2", "c2")
+        assert found is not None
+        assert set(found.positions) <= {"a:1"}
+        newest = SessionOwner(ACME, "u1", "n2", "c2", found.claim)
+        return found.presence
+
+    newest = owner()
+    await saved(None)
+    assert await kept() == ""
+    await saved("offline", **{"a:1": Position("e", 1)})
+    assert await kept() == "offline"
+    await saved(None, **{"a:1": Position("e", 2)})
+    await sessions.release(session, newest)
+    assert await kept() == "offline"
+    await saved("")
+    assert await kept() == ""
+
+
 async def test_saving_nothing_makes_the_session(sessions: Sessions) -> None:
     session = sessions.create()
     assert await sessions.resume(session, who(), "n1", "c2") is None
@@ -167,6 +193,7 @@ async def test_resuming_ones_own_session_throws_nobody_out(sessions: Sessions) -
 async def test_the_positions_are_bounded_and_the_oldest_go(sessions: Sessions, redis: Redis) -> None:
     session = sessions.create()
     await sessions.save(session, owner(), {f"old:{number}": Position("e", 1) for number in range(4)})
+    await sessions.save_many([SessionSave(session, owner(), {}, presence="away")])
     key = session_key(ACME, session)
     for number in range(4):
         # As if they had been saved one after another, a while ago.
@@ -175,6 +202,7 @@ async def test_the_positions_are_bounded_and_the_oldest_go(sessions: Sessions, r
     found = await sessions.resume(session, who(), "n1", "c2")
     assert found is not None
     assert set(found.positions) == {"new:0", "new:1", "new:2", "old:2", "old:3"}
+    assert found.presence == "away"
 
 
 async def test_many_are_saved_in_one_batch_each_with_its_own_outcome(sessions: Sessions) -> None:

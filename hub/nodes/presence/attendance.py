@@ -19,6 +19,7 @@ from hub.nodes.presence.table import Change, Status
 from hub.telemetry import PresenceMetrics
 from hub.topics.topic import Topic
 
+IDLE = "idle"
 NEVER_S = 3600.0
 """How soon it is looked again at who has no deadline."""
 LEAVES_AT_ONCE = 2000  # topics that are left because a grace has ended; then others have their turn
@@ -118,15 +119,15 @@ class Attendant:
 
     __slots__ = ("_attendance", "acted_at", "credit", "credit_at", "idle", "name", "places", "said", "user")
 
-    def __init__(self, attendance: Attendance, user: str, name: str) -> None:
+    def __init__(self, attendance: Attendance, user: str, name: str, kept: str) -> None:
         self._attendance = attendance
         self.user = user
         self.name = name
         self.places: list[Place] = []
         """Bounded by the topics of a connection."""
-        self.said: Status | None = None
+        self.said: Status | None = Status(kept) if kept in (Status.AWAY, Status.OFFLINE) else None
         """What its client has said it is, until it says otherwise; None: what it does decides."""
-        self.idle = False
+        self.idle = kept == IDLE
         self.acted_at = self.credit_at = attendance.clock()
         self.credit = attendance.most_credit
         """How often it may say something, at ``credit_at``."""
@@ -137,6 +138,13 @@ class Attendant:
         if self.said is not None:
             return self.said
         return Status.AWAY if self.idle else Status.ONLINE
+
+    @property
+    def kept(self) -> str:
+        """What the client's next connection begins with; "": as a new one."""
+        if self.said is not None:
+            return self.said.value
+        return IDLE if self.idle else ""
 
     def acted(self) -> bool:
         """Its client has done something. True: it had been idle, so it has to be looked at again."""
@@ -173,7 +181,7 @@ class Attendance:
         self._in_grace: deque[tuple[float, Attendant]] = deque()
         """Connections that were lost, by when their grace ends, which is the order in which they were lost."""
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._holding = self._closed = False
 
     def __iter__(self) -> Iterator[Place]:
         return iter(tuple(self._places.values()))
@@ -181,15 +189,20 @@ class Attendance:
     def __len__(self) -> int:
         return len(self._places)
 
-    def attendant(self, user: str, name: str) -> Attendant:
-        """For a connection that is about to be present somewhere."""
-        return Attendant(self, user, name)
+    def attendant(self, user: str, name: str, kept: str = "") -> Attendant:
+        """For a connection that is about to be present somewhere. ``kept``: of one that it follows."""
+        return Attendant(self, user, name, kept)
 
-    def close(self) -> None:
-        """Nobody leaves any more: whose grace is not over may come back on another node."""
-        self._closed = True
+    def hold(self) -> None:
+        """Nobody leaves any more by losing the connection: he may come back on another node."""
+        self._holding = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def close(self) -> None:
+        """Nobody leaves any more in any such way."""
+        self.hold()
+        self._closed = True
         self._in_grace.clear()
 
     # --- coming and going
@@ -216,7 +229,9 @@ class Attendance:
             return
         self._in_grace.append((self.clock() + self._grace_s, attendant))
         if len(self._in_grace) > self._most_in_grace:
-            self._leave_all(self._in_grace.popleft()[1])
+            earliest = self._in_grace.popleft()[1]
+            if not self._holding:
+                self._leave_all(earliest)
         self._await_grace()
 
     def say(self, attendant: Attendant, status: Status) -> None:
@@ -280,7 +295,7 @@ class Attendance:
     # --- grace
 
     def _await_grace(self) -> None:
-        if self._timer is None and self._in_grace:
+        if self._timer is None and self._in_grace and not self._holding:
             pause = max(0.0, self._in_grace[0][0] - self.clock())
             self._timer = asyncio.get_running_loop().call_later(pause, self._end_graces)
 

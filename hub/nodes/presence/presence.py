@@ -55,9 +55,13 @@ class Presence:
 
     # --- from the edge
 
-    def attendant(self, principal: Principal) -> Attendant:
-        """A connection that is nowhere yet; the connection's to keep."""
-        return self._attendance.attendant(principal.user, principal.name)
+    def hold(self) -> None:
+        """The node leaves: its clients have until the end of its lease to come back elsewhere."""
+        self._attendance.hold()
+
+    def attendant(self, principal: Principal, kept: str = "") -> Attendant:
+        """A connection that is nowhere yet; the connection's to keep. ``kept``: of an earlier one (``Attendant.kept``)."""
+        return self._attendance.attendant(principal.user, principal.name, kept)
 
     def enter(self, attendant: Attendant, sub: Subscription) -> None:
         """It subscribes to a topic of a kind with presence."""

@@ -291,6 +291,49 @@ def test_when_it_closes_nobody_leaves() -> None:
     run_virtually(play())
 
 
+def test_when_a_node_leaves_only_those_leave_who_say_so() -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=1.0, max_connections=2)
+        names = ("ann", "bob", "eve", "joe", "zoe")
+        ann, bob, eve, joe, zoe = (book.connection(user, ROOM) for user in names)
+        book.tell()
+        book.attendance.lost(ann)
+        book.attendance.hold()
+        for attendant in (bob, eve, joe):
+            book.attendance.lost(attendant)
+        await asyncio.sleep(10)
+        book.attendance.leave(zoe, ROOM)
+        assert book.tell() == [Change("zoe", "", OFFLINE)]
+        book.attendance.close()
+
+    run_virtually(play())
+
+
+@pytest.mark.parametrize("status", [ONLINE, AWAY, OFFLINE])
+def test_who_follows_a_connection_begins_as_that_was(status: Status) -> None:
+    book = Book()
+    first = book.connection("ann")
+    assert first.kept == ""
+    book.attendance.say(first, status)
+    second = book.attendance.attendant("ann", "", first.kept)
+    assert (second.status, second.said) == (status, first.said)
+    assert not second.acted()
+    assert second.kept == first.kept
+
+
+def test_who_follows_an_idle_connection_is_away_until_he_does_something() -> None:
+    book = Book(presence_away_s=60.0)
+    first = book.connection("ann")
+    book.clock.now += 60
+    first.look(book.clock.now)
+    second = book.attendance.attendant("ann", "", first.kept)
+    book.attendance.enter(second, ROOM)
+    assert book.tell() == [Change("ann", "", AWAY)]
+    assert second.acted()
+    assert book.tell() == [Change("ann", "", ONLINE)]
+    assert second.kept == ""
+
+
 async def test_many_whose_grace_ends_leave_a_few_at_a_time() -> None:
     book = Book(presence_grace_s=0.0)
     many = [book.connection(f"u{number}", ROOM) for number in range(3 * module.LEAVES_AT_ONCE)]

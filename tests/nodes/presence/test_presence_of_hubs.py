@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -15,13 +16,14 @@ import redis as redis_py
 from hub.embedded import RedisServer
 from hub.nodes.presence.table import Change
 from hub.orgs import OrgId
+from hub.protocol.frames import Drain
 from hub.redis import Redis
 from hub.topics.topic import Topic
 from tests.support.cut_proxy import CutProxy
 from tests.support.peers import Peers
 from tests.support.presence_service import SERVICES
 from tests.support.present import Present, View, Watch, sees, watching
-from tests.support.raw_client import RawClient
+from tests.support.raw_client import RawClient, raw_client
 from tests.support.redis_world import redis_settings
 from tests.support.running_hub import RunningHub, running_hub
 from tests.support.servers import flush, running_redis
@@ -75,7 +77,8 @@ class Town:
 
 
 @pytest.fixture
-async def town() -> AsyncIterator[Town]:
+async def town(request: pytest.FixtureRequest) -> AsyncIterator[Town]:
+    changes: dict[str, Any] = getattr(request, "param", {})
     async with AsyncExitStack() as stack:
         server = stack.enter_context(running_redis())
         port = int(server.url.rpartition(":")[2].partition("/")[0])
@@ -83,7 +86,7 @@ async def town() -> AsyncIterator[Town]:
         watch = await stack.enter_async_context(watching())
         hubs: list[RunningHub] = []
         for url in (f"redis://127.0.0.1:{proxy.port}", server.url):
-            hub = running_hub("direct", url, node=f"n{len(hubs)}", allowed_errors=["outbox failed"], **QUICK)
+            hub = running_hub("direct", url, node=f"n{len(hubs)}", allowed_errors=["outbox failed"], **QUICK | changes)
             hubs.append(await stack.enter_async_context(hub))
         one = await stack.enter_async_context(Peers(hubs[0]))
         two = await stack.enter_async_context(Peers(hubs[1], org=one.org))
@@ -115,6 +118,63 @@ async def test_who_moves_to_another_hub_makes_no_noise(town: Town) -> None:
     bob.socket.transport.abort()
     await town.all_see(ann="online")  # his grace ended after hers
     assert town.heard("ann") == [["join ann online"]] * len(town.watchers)
+
+
+@pytest.mark.parametrize("town", [{"drain_window_s": 15.0, "drain_grace_s": 5.0}], indirect=True)
+async def test_whoever_a_hub_sends_away_has_more_time_than_the_grace(town: Town) -> None:
+    ann = await town.enter(town.one, "ann")
+    joe = await town.enter(town.one, "joe")
+    bob = await town.enter(town.two, "bob")
+    await town.all_see(ann="online", bob="online", joe="online")
+    town.one.hub.leave()
+    frame = await ann.await_kind(Drain)
+    ann.socket.transport.abort()
+    bob.socket.transport.abort()
+    # His grace ends after hers would.
+    await town.all_see(ann="online", joe="online")
+    peers = town.two
+    client = await peers.enter_async_context(raw_client(f"{peers.hub.url}?ticket={frame.ticket}"))
+    await client.hello(subscribe=[{"topic": room} for room in ROOMS])
+    # Who says that he leaves does.
+    await joe.unsubscribe(*ROOMS)
+    await town.all_see(ann="online")
+    for heard in town.heard("ann"):
+        assert [told for told in heard if not told.startswith("snapshot")] == ["join ann online"]
+
+
+@pytest.mark.parametrize("how", ["idle", "away", "offline"])
+async def test_who_is_not_online_and_moves_makes_no_noise(town: Town, how: str) -> None:
+    first = await town.enter(town.one, "ann")
+    session = town.one.welcome.session
+    await town.all_see(ann="online")
+    if how == "idle":
+        await town.one.hub.within(lambda: _idle_for_long(town.one, "ann"))
+    else:
+        await first.result({"type": "call", "method": "presence.set", "params": {"status": how}})
+    view = {} if how == "offline" else {"ann": "away"}
+    await town.all_see(**view)
+    first.socket.transport.abort()
+    second = await town.two.join("ann", resume={"session": session}, subscribe=[{"topic": room} for room in ROOMS])
+    bob = await town.enter(town.one, "bob")
+    await town.all_see(**view, bob="online")
+    bob.socket.transport.abort()
+    await town.all_see(**view)  # his grace ended after hers
+    last = "leave ann offline" if how == "offline" else "update ann away"
+    assert town.heard("ann") == [["join ann online", last]] * len(town.watchers)
+    if how == "idle":
+        await second.publish("plain:x", 1)
+    else:
+        await second.result({"type": "call", "method": "presence.set", "params": {"status": "online"}})
+    await town.all_see(ann="online")
+
+
+async def _idle_for_long(peers: Peers, user: str) -> None:
+    for connection in peers.hub.gateway.connections.of_user(peers.org, user):
+        attendant = connection.attendance
+        assert attendant is not None
+        attendant.acted_at -= 10_000
+        connection.look_away(time.monotonic())
+    await until(lambda: not peers.hub.gateway.saver._changed, what="the session to be stored")
 
 
 async def test_a_leave_that_was_lost_leaves_no_ghost(town: Town) -> None:
