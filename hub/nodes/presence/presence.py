@@ -60,7 +60,7 @@ class Presence:
         self._attendance.hold()
 
     def attendant(self, principal: Principal, kept: str = "") -> Attendant:
-        """A connection that is nowhere yet; the connection's to keep. ``kept``: of an earlier one (``Attendant.kept``)."""
+        """For a connection that is nowhere yet, to keep. ``kept``: of the one that it follows (``Attendant.kept``)."""
         return self._attendance.attendant(principal.user, principal.name, kept)
 
     def enter(self, attendant: Attendant, sub: Subscription) -> None:
