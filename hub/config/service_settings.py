@@ -25,6 +25,9 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     chat_max_members: Annotated[int, doc("Members of one room.", ge=1)] = 1000
     chat_max_rooms: Annotated[int, doc("Rooms of one organisation, archived ones included.", ge=1)] = 10_000
     chat_max_rooms_per_user: Annotated[int, doc("Rooms that one user can be a member of.", ge=1)] = 1000
+    chat_max_waiting_per_room: Annotated[
+        int, doc("Changes of one room that wait for their turn on one node; more are refused.", ge=1)
+    ] = 500
     chat_max_mentions: Annotated[int, doc("Users that one message can mention.", ge=0)] = 20
     chat_max_attachments: Annotated[int, doc("Uploads that one message can name.", ge=0)] = 10
     chat_max_reactions: Annotated[int, doc("Different reactions to one message.", ge=1)] = 20

@@ -9,6 +9,7 @@ from typing import Any, Final
 from hub.api import ErrorCode, Hub, HubError, Principal, Transaction, bad_request, not_found
 from services.chat.kinds import JOINED, room_topic
 from services.chat.rules import Access, Action, Role, check
+from services.chat.turns import Turns
 
 _ACCESS = """
 SELECT r.id, r.name, r.public, r.archived_at IS NOT NULL AS archived, r.members, r.messages, r.last_number, w.role,
@@ -90,15 +91,18 @@ class Gate:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self.settings = hub.settings
+        self._turns = Turns(hub.settings.chat_max_waiting_per_room, hub.settings.database_timeout_s)
 
     @contextlib.asynccontextmanager
     async def entered(self, principal: Principal, room: str, action: Action) -> AsyncIterator[Entry]:
         """A transaction in which the room is this principal's alone; committed at the end of the block.
 
-        Raises what ``check`` raises, and ``not_found`` for what the token's scope hides.
+        Raises what ``check`` raises, ``not_found`` for what the token's scope hides, and ``rate_limited`` when too many
+        want to change the room at once.
         """
         self.check_scope(principal, room)
-        async with self._hub.database.transaction(principal.org) as tx:
+        org = principal.org
+        async with self._turns.turn(org, room), self._hub.database.transaction(org) as tx:
             number = await tx.next_number(room_topic(room))
             entry = Entry(self, tx, principal, check(await self._access(tx, room, principal.user), Action.LOOK), number)
             await entry.act(action)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from hub.api import ErrorCode, Hub, HubError, Principal, Transaction, bad_request, not_found
@@ -14,6 +16,8 @@ from services.chat.shapes import MESSAGE_COLUMNS, ROOM_COLUMNS, message_of, room
 from services.chat.text import room_id, room_name
 
 _ROOM_BYTES: Final = 12
+_LEFT: Final = "you have left this room"
+_REMOVED: Final = "you are no longer a member of this room"
 
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('chat rooms of ' || $1, 0))"
 _HOW_MANY = "SELECT count(*) FROM hub.chat_rooms WHERE org = $1"
@@ -79,6 +83,7 @@ class Rooms:
     def __init__(self, hub: Hub, gate: Gate) -> None:
         self._hub = hub
         self._gate = gate
+        self._begun: set[asyncio.Task[dict[str, Any]]] = set()
 
     async def create(self, principal: Principal, wanted: Create) -> dict[str, Any]:
         """A new room; who makes it owns it."""
@@ -193,33 +198,63 @@ class Rooms:
             return {"muted_until": changed["muted_ms"]}
 
     async def remove(self, principal: Principal, room: str, user: str) -> dict[str, Any]:
-        """Ends somebody's membership; what he watches of a private room ends within a moment."""
+        """Ends somebody's membership; what he watches of a private room ends within a moment.
+
+        Once begun it is done, whatever becomes of the caller; and who is no member any more ceases to watch all the
+        same, should that have failed the first time.
+        """
         if user == principal.user:
             return await self.leave(principal, room)
-        async with self._gate.entered(principal, room, Action.MANAGE) as entry:
-            before = await entry.tx.fetch_value(_ROLE, principal.org, room, check_user(user))
-            if before is None:
-                raise not_found("member")
-            await _take_out(entry, user)
-            entry.tell(user, REMOVED, {"room": room, "by": principal.user})
-        await self._end(principal, entry, user, "you are no longer a member of this room")
-        return {}
+        return await self._carried_through(self._remove(principal, room, check_user(user)))
 
     async def leave(self, principal: Principal, room: str) -> dict[str, Any]:
-        """Ends one's own membership. The last owner stays while there are others."""
-        async with self._gate.entered(principal, room, Action.LOOK) as entry:
-            if entry.access.role is None:
-                return {}
-            if entry.access.role is Role.OWNER and entry.access.members > 1:
-                await _check_owners(entry)
-            await _take_out(entry, principal.user)
-        await self._end(principal, entry, principal.user, "you have left this room")
+        """Ends one's own membership, as ``remove`` does. The last owner stays while there are others."""
+        return await self._carried_through(self._leave(principal, room))
+
+    async def close(self) -> None:
+        """Waits for what was begun, for a moment."""
+        if self._begun:
+            await asyncio.wait(self._begun, timeout=self._hub.settings.database_timeout_s)
+        for task in self._begun:
+            task.cancel()
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _remove(self, principal: Principal, room: str, user: str) -> dict[str, Any]:
+        async with self._gate.entered(principal, room, Action.MANAGE) as entry:
+            was_member = await entry.tx.fetch_value(_ROLE, principal.org, room, user) is not None
+            if was_member:
+                await _take_out(entry, user)
+                entry.tell(user, REMOVED, {"room": room, "by": principal.user})
+        if not entry.access.public:
+            await self._end(principal, room, user, _REMOVED)
+        if not was_member:
+            raise not_found("member")
         return {}
 
-    async def _end(self, principal: Principal, entry: Entry, user: str, message: str) -> None:
+    async def _leave(self, principal: Principal, room: str) -> dict[str, Any]:
+        try:
+            async with self._gate.entered(principal, room, Action.LOOK) as entry:
+                if entry.access.role is None:
+                    return {}
+                if entry.access.role is Role.OWNER and entry.access.members > 1:
+                    await _check_owners(entry)
+                await _take_out(entry, principal.user)
+        except HubError as error:
+            if error.code is ErrorCode.NOT_FOUND:
+                await self._end(principal, room, principal.user, _LEFT)
+            raise
         if not entry.access.public:
-            topic = room_topic(entry.room)
-            await self._hub.end_subscriptions(principal.org, topic, [user], ErrorCode.FORBIDDEN, message)
+            await self._end(principal, room, principal.user, _LEFT)
+        return {}
+
+    async def _end(self, principal: Principal, room: str, user: str, message: str) -> None:
+        await self._hub.end_subscriptions(principal.org, room_topic(room), [user], ErrorCode.FORBIDDEN, message)
+
+    async def _carried_through(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        task = asyncio.create_task(work, name="chat-members")
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return await asyncio.shield(task)
 
 
 def _roles(wanted: Create) -> dict[str, Role]:

@@ -25,12 +25,14 @@ def chat(hub: Hub) -> Service:
     eraser = Eraser(hub, metrics)
     receipts = Receipts(hub, gate)
     janitor = Janitor(hub, eraser, receipts, metrics)
+    rooms = Rooms(hub, gate)
     pages = HistoryPages(hub, gate)
 
     async def start() -> None:
         janitor.start()
 
     async def stop() -> None:
+        await rooms.close()
         await janitor.close()
         await receipts.close()
         await eraser.close()
@@ -40,7 +42,7 @@ def chat(hub: Hub) -> Service:
         name="chat",
         kinds=[chat_kind(hub.settings, readers)],
         methods=chat_methods(
-            Rooms(hub, gate), Messages(hub, gate, eraser, metrics), pages, receipts, TypingNotices(hub, gate), janitor
+            rooms, Messages(hub, gate, eraser, metrics), pages, receipts, TypingNotices(hub, gate), janitor
         ),
         start=start,
         stop=stop,

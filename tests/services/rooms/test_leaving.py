@@ -1,0 +1,72 @@
+"""Whoever leaves a room, or is removed: what ends with it, whatever else fails, and what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from hub.client import SubscriptionEnded
+from hub.errors import ErrorCode, unavailable
+from tests.services.rooms.parlour import Parlour
+from tests.support.waiting import until
+
+
+class Announcements:
+    """Between the chat service and what ends subscriptions, on the loop of the hub."""
+
+    def __init__(self, house: Parlour, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._real = house.hubs[0].expulsions.announce
+        self._loop = house.nodes[0].loop
+        self._may_go = asyncio.Event()
+        self.begun = 0
+        self.fail = False
+        monkeypatch.setattr(house.hubs[0].expulsions, "announce", self._announce)
+
+    async def _announce(self, *args: Any) -> None:
+        self.begun += 1
+        await self._may_go.wait()
+        if self.fail:
+            raise unavailable("Redis")
+        await self._real(*args)
+
+    def go(self) -> None:
+        """Until then they wait."""
+        self._loop.call_soon_threadsafe(self._may_go.set)
+
+
+@pytest.mark.parametrize("method", ["remove", "leave"])
+async def test_who_asked_may_be_gone_before_it_has_ended(
+    house: Parlour, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    ada, bob = await house.person("ada"), await house.person("bob")
+    await ada.do("create", "r", name="Room", members=["bob"])
+    heard = await bob.listen("chat:r")
+    announcements = Announcements(house, monkeypatch)
+    asking = await house.person("ada" if method == "remove" else "bob")
+    call = asyncio.create_task(asking.do(method, "r", **({"user": "bob"} if method == "remove" else {})))
+    await until(lambda: announcements.begun == 1, what="the removal to be committed")
+    await asking.client.close()
+    await asyncio.gather(call, return_exceptions=True)
+    await until(lambda: len(house.nodes[0].gateway.connections) == 2, what="the node to notice")
+    announcements.go()
+    await until(lambda: isinstance(heard.ended, SubscriptionEnded), what="the end of the subscription")
+
+
+@pytest.mark.parametrize("method", ["remove", "leave"])
+async def test_a_second_call_does_what_the_first_could_not(
+    house: Parlour, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    ada, bob = await house.person("ada"), await house.person("bob")
+    await ada.do("create", "r", name="Room", members=["bob"])
+    heard = await bob.listen("chat:r")
+    announcements = Announcements(house, monkeypatch)
+    announcements.fail = True
+    announcements.go()
+    asking, params = (ada, {"user": "bob"}) if method == "remove" else (bob, {})
+    assert (await asking.refused(method, "r", **params)).code == ErrorCode.UNAVAILABLE
+    assert heard.ended is None
+    announcements.fail = False
+    assert (await asking.refused(method, "r", **params)).code == ErrorCode.NOT_FOUND
+    await until(lambda: isinstance(heard.ended, SubscriptionEnded), what="the end of the subscription")
