@@ -196,7 +196,9 @@ export class RoomView {
   #change(name, data) {
     const { number } = data;
     if (name === "message.edited") {
-      if (!data.message.superseded) this.#put(data.message.number, number, () => data.message);
+      // Its reactions are not said again.
+      const edited = (message) => ({ ...data.message, reactions: message.reactions });
+      if (!data.message.superseded) this.#put(data.message.number, number, edited);
     } else if (name === "message.deleted") {
       for (const target of data.messages) this.#put(target, number, (message) => tombstone(message, data));
     } else if (name === "reaction") {

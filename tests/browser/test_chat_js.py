@@ -118,7 +118,8 @@ class House:
             if told is not self.messages[target]:  # a later event brings what it says
                 self._tell("message.edited", message=told)
                 self.number += 1
-            self._tell("message.edited", message=self.messages[target])
+            edited = {field: value for field, value in self.messages[target].items() if field != "reactions"}
+            self._tell("message.edited", message=edited)
         elif kind == "deleted":
             gone = {key: message[key] for key in ("number", "author", "name", "created_at", "reply_to")}
             self.messages[target] = {**gone, "reactions": {}, "deleted": True, "deleted_at": number, "reason": "author"}

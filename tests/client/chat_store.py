@@ -46,7 +46,8 @@ class Store:
             return
         self.number += 1
         self.messages[target] = {**message, "text": text or f"e{self.number}", "edited_at": self.number}
-        self._happens("message.edited", message=self.messages[target])
+        edited = {field: value for field, value in self.messages[target].items() if field != "reactions"}
+        self._happens("message.edited", message=edited)
 
     def delete(self, targets: list[int]) -> None:
         targets = [target for target in targets if not self.messages[target]["deleted"]]
