@@ -256,7 +256,7 @@ def _refused() -> Iterator[None]:
     """What an event can be refused for, in the hub's words."""
     try:
         yield
-    except (asyncpg.InvalidParameterValueError, asyncpg.UntranslatableCharacterError) as error:
+    except asyncpg.InvalidParameterValueError as error:
         raise bad_request(str(error)) from error
     except asyncpg.ProgramLimitExceededError as error:
         raise HubError(ErrorCode.TOO_LARGE, str(error)) from error

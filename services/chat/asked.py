@@ -20,6 +20,10 @@ Names = Annotated[list[str], Meta(max_length=1000)]
 Limit = Annotated[int, Meta(ge=1, le=200)]
 
 
+TagText = Annotated[str, Meta(max_length=256)]
+Tags = Annotated[Mapping[TagText, TagText | int | float | bool], Meta(max_length=32)]
+
+
 class NewMember(Struct, frozen=True):
     """One of ``members`` of ``chat.create``."""
 
@@ -34,7 +38,7 @@ class Create(Struct, frozen=True):
     public: bool = False
     room: str | None = None
     members: Annotated[list[str | NewMember], Meta(max_length=100)] = []
-    tags: Annotated[Mapping[str, str | int | float | bool], Meta(max_length=32)] = {}
+    tags: Tags = {}
 
 
 class OneRoom(Struct, frozen=True):

@@ -101,7 +101,7 @@ class Rooms:
                 raise _full(f"the organisation has {settings.chat_max_rooms} rooms", settings.chat_max_rooms)
             for user in roles:
                 await self._gate.check_rooms_of(tx, user)
-            row = (org, room, name, wanted.public, dict(wanted.tags), principal.user, len(roles))
+            row = (org, room, name, wanted.public, _tags(wanted), principal.user, len(roles))
             if await tx.fetch_value(_CREATE, *row) is None:
                 raise HubError(ErrorCode.CONFLICT, "that name is taken; choose another 'room', or none")
             await tx.execute(_FILL, org, room, list(roles), names, [str(role) for role in roles.values()])
@@ -152,6 +152,8 @@ class Rooms:
 
     async def members(self, principal: Principal, wanted: ListMembers) -> dict[str, Any]:
         """Who is in a room, by user."""
+        if wanted.after is not None:
+            check_user(wanted.after, "after")
         async with self._gate.seen(principal, wanted.room) as (tx, _):
             rows = await tx.fetch(_MEMBERS, principal.org, wanted.room, wanted.limit + 1, wanted.after)
         members = [
@@ -255,6 +257,13 @@ class Rooms:
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
         return await asyncio.shield(task)
+
+
+def _tags(wanted: Create) -> dict[str, Any]:
+    for text in (*wanted.tags, *wanted.tags.values()):
+        if isinstance(text, str) and not text.isprintable():
+            raise bad_request("'tags' have printable characters")
+    return dict(wanted.tags)
 
 
 def _roles(wanted: Create) -> dict[str, Role]:

@@ -131,6 +131,20 @@ async def test_an_event_that_cannot_be_delivered_is_the_callers_fault(database: 
         assert refused.value.code is code
 
 
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [("SELECT $1::text", "\0"), ("SELECT $1::jsonb", {"a": "\0"}), ("SELECT $1::int", 2**40), ("SELECT $1::int", "x")],
+)
+async def test_a_value_that_cannot_be_kept_is_the_callers_fault(database: Database, query: str, value: Any) -> None:
+    with pytest.raises(HubError) as refused:
+        async with database.transaction(ACME) as tx:
+            await tx.fetch_value(query, value)
+    assert refused.value.code is ErrorCode.BAD_REQUEST
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with database.transaction(ACME) as tx:
+            await tx.fetch_value("SELECT 1 / 0")
+
+
 async def test_other_faults_stay_what_they_are(database: Database) -> None:
     with pytest.raises(asyncpg.UndefinedTableError):
         async with database.transaction(ACME) as tx:

@@ -253,11 +253,18 @@ async def test_what_is_no_room_is_refused(house: Parlour) -> None:
         {"name": "Room", "members": [""]},
         {"name": "Room", "members": [{"user": "x", "role": "king"}]},
         {"name": "Room", "tags": {"a": []}},
+        {"name": "Room", "tags": {"a": "\0"}},
+        {"name": "Room", "tags": {"\0": 1}},
+        {"name": "Room", "tags": {"a": "x" * 257}},
+        {"name": "Room", "tags": {"x" * 257: 1}},
+        {"name": "Room", "tags": {str(n): n for n in range(33)}},
         {"room": "r"},
     ]
     for params in wrong:
         assert (await ada.refused("create", **params)).code == ErrorCode.BAD_REQUEST, params
     assert (await ada.do("rooms"))["rooms"] == []
+    await ada.do("create", "r", name="Room", tags={"x" * 256: "x" * 256, "number": 2**64 - 1, "part": 0.5, "yes": True})
+    assert (await ada.refused("members", "r", after="\0")).code == ErrorCode.BAD_REQUEST
 
 
 async def test_clients_do_not_publish_to_rooms(house: Parlour) -> None:
