@@ -37,6 +37,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     chat_read_batch_ms: Annotated[int, doc("Read receipts of a room are collected this long.", ge=0)] = 1000
     chat_typing_pause_s: Annotated[float, doc("One user's typing is told to a room this often at most.", gt=0)] = 3.0
     chat_typing_expires_s: Annotated[float, doc("Typing that is not repeated ends by itself after this.", gt=0)] = 6.0
+    chat_searches_per_second: Annotated[float, doc("Searches of one user.", gt=0)] = 2.0
+    chat_searches_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 10
     chat_history_count: Annotated[
         int, doc("Events of a room kept in Redis for those who come back; older pages come from PostgreSQL.", ge=10)
     ] = 1000

@@ -147,7 +147,7 @@ class Search(Struct, frozen=True):
     query: Annotated[str, Meta(min_length=1, max_length=256)]
     room: str | None = None
     limit: Annotated[int, Meta(ge=1, le=50)] = 20
-    before: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    before: Annotated[str, Meta(max_length=200)] | None = None
 
 
 class Typing(Struct, frozen=True):

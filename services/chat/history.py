@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hub.api import Hub, Principal, bad_request
@@ -27,15 +28,15 @@ _QUERIES = {
 }
 _READS = "SELECT member, read_number FROM hub.chat_members WHERE org = $1 AND room = $2 AND read_number > 0 LIMIT $3"
 _SEARCH = f"""
-SELECT m.room, r.name AS room_name, {MESSAGE_COLUMNS}
-FROM hub.search_chat($2, $3, $4, $5, $6) AS found
+SELECT m.room, r.name AS room_name, (extract(epoch FROM m.created_at) * 1000000)::bigint AS created_us,
+  {MESSAGE_COLUMNS}
+FROM hub.search_chat($2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY AS found
 JOIN hub.chat_messages AS m ON m.org = $1 AND m.room = found.room AND m.number = found.number
 JOIN hub.chat_rooms AS r ON r.org = m.org AND r.id = m.room
-ORDER BY m.created_at DESC, m.room, m.number
+ORDER BY found.ordinality
 """  # noqa: S608 - made of constants
+_CURSOR = re.compile(r"([0-9]{1,17}):([0-9]{1,18}):(.+)", re.ASCII)
 _FAR = 2**62
-_SEARCHES_PER_S = 2.0
-_SEARCH_BURST = 10
 
 
 class HistoryPages:
@@ -44,8 +45,12 @@ class HistoryPages:
     def __init__(self, hub: Hub, gate: Gate) -> None:
         self._hub = hub
         self._gate = gate
+        settings = hub.settings
         self._bucket = hub.limits.bucket(
-            "chat-search", per_second=_SEARCHES_PER_S, burst=_SEARCH_BURST, what="searches"
+            "chat-search",
+            per_second=settings.chat_searches_per_second,
+            burst=settings.chat_searches_burst,
+            what="searches",
         )
 
     async def page(self, principal: Principal, wanted: ReadHistory) -> dict[str, Any]:
@@ -84,16 +89,27 @@ class HistoryPages:
         if wanted.room is not None:
             async with self._gate.seen(principal, room_id(wanted.room)):
                 pass
-        org, most = principal.org, wanted.limit
+        org, most, before = principal.org, wanted.limit, _cursor(wanted.before)
         async with self._hub.database.transaction(org) as tx:
-            args = (check_user(principal.user), wanted.query, wanted.room, wanted.before, most + 1)
+            args = (check_user(principal.user), wanted.query, wanted.room, *before, most + 1)
             rows = await tx.fetch(_SEARCH, org, *args)
         found = [
             {"room": row["room"], "room_name": row["room_name"], **message_of(row)}
             for row in rows[:most]
             if principal.allows("subscribe", room_topic(row["room"]))
         ]
-        return {"messages": found, "next": rows[most - 1]["created_ms"] if len(rows) > most else None}
+        end = rows[most - 1] if len(rows) > most else None
+        return {"messages": found, "next": end and f"{end['created_us']}:{end['number']}:{end['room']}"}
+
+
+def _cursor(text: str | None) -> tuple[int | None, str | None, int | None]:
+    """When, in which room and which number the last message of the page before was. Raises ``bad_request``."""
+    if text is None:
+        return None, None, None
+    parsed = _CURSOR.fullmatch(text)
+    if parsed is None:
+        raise bad_request("'before' is the 'next' of an earlier answer")
+    return int(parsed[1]), room_id(parsed[3]), int(parsed[2])
 
 
 def _asked(wanted: ReadHistory) -> tuple[str, tuple[int, ...]]:

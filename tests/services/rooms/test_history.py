@@ -102,6 +102,9 @@ async def test_search_finds_words_where_one_may_read(house: Parlour) -> None:
     assert len(await found(eve, "boiler")) == 3
     assert await found(ada, "boiler", room="closed") == [("closed", sent[n]["number"]) for n in (5, 3, 1)]
     assert await found(ada, '"boiler 1"') == [("closed", sent[3]["number"]), ("open", sent[2]["number"])]
+    assert await found(ada, "boiler -open", room="open") == []
+    assert await found(ada, "-boiler") == [], "what there is no word for is not searched for"
+    assert await found(ada, "kind or -boiler") == []
     assert await found(foreign, "boiler") == []
     assert (await eve.refused("search", query="x", room="closed")).code == ErrorCode.NOT_FOUND
     assert (await eve.refused("search", query="")).code == ErrorCode.BAD_REQUEST
