@@ -1,11 +1,62 @@
 -- What a service may do with the outbox beside publishing: ask which number its event will get, so that the event can
--- carry it; and take back what an event said, while the row is kept.
+-- carry it; take back what an event said, while the row is kept; and wake the relays itself.
 
 -- Relayed and failed rows are kept for different times. With one index for both, whether a row's time is over was no
 -- condition of the index: every look for such rows read all that are kept.
 CREATE INDEX outbox_relayed ON hub.outbox (settled_at) WHERE state = 'relayed';
 CREATE INDEX outbox_failed ON hub.outbox (settled_at) WHERE state = 'failed';
 DROP INDEX hub.outbox_settled;
+
+-- As in 0002, but for the notification at its end.
+CREATE OR REPLACE FUNCTION hub.outbox_append(
+  org text, topic text, name text, data jsonb, key text, tags jsonb, by_user text
+)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $body$
+#variable_conflict use_column
+DECLARE
+  given bigint;
+  event_uuid CONSTANT uuid := gen_random_uuid();
+BEGIN
+  -- A commit that a crash of PostgreSQL could take back may have been relayed by then, and its number be given again.
+  PERFORM set_config('synchronous_commit', 'on', true);
+  IF outbox_append.key IS NOT NULL THEN
+    -- The lock first: only then does the next statement see what a concurrent holder of the same key has committed.
+    INSERT INTO hub.topic_counters AS c (org, topic, number)
+    VALUES (outbox_append.org, outbox_append.topic, 0)
+    ON CONFLICT (org, topic) DO UPDATE SET number = c.number;
+    SELECT o.number INTO given FROM hub.outbox o
+    WHERE o.org = outbox_append.org AND o.topic = outbox_append.topic AND o.key = outbox_append.key;
+    IF FOUND THEN
+      RETURN given;
+    END IF;
+  END IF;
+
+  INSERT INTO hub.topic_counters AS c (org, topic, number)
+  VALUES (outbox_append.org, outbox_append.topic, 1)
+  ON CONFLICT (org, topic) DO UPDATE SET number = c.number + 1
+  RETURNING c.number INTO given;
+
+  INSERT INTO hub.outbox (org, topic, number, shard, event_id, key, name, data, tags, by_user, bytes)
+  VALUES (
+    outbox_append.org, outbox_append.topic, given,
+    -- Sixteen shards, for good: rows of one topic must never stand in two. SHA-256, because PostgreSQL's own hash
+    -- functions may change between its versions.
+    get_byte(sha256(convert_to(outbox_append.org || '/' || outbox_append.topic, 'UTF8')), 0) & 15,
+    event_uuid, coalesce(outbox_append.key, 'outbox:' || event_uuid), outbox_append.name, outbox_append.data,
+    outbox_append.tags, outbox_append.by_user, octet_length(outbox_append.data::text)
+  );
+  -- hub.wakes: the caller notifies after its commit. PostgreSQL has one lock for all of NOTIFY and holds it until the
+  -- commit is on disk, so commits that notify cannot share a write. Set without need it only delays the event until the
+  -- relay's next look.
+  IF current_setting('hub.wakes', true) IS DISTINCT FROM 'on' THEN
+    PERFORM pg_notify('hub_outbox', '');
+  END IF;
+  RETURN given;
+END
+$body$;
 
 CREATE FUNCTION hub.check_bound(org text) RETURNS void
 LANGUAGE plpgsql

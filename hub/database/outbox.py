@@ -18,12 +18,12 @@ from msgspec import Struct
 from hub.config import Settings
 from hub.database.failures import translated
 from hub.database.locks import LOCK_SPACE
+from hub.database.waker import CHANNEL
 from hub.errors import unavailable
 
 SHARDS: Final = frozenset(range(16))
 """Fixed in ``hub.outbox_append`` too: a topic must stay in its shard for good."""
 
-_CHANNEL = "hub_outbox"
 _CLOSE_TIMEOUT_S = 1.0
 
 _TAKE = "SELECT shard FROM unnest($1::integer[]) AS shard WHERE pg_try_advisory_lock($2, shard)"
@@ -129,7 +129,7 @@ class Outbox:
         self._connection.add_termination_listener(lambda *_: self._wake.set())
         with translated():
             await self._connection.execute(_HANG, f"{int(self._settings.outbox_hang_s * 1000)}ms")
-            await self._connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+            await self._connection.add_listener(CHANNEL, lambda *_: self._wake.set())
 
     @property
     def woken(self) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 
 from hub.config import Settings
 from hub.database.failures import LOST, translated
+from hub.database.waker import Waker
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request
 from hub.orgs import CONTROL_ORG, OrgId
 
@@ -23,8 +24,13 @@ _BYPASSES = "SELECT rolsuper OR rolbypassrls FROM pg_catalog.pg_roles WHERE roln
 # One round trip. RESET ALL, because the pool does not (see open): what a transaction finds set is what the connection
 # began with. An OrgId consists of letters, digits and `._-`, so there is nothing in it that a quote could end.
 _BEGIN = "RESET ALL; BEGIN; SELECT pg_catalog.set_config('hub.org', '{org}', true)"
-# Through text, so that the JSON value null does not become an SQL NULL.
-_PUBLISH = "SELECT public.hub_publish($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
+# Through text, so that the JSON value null does not become an SQL NULL. What is in FROM comes first: from here on the
+# transaction leaves the wake-up to us (see Waker). Not in _BEGIN, so that hub_publish in a statement of the service's
+# own still wakes the relays.
+_PUBLISH = (
+    "SELECT public.hub_publish($1, $2, $3, $4::text::jsonb, $5, $6, $7)"
+    " FROM pg_catalog.set_config('hub.wakes', 'on', true)"
+)
 _NEXT_NUMBER = "SELECT hub.next_number($1, $2)"
 _ERASE = "SELECT hub.outbox_erase($1, $2, $3::bigint[], $4::text::jsonb)"
 
@@ -37,11 +43,13 @@ class Transaction:
     has to be tried again; whatever else PostgreSQL says comes as asyncpg's exception.
     """
 
-    __slots__ = ("_connection", "org")
+    __slots__ = ("_connection", "org", "published")
 
     def __init__(self, connection: Any, org: OrgId) -> None:
         self._connection = connection
         self.org = org
+        self.published = False
+        """Whether the relays have to be woken when it has committed."""
 
     async def execute(self, query: str, *args: object) -> str:
         """Runs a statement; answers with its command tag (``UPDATE 3``)."""
@@ -86,6 +94,7 @@ class Transaction:
         topics do so in the same order, or one of them gets ``conflict``. Raises ``bad_request`` or ``too_large`` when
         the event could never be delivered; the transaction is then lost.
         """
+        self.published = True
         with _refused():
             number: int = await self.fetch_value(_PUBLISH, self.org, topic, name, _json_text(data), key, tags, by)
         return number
@@ -113,13 +122,17 @@ class Transaction:
 class Database:
     """The pool. It connects when first needed: a hub starts while PostgreSQL is away, and heals when it is back."""
 
-    def __init__(self, pool: Any, timeout_s: float) -> None:
+    def __init__(self, pool: Any, waker: Waker, timeout_s: float) -> None:
         self._pool = pool
+        self._waker = waker
         self._timeout_s = timeout_s
 
     @classmethod
     async def open(cls, settings: Settings) -> Database:
-        """A pool of at most ``database_pool`` connections; nothing is connected yet. ``close`` must follow."""
+        """A pool of at most ``database_pool`` connections, and one more to wake relays; nothing is connected yet.
+
+        ``close`` must follow.
+        """
         timeout_s = settings.database_timeout_s
         pool = asyncpg.create_pool(
             settings.database_url,
@@ -140,7 +153,7 @@ class Database:
             },
         )
         await pool
-        return cls(pool, timeout_s)
+        return cls(pool, Waker(settings), timeout_s)
 
     @contextlib.asynccontextmanager
     async def transaction(self, org: OrgId) -> AsyncIterator[Transaction]:
@@ -157,19 +170,28 @@ class Database:
             async with asyncio.timeout(self._timeout_s):
                 connection = await self._begin(org)
         try:
+            tx = Transaction(connection, org)
             try:
-                yield Transaction(connection, org)
+                yield tx
             except BaseException:
                 # The reason is on its way up. A rollback that fails says only that the connection is gone as well, and
                 # with it the transaction.
                 with contextlib.suppress(*LOST):
                     await _end(connection, "ROLLBACK")
                 raise
+            await self._commit(tx, connection)
+        finally:
+            await self._give_back(connection)
+
+    async def _commit(self, tx: Transaction, connection: Any) -> None:
+        try:
             with translated():
                 if await _end(connection, "COMMIT") != "COMMIT":
                     raise asyncpg.InFailedSQLTransactionError("a statement had failed, so nothing was committed")
         finally:
-            await self._give_back(connection)
+            # Whatever came of it: a commit whose answer was lost may have taken effect.
+            if tx.published:
+                self._waker.wake()
 
     async def maintain(self, query: str, *args: object) -> Any:
         """The one value of a statement that is bound to no organisation, and so sees no row of any.
@@ -222,6 +244,8 @@ class Database:
                 await self._pool.close()
         except LOST:
             self._pool.terminate()
+        finally:
+            await self._waker.close()
 
 
 async def _prepare(connection: Any) -> None:

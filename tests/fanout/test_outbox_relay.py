@@ -134,6 +134,19 @@ async def test_a_commit_wakes_the_relay(hub_database: HubDatabase, app: Database
             await until(lambda n=n: broker.data(TASKS)[-1:] == [n], what="the event, long before the next look")
 
 
+async def test_a_commit_by_sql_wakes_the_relay(hub_database: HubDatabase, broker: MemoryBroker) -> None:
+    async with (
+        hub_database.connect("hub_app") as link,
+        relaying(hub_database.settings(outbox_poll_s=3600), broker) as relay,
+    ):
+        await until(lambda: relay.held == SHARDS, what="the relay to be at work")
+        for n in range(3):
+            async with link.transaction():
+                await link.execute("SELECT set_config('hub.org', 'acme', true)")
+                await link.execute("SELECT hub_publish('acme', 'events:tasks', 'n', $1)", str(n))
+            await until(lambda n=n: broker.data(TASKS)[-1:] == [n], what="the event, long before the next look")
+
+
 @pytest.mark.parametrize("batch", [1, 7, 500])
 async def test_no_commit_is_slept_through(
     hub_database: HubDatabase, app: Database, broker: MemoryBroker, batch: int
