@@ -44,6 +44,8 @@ ROWS = (
     "content_pipeline",
     "content_assistant",
     "chat_send",
+    "chat_rooms",
+    "chat_history",
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,14 +48,30 @@ def client(hub: HubServer, user: str = "author", **options: Any) -> HubClient:
     return HubClient(f"ws://127.0.0.1:{hub.port}/ws", lambda: token, options=ClientOptions(**options))
 
 
-def together(work: Callable[[HubClient], Awaitable[T]], hub: HubServer) -> T:
-    """Runs ``work`` with one client in an event loop of its own. Raises ``RuntimeError`` when the hub refuses."""
+def together(work: Callable[[HubClient], Awaitable[T]], hub: HubServer, one: HubClient | None = None) -> T:
+    """Runs ``work`` with a client in an event loop of its own. Raises ``RuntimeError`` when the hub refuses."""
 
     async def run() -> T:
-        async with client(hub) as one:
-            return await work(one)
+        async with one or client(hub) as connected:
+            return await work(connected)
 
     try:
         return uvloop.run(run())
     except ClientError as error:
         raise RuntimeError(str(error)) from error
+
+
+async def call_times(one: HubClient, method: str, asked: Sequence[dict[str, Any]]) -> list[float]:
+    """Milliseconds from each call, one after the other, to its decoded result."""
+    times = []
+    for params in asked:
+        began = time.monotonic()
+        await one.call(method, params)
+        times.append(1000 * (time.monotonic() - began))
+    return times
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float]:
+    """Median and p99."""
+    cut = statistics.quantiles(values, n=100)
+    return cut[49], cut[98]

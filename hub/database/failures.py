@@ -1,7 +1,8 @@
 """asyncpg's exceptions into ``HubError``, once, at the border of this package.
 
-Translates what an operator or a retry can help, and values that come from clients and that PostgreSQL does not know. A
-broken constraint or a wrong statement stays what it is: a fault of the code that wrote it, or an answer that it waits for.
+Translates what an operator or a retry can help, and values that come from clients and that PostgreSQL does not know.
+A broken constraint or a wrong statement stays what it is: a fault of the code that wrote it, or an answer that it waits
+for.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _UNREACHABLE = (
     # What asyncpg's state machine says when the server's farewell comes between two statements.
     asyncpg.InternalClientError,
 )
-# A net under what should have been checked: a character U+0000, a number that is too large. ``DataError`` itself is what
-# asyncpg says of them before it asks; of its other kinds (a division by zero) the statement is to blame.
+# A net under what should have been checked: a character U+0000, a number that is too large. ``DataError`` itself is
+# what asyncpg says of them before it asks; of its other kinds (a division by zero) the statement is to blame.
 _NO_VALUE = (
     asyncpg.DataError,
     asyncpg.CharacterNotInRepertoireError,
@@ -44,8 +45,8 @@ _OVERTAKEN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raises ``unavailable`` when the database cannot be reached, ``conflict`` (try again now) when it was overtaken, and
-    ``bad_request`` for a value that it cannot keep.
+    """Raises ``unavailable`` when the database cannot be reached, ``conflict`` (try again now) when it was overtaken,
+    and ``bad_request`` for a value that it cannot keep.
 
     The cause stays attached, for the log.
     """
