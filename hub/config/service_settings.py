@@ -37,6 +37,11 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     chat_read_batch_ms: Annotated[int, doc("Read receipts of a room are collected this long.", ge=0)] = 1000
     chat_typing_pause_s: Annotated[float, doc("One user's typing is told to a room this often at most.", gt=0)] = 3.0
     chat_typing_expires_s: Annotated[float, doc("Typing that is not repeated ends by itself after this.", gt=0)] = 6.0
+    chat_page_bytes: Annotated[
+        int, doc("A page of messages, search results or rooms ends when it has grown to this, in JSON.", ge=1024)
+    ] = 1_048_576
+    chat_reads_per_second: Annotated[float, doc("Pages that one user reads, of messages, rooms, members.", gt=0)] = 50.0
+    chat_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500
     chat_searches_per_second: Annotated[float, doc("Searches of one user.", gt=0)] = 2.0
     chat_searches_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 10
     chat_history_count: Annotated[

@@ -25,6 +25,8 @@ _LISTENERS = MEMBERS - 1
 UNLIMITED = {
     "chat_messages_per_second": 1000,
     "chat_messages_burst": 1000,
+    "chat_reads_per_second": 1_000_000,
+    "chat_reads_burst": 1_000_000,
     "messages_per_second": 1_000_000,
     "messages_burst": 1_000_000,
 }

@@ -9,7 +9,7 @@ from hub.api import Hub, Principal, bad_request
 from services.chat.asked import ReadHistory, Search
 from services.chat.gate import Gate, check_user
 from services.chat.kinds import room_topic
-from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, message_of
+from services.chat.shapes import MESSAGE_COLUMNS, REACTIONS, fitting, message_of
 from services.chat.text import room_id
 
 _MESSAGES = (
@@ -18,13 +18,17 @@ _MESSAGES = (
 _BEFORE = f"({_MESSAGES} AND m.number < $3 ORDER BY m.number DESC LIMIT $4)"
 _AFTER = f"({_MESSAGES} AND m.number > $3 ORDER BY m.number LIMIT $4)"
 _SINCE = f"({_MESSAGES} AND m.number >= $3 ORDER BY m.number LIMIT $5)"
-# One statement, so that the page and the number are of the same moment.
-_PAGE = (
-    "SELECT moment.as_of, page.* FROM (SELECT hub.chat_number($2) AS as_of) AS moment LEFT JOIN ({}) AS page ON true"
-)
+# One statement, so that the page and what is said of it are of the same moment.
+_PAGE = """
+SELECT moment.*, page.* FROM (
+  SELECT hub.chat_number($2) AS as_of,
+    EXISTS (SELECT FROM hub.chat_messages AS m WHERE m.org = $1 AND m.room = $2 AND m.number {} $3) AS beyond
+) AS moment LEFT JOIN ({}) AS page ON true
+"""
 _QUERIES = {
-    way: _PAGE.format(query)
-    for way, query in (("before", _BEFORE), ("after", _AFTER), ("around", f"{_BEFORE} UNION ALL {_SINCE}"))
+    "before": _PAGE.format(">=", _BEFORE),
+    "after": _PAGE.format("<=", _AFTER),
+    "around": _PAGE.format(">=", f"{_BEFORE} UNION ALL {_SINCE}"),
 }
 _READS = "SELECT member, read_number FROM hub.chat_members WHERE org = $1 AND room = $2 AND read_number > 0 LIMIT $3"
 _SEARCH = f"""
@@ -46,6 +50,13 @@ class HistoryPages:
         self._hub = hub
         self._gate = gate
         settings = hub.settings
+        self.reads = hub.limits.bucket(
+            "chat-reads",
+            per_second=settings.chat_reads_per_second,
+            burst=settings.chat_reads_burst,
+            what="pages",
+        )
+        """Pays for everything that is read but searches."""
         self._bucket = hub.limits.bucket(
             "chat-search",
             per_second=settings.chat_searches_per_second,
@@ -68,16 +79,17 @@ class HistoryPages:
         async with self._gate.seen(principal, room) as (tx, access):
             rows = await tx.fetch(query, principal.org, room, *args)
             reads = await tx.fetch(_READS, principal.org, room, most) if access.members <= most else []
-        as_of = rows[0]["as_of"]
-        page, more_before, more_after = _cut(
-            wanted, sorted((r for r in rows if r["number"]), key=lambda r: r["number"])
-        )
+        as_of, beyond = rows[0]["as_of"], rows[0]["beyond"]
+        found = sorted((row for row in rows if row["number"]), key=lambda row: row["number"])
+        page, more_before, more_after = _cut(wanted, found, beyond)
+        messages = [message_of(row, row["reacted"]) for row in page]
+        start, end = self._fitting(messages, wanted)
         return {
-            "messages": [message_of(row, row["reacted"]) for row in page],
+            "messages": messages[start:end],
             "as_of": as_of,
             "position": {"epoch": top.epoch, "seq": top.top},
-            "more_before": more_before,
-            "more_after": more_after,
+            "more_before": more_before or start > 0,
+            "more_after": more_after or end < len(messages),
             "reads": {row["member"]: row["read_number"] for row in reads},
         }
 
@@ -93,13 +105,20 @@ class HistoryPages:
         async with self._hub.database.transaction(org) as tx:
             args = (check_user(principal.user), wanted.query, wanted.room, *before, most + 1)
             rows = await tx.fetch(_SEARCH, org, *args)
-        found = [
-            {"room": row["room"], "room_name": row["room_name"], **message_of(row)}
-            for row in rows[:most]
-            if principal.allows("subscribe", room_topic(row["room"]))
-        ]
-        end = rows[most - 1] if len(rows) > most else None
-        return {"messages": found, "next": end and f"{end['created_us']}:{end['number']}:{end['room']}"}
+        shown = [row for row in rows[:most] if principal.allows("subscribe", room_topic(row["room"]))]
+        found = [{"room": row["room"], "room_name": row["room_name"], **message_of(row)} for row in shown]
+        fit = fitting(found, range(len(found)), self._hub.settings.chat_page_bytes)
+        end = shown[fit - 1] if fit < len(found) else rows[most - 1] if len(rows) > most else None
+        return {"messages": found[:fit], "next": end and f"{end['created_us']}:{end['number']}:{end['room']}"}
+
+    def _fitting(self, messages: list[dict[str, Any]], wanted: ReadHistory) -> tuple[int, int]:
+        """Which of the messages a page has room for: those next to where it was asked for."""
+        at = 0 if wanted.after is not None else len(messages)
+        if wanted.around is not None:
+            at = sum(message["number"] < wanted.around for message in messages)
+        near = sorted(range(len(messages)), key=lambda place: (max(place - at, at - 1 - place), place < at))
+        taken = near[: fitting(messages, near, self._hub.settings.chat_page_bytes)]
+        return min(taken, default=0), max(taken, default=-1) + 1
 
 
 def _cursor(text: str | None) -> tuple[int | None, str | None, int | None]:
@@ -122,12 +141,12 @@ def _asked(wanted: ReadHistory) -> tuple[str, tuple[int, ...]]:
     return _QUERIES["before"], (wanted.before or _FAR, wanted.limit + 1)
 
 
-def _cut(wanted: ReadHistory, rows: list[Any]) -> tuple[list[Any], bool, bool]:
-    """The page, and whether there are messages before and after it."""
+def _cut(wanted: ReadHistory, rows: list[Any], beyond: bool) -> tuple[list[Any], bool, bool]:
+    """The page, and whether there are messages before and after it; ``beyond``: on the side where it was not looked."""
     if wanted.after is not None:
-        return rows[: wanted.limit], wanted.after > 0, len(rows) > wanted.limit
+        return rows[: wanted.limit], beyond, len(rows) > wanted.limit
     if wanted.around is None:
-        return rows[-wanted.limit :], len(rows) > wanted.limit, wanted.before is not None
+        return rows[-wanted.limit :], len(rows) > wanted.limit, beyond
     half = wanted.limit // 2
     before = [row for row in rows if row["number"] < wanted.around]
     since = [row for row in rows if row["number"] >= wanted.around]

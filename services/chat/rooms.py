@@ -12,7 +12,7 @@ from services.chat.asked import Create, Invite, ListMembers, ListRooms, NewMembe
 from services.chat.gate import Entry, Gate, check_user, display_name
 from services.chat.kinds import CHANGED, INVITED, LEFT, REMOVED, ROOM_CHANGED, room_topic
 from services.chat.rules import Action, Role
-from services.chat.shapes import MESSAGE_COLUMNS, ROOM_COLUMNS, message_of, room_of
+from services.chat.shapes import LAST_COLUMNS, ROOM_COLUMNS, fitting, last_of, room_of
 from services.chat.text import room_id, room_name
 
 _ROOM_BYTES: Final = 12
@@ -35,10 +35,10 @@ SELECT {ROOM_COLUMNS} FROM hub.chat_rooms AS r
 LEFT JOIN hub.chat_members AS w ON w.org = r.org AND w.room = r.id AND w.member = $3
 WHERE r.org = $1 AND r.id = $2
 """  # noqa: S608 - made of constants
-_LAST = f"SELECT {MESSAGE_COLUMNS} FROM hub.chat_messages AS m WHERE m.org = $1 AND m.room = $2 AND m.number = $3"  # noqa: S608
+_LAST = f"SELECT {LAST_COLUMNS} FROM hub.chat_messages AS m WHERE m.org = $1 AND m.room = $2 AND m.number = $3"  # noqa: S608
 # The page first: what belongs to each room is looked up for those alone that are shown.
 _MINE = f"""
-SELECT {ROOM_COLUMNS}, (extract(epoch FROM r.last_at) * 1000000)::bigint AS last_us, {MESSAGE_COLUMNS}
+SELECT {ROOM_COLUMNS}, (extract(epoch FROM r.last_at) * 1000000)::bigint AS last_us, {LAST_COLUMNS}
 FROM hub.chat_members AS w
 JOIN hub.chat_rooms AS r ON r.org = w.org AND r.id = w.room
 LEFT JOIN hub.chat_messages AS m ON m.org = r.org AND m.room = r.id AND m.number = r.last_number
@@ -47,7 +47,7 @@ WHERE w.org = $1 AND w.member = $2 AND ($4 OR r.archived_at IS NULL)
 ORDER BY r.last_at DESC, r.id DESC LIMIT $3
 """  # noqa: S608 - made of constants
 _PUBLIC = f"""
-SELECT {ROOM_COLUMNS}, (extract(epoch FROM r.last_at) * 1000000)::bigint AS last_us, {MESSAGE_COLUMNS}
+SELECT {ROOM_COLUMNS}, (extract(epoch FROM r.last_at) * 1000000)::bigint AS last_us, {LAST_COLUMNS}
 FROM hub.chat_rooms AS r
 LEFT JOIN hub.chat_members AS w ON w.org = r.org AND w.room = r.id AND w.member = $2
 LEFT JOIN hub.chat_messages AS m ON m.org = r.org AND m.room = r.id AND m.number = r.last_number
@@ -129,9 +129,10 @@ class Rooms:
                 query, principal.org, check_user(principal.user), most + 1, wanted.archived, after, after_us
             )
         shown = [row for row in rows[:most] if principal.allows("subscribe", room_topic(row["id"]))]
-        rooms = [room_of(row, None if row["number"] is None else message_of(row)) for row in shown]
-        end = rows[most - 1] if len(rows) > most else None
-        return {"rooms": rooms, "next": None if end is None else f"{end['last_us']}:{end['id']}"}
+        rooms = [room_of(row, None if row["number"] is None else last_of(row)) for row in shown]
+        fit = fitting(rooms, range(len(rooms)), self._hub.settings.chat_page_bytes)
+        end = shown[fit - 1] if fit < len(rooms) else rows[most - 1] if len(rows) > most else None
+        return {"rooms": rooms[:fit], "next": None if end is None else f"{end['last_us']}:{end['id']}"}
 
     async def rename(self, principal: Principal, room: str, name: str) -> dict[str, Any]:
         """Gives a room another name."""
@@ -294,7 +295,7 @@ async def _room(tx: Transaction, room: str, user: str) -> dict[str, Any]:
     if row is None:
         raise not_found("room")
     last = await tx.fetch_row(_LAST, tx.org, room, row["last_number"]) if row["last_number"] else None
-    return room_of(row, None if last is None else message_of(last))
+    return room_of(row, None if last is None else last_of(last))
 
 
 async def _check_owners(entry: Entry) -> None:

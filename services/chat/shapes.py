@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 MESSAGE_COLUMNS = """
 m.number, m.author, m.author_name, m.format, m.text, m.html, m.reply_to, m.mentions, m.attachments, m.text_number,
@@ -12,6 +14,9 @@ m.number, m.author, m.author_name, m.format, m.text, m.html, m.reply_to, m.menti
   (extract(epoch FROM m.deleted_at) * 1000)::bigint AS deleted_ms, m.deleted_why
 """
 """Of ``hub.chat_messages AS m``, for ``message_of``."""
+
+LAST_COLUMNS = MESSAGE_COLUMNS.replace("m.text, m.html", "left(m.text, 500) AS text, NULL AS html")
+"""The same for ``last_of``."""
 
 REACTIONS = """
 (SELECT jsonb_object_agg(e.emoji, e.members) FROM (
@@ -63,6 +68,23 @@ def message_of(row: Mapping[str, Any], reactions: Mapping[str, Any] | None = Non
     }
 
 
+def last_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A room's newest message, of ``LAST_COLUMNS``: without ``html``, which would make up most of a list of rooms."""
+    message = message_of(row)
+    message.pop("html", None)
+    return message
+
+
+def fitting(items: Sequence[Mapping[str, Any]], order: Iterable[int], most_bytes: int) -> int:
+    """How many of ``items``, taken in ``order``, are together at most ``most_bytes`` of JSON; one at least."""
+    size = 0
+    for count, place in enumerate(order):
+        size += len(msgspec.json.encode(items[place]))
+        if size > most_bytes and count:
+            return count
+    return len(items)
+
+
 def superseded(message: Mapping[str, Any]) -> dict[str, Any]:
     """What an event that carried a message says when a later one carries it: nothing of the text."""
     if message["deleted"]:
@@ -76,7 +98,7 @@ def edited(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def room_of(row: Mapping[str, Any], last: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A room as one user sees it; ``last``: its newest message."""
+    """A room as one user sees it; ``last``: its newest message, by ``last_of``."""
     return {
         "room": row["id"],
         "name": row["name"],

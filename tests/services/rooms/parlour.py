@@ -126,6 +126,7 @@ async def parlour(
         "outbox_poll_s": 0.1,
         "chat_messages_per_second": 1000,
         "chat_messages_burst": 10_000,
+        "chat_reads_burst": 10_000,
         "chat_searches_burst": 10_000,
         "chat_read_batch_ms": 50,
     } | changes

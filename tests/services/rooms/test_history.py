@@ -50,6 +50,12 @@ async def test_pages_before_after_and_around(house: Parlour) -> None:
     assert await page(limit=4, around=numbers[0]) == (numbers[:2], False, True)
     assert await page(limit=1, around=numbers[5]) == ([numbers[5]], True, True)
     assert await page(after=numbers[-1]) == ([], True, False)
+    assert await page(before=2**53) == (numbers, False, False), "nothing is after that"
+    assert await page(before=numbers[0]) == ([], False, True)
+    assert await page(after=numbers[0] - 1, limit=4) == (numbers[:4], False, True), "nothing is before that"
+    assert await page(after=2**53) == ([], True, False)
+    assert await page(around=2**53, limit=4) == (numbers[8:], True, False)
+    assert await page(around=1, limit=4) == (numbers[:2], False, True)
     assert (await ada.refused("history", "r", before=3, after=1)).code == ErrorCode.BAD_REQUEST
     assert (await ada.refused("history", "r", limit=1000)).code == ErrorCode.BAD_REQUEST
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hub.errors import ErrorCode
-from tests.services.rooms.parlour import Parlour, Person
+from tests.services.rooms.parlour import Parlour, Person, parlour
+from tests.support.hub_database import HubDatabase
 
 # Every message of a moment has the same time, as those of one batch may; and none is at a whole millisecond.
 _SAME_MOMENT = "UPDATE hub.chat_messages SET created_at = '2026-01-01 00:00:00.000600Z' WHERE text LIKE $1"
@@ -47,3 +48,81 @@ async def test_a_search_goes_on_from_what_it_gave_alone(house: Parlour) -> None:
     await ada.do("create", "r", name="Room")
     for before in ("", "1", "1:2", "1:2:", "1:2:a b", "-1:2:r", "1:2:r:s", f"{10**30}:2:r", f"1:{10**30}:r", "٣:2:r"):
         assert (await ada.refused("search", query="x", before=before)).code == ErrorCode.BAD_REQUEST, before
+
+
+def numbers_of(page: dict[str, Any]) -> list[int]:
+    return [message["number"] for message in page["messages"]]
+
+
+async def test_a_page_of_messages_ends_where_it_is_large_enough(redis_url: str, hub_database: HubDatabase) -> None:
+    async with parlour(redis_url, hub_database, chat_page_bytes=10_000) as house:
+        ada = await house.person()
+        await ada.do("create", "r", name="Room")
+        numbers = [(await ada.send("r", "&" * 500))["number"] for _ in range(9)]  # 500 + 2 500 bytes and some more
+        large = (await ada.send("r", "&" * 4000))["number"]  # more than a page alone
+
+        async def page(**params: Any) -> tuple[list[int], bool, bool]:
+            found = await ada.do("history", "r", **params)
+            return numbers_of(found), found["more_before"], found["more_after"]
+
+        assert await page() == ([large], True, False), "one there is always"
+        assert await page(before=large) == (numbers[-3:], True, True), "those next to it"
+        assert await page(after=0) == (numbers[:3], False, True)
+        assert await page(around=numbers[4]) == (numbers[3:6], True, True)
+        assert await page(around=numbers[0]) == (numbers[:3], False, True)
+        assert await page(around=large) == ([large], True, False)
+        assert await page(around=2**53) == ([large], True, False)
+        assert await page(after=large) == ([], True, False)
+        walked_down: list[int] = []
+        found = await ada.do("history", "r")
+        while True:
+            walked_down = numbers_of(found) + walked_down
+            if not found["more_before"]:
+                break
+            found = await ada.do("history", "r", before=walked_down[0])
+        assert walked_down == [*numbers, large]
+
+
+async def test_pages_of_a_search_and_of_rooms_end_so_too(redis_url: str, hub_database: HubDatabase) -> None:
+    async with parlour(redis_url, hub_database, chat_page_bytes=4000) as house:
+        ada = await house.person()
+        rooms = [f"r{n}" for n in range(8)]
+        for room in rooms:
+            await ada.do("create", room, name=room, tags={f"tag{n}": "x" * 100 for n in range(8)})
+            await ada.send(room, "boiler " + "&" * 300)
+        assert 1 <= len((await ada.do("search", query="boiler"))["messages"]) < 8
+        assert [room for room, _ in await walked(ada, query="boiler")] == rooms[::-1]
+        listed: list[str] = []
+        after: dict[str, Any] = {}
+        while True:
+            page = await ada.do("rooms", **after)
+            assert 1 <= len(page["rooms"]) < 8
+            listed += [room["room"] for room in page["rooms"]]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+        assert listed == rooms[::-1]
+
+
+async def test_a_list_of_rooms_has_little_of_what_was_said_last(house: Parlour) -> None:
+    ada = await house.person()
+    await ada.do("create", "r", name="Room")
+    sent = await ada.send("r", "long " * 200)
+    for room in (*(await ada.do("rooms"))["rooms"], (await ada.do("get", "r"))["room"]):
+        assert room["last"] == {**{k: v for k, v in sent.items() if k != "html"}, "text": sent["text"][:500]}
+    await ada.do("delete", "r", message=sent["number"])
+    assert (await ada.do("get", "r"))["room"]["last"]["deleted"]
+
+
+async def test_who_reads_too_often_is_told_to_wait(redis_url: str, hub_database: HubDatabase) -> None:
+    async with parlour(redis_url, hub_database, chat_reads_per_second=0.01, chat_reads_burst=5) as house:
+        ada, bob = await house.person(), await house.person("bob")
+        await ada.do("create", "r", name="Room", public=True)
+        await ada.do("rooms")
+        await ada.do("members", "r")
+        await ada.do("get", "r")
+        await ada.do("readers", "r", message=1)
+        await ada.do("history", "r")
+        for method, room in (("rooms", None), ("members", "r"), ("get", "r"), ("history", "r")):
+            assert (await ada.refused(method, room)).code == ErrorCode.RATE_LIMITED
+        await bob.do("history", "r")
