@@ -159,6 +159,7 @@ class Node:
 
     def _hear_others(self) -> None:
         """What other nodes say is performed here."""
+        self._expulsions.on_end = self._presence.expel
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
         self._control.on(Signal, self._duties.receive)

@@ -14,7 +14,10 @@ def close_kicked(gateway: Gateway, message: Kick) -> None:
     error = HubError(ErrorCode.UNAUTHENTICATED, "this token is not accepted any more; log in again")
     for connection in gateway.connections.of_user(message.org, message.user):
         if connection.applicant is not None and connection.applicant.issued_at <= message.issued_before:
+            if connection.attendance is not None:
+                gateway.presence.leave_all(connection.attendance)
             connection.close(CloseCode.UNAUTHENTICATED, error)
+    gateway.presence.dismiss(message.org, message.user, message.issued_before)
     gateway.answers.kick(message.org, message.user, message.issued_before, error)
 
 

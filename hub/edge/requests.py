@@ -36,10 +36,8 @@ async def perform(gateway: Gateway, connection: Connection, action: Action) -> N
     if isinstance(action, Open):
         await open_connection(gateway, connection, action)
     elif isinstance(action, Join):
-        connection.acted()
         await _join(gateway, connection, action)
     elif isinstance(action, Leave):
-        connection.acted()
         _leave(connection, action)
     elif isinstance(action, Perform):
         await _perform_frame(gateway, connection, action.frame)
@@ -63,11 +61,14 @@ def perform_now(connection: Connection, action: Action) -> None:
 
 async def _join(gateway: Gateway, connection: Connection, action: Join) -> None:
     verdicts, joined = await join(gateway, connection, action.topics, {})
+    if joined:
+        connection.acted()
     connection.send(Reply(action.id, {"topics": verdicts}))
     activate(gateway, connection, joined)
 
 
 def _leave(connection: Connection, action: Leave) -> None:
+    connection.acted()
     for text in action.topics:
         connection.drop_subscription(text)
     connection.send(Reply(action.id, {"topics": [Verdict(text[:200], ok=True) for text in action.topics]}))
@@ -81,15 +82,14 @@ async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publis
 
 
 async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
-    connection.acted()
     event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
     done = await gateway.publisher.publish_as(connection.verified, event, "frame")
+    connection.acted()
     connection.send(Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
 
 
 async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     """Starts the method; its reply may overtake others."""
-    connection.acted()
     method, own = gateway.methods.get(frame.method), PRESENCE_METHODS.get(frame.method)
     if method is None and own is None:
         raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
@@ -103,13 +103,19 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
     if own is not None:
-        answer = own(gateway, connection, frame.params)
+        answer = own(gateway, connection, frame.params)  # to look who is there is no activity
     else:
         assert method is not None  # noqa: S101 - refused above
-        answer = method(principal, frame.params)
+        answer = _performed(connection, method(principal, frame.params))
     task = asyncio.create_task(_answer(connection, frame, answer), name="call")
     connection.calls.add(task)
     task.add_done_callback(connection.calls.discard)
+
+
+async def _performed(connection: Connection, answer: Awaitable[Any]) -> Any:
+    result = await answer
+    connection.acted()
+    return result
 
 
 async def _answer(connection: Connection, frame: Call, answer: Awaitable[Any]) -> None:
@@ -150,6 +156,8 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
     await gateway.admission.check_revoked(fresh)
     connection.principal = connection.applicant = fresh
     connection.expiring_told = False
+    if connection.attendance is not None:
+        gateway.presence.refreshed(connection.attendance, fresh)
     gateway.keeper.watch(connection)
     for text in tuple(connection.subscriptions):
         try:

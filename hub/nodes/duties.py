@@ -138,6 +138,13 @@ class Duties:
             self._drop(duty)
             self._leave(duty, "done")
 
+    def give_back(self, org: OrgId, name: str) -> None:
+        """Whoever sweeps next adopts the duty; goes out like ``release``. What this node does not have is ignored."""
+        duty = duty_text(org, name)
+        if duty in self._held:
+            self._drop(duty)
+            self._leave(duty, "open")
+
     async def signal(self, org: OrgId, name: str, message: dict[str, Any]) -> None:
         """Tells whichever node has the duty, at most once. Nobody learns whether it has arrived.
 

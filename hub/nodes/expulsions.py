@@ -7,7 +7,7 @@ here before their verdict (``hub.edge.joining``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from hub.config import Settings
@@ -33,6 +33,8 @@ class Expulsions:
         """The number of the newest that is not remembered any more."""
         self.count = 0
         """How many there have been: what a join takes down before its permission is asked for."""
+        self.on_end: Callable[[bytes, Collection[str] | None], None] = lambda _channel, _users: None
+        """Also told what was ended: of whom there is more than subscriptions."""
         control.on(Expel, self._receive)
 
     async def announce(self, topic: Topic, users: Sequence[str] | None, error: HubError) -> None:
@@ -47,6 +49,7 @@ class Expulsions:
         """Ends subscriptions on this node, and refuses the joins that are under way."""
         for user in (None,) if users is None else users:
             self._remember(channel, user, error)
+        self.on_end(channel, users)
         local = self._topics.get(channel)
         if local is None:
             return

@@ -8,9 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
+from hub.auth.tokens import mint_token
+from hub.edge.connection import Connection
 from hub.embedded import RedisServer
+from hub.errors import ErrorCode, HubError
+from hub.orgs import OrgId
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event, Pong
+from hub.topics.topic import Topic
 from tests.edge.conftest import HubWith
 from tests.support.peers import Peers
 from tests.support.presence_service import SERVICES
@@ -171,6 +176,44 @@ async def test_a_subscription_that_the_hub_ends_has_no_grace(hub_with: HubWith, 
     await sees(watcher, {"watcher": "online"})
 
 
+@pytest.mark.parametrize("how", ["expelled", "kicked", "kicked later"])
+async def test_who_may_not_stay_has_no_grace(hub_with: HubWith, watch: Watch, how: str) -> None:
+    peers = await hub_with(**PATIENT)
+    watcher = watch(await peers.join("watcher", subscribe=[{"topic": "party:a"}]), "party:a")
+    ann = await peers.join("ann", subscribe=[{"topic": "party:a"}])
+    await sees(watcher, {"watcher": "online", "ann": "online"})
+    gateway = peers.hub.gateway
+    if how != "kicked":
+        ann.socket.transport.abort()
+        await until(lambda: not gateway.connections.of_user(peers.org, "ann"))
+    if how == "expelled":
+        topic = Topic(OrgId.from_claim(peers.org), "party", "a")
+        error = HubError(ErrorCode.NOT_FOUND, "no such party")
+        await peers.hub.within(lambda: gateway.expulsions.announce(topic, ["ann"], error))
+    else:
+        token = peers.token("boss", scope="admin")
+        async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+            headers = {"Authorization": f"Bearer {token}"}
+            assert (await http.post("/v1/admin/kick", json={"user": "ann"}, headers=headers)).status_code == 200
+    await sees(watcher, {"watcher": "online"})
+
+
+async def test_a_fresh_token_may_bear_another_name(hub_with: HubWith, watch: Watch, room: str) -> None:
+    peers = await hub_with(**QUICK)
+    client = await peers.join("watcher", subscribe=[{"topic": room}])
+    ann = await peers.join("ann", subscribe=[{"topic": room}])
+    await until(lambda: _members(ann, room, _online("watcher", "ann")))
+    await ann.result({"type": "auth", "token": mint_token(peers.hub.settings, peers.org, "ann", name="Ann Other")})
+    watcher = watch(client, room)
+
+    def names() -> list[str]:
+        events = [frame.data for frame in client.came if isinstance(frame, Event) and frame.name == "presence"]
+        return [data["name"] for data in events if data["action"] == "update"]
+
+    await until(lambda: names() == ["Ann Other"])
+    await sees(watcher, {"watcher": "online", "ann": "online"})
+
+
 async def test_who_is_offline_still_sees_the_others_and_comes_back(hub_with: HubWith, watch: Watch, room: str) -> None:
     peers = await hub_with(**QUICK)
     hidden = await peers.join("ann")
@@ -186,6 +229,10 @@ async def test_who_is_offline_still_sees_the_others_and_comes_back(hub_with: Hub
     await sees(ann, {"ann": "online"})
 
 
+def _is_idle(connection: Connection) -> bool:
+    return connection.attendance is not None and connection.attendance.idle
+
+
 @pytest.mark.parametrize("act", ["publish", "call", "subscribe", "unsubscribe"])
 async def test_who_does_nothing_is_away_until_he_does_something(hub_with: HubWith, watch: Watch, act: str) -> None:
     peers = await hub_with(**(QUICK | {"presence_away_s": 0.3}))
@@ -197,14 +244,21 @@ async def test_who_does_nothing_is_away_until_he_does_something(hub_with: HubWit
     await ann.ack("party:a", "nope", 1)
     await ann.send({"type": "ping", "id": "p"})
     await ann.result({"type": "auth", "token": peers.token("ann")})
-    assert seen.told[-1].endswith("away")
+    # Neither is what was refused, nor to look who is there.
+    await ann.refusal({"type": "call", "method": "party.wave", "params": {}}, "bad_request")
+    await ann.refusal({"type": "call", "method": "party.nothing", "params": {}}, "unknown_method")
+    await ann.refusal({"type": "publish", "topic": "nope:a", "name": "n", "data": 1}, "not_found")
+    (verdict,) = await ann.subscribe({"topic": "party:private-bob"})
+    assert not verdict.ok
+    await got(ann, "party:a")
+    assert not [connection for connection in peers.hub.gateway.connections if not _is_idle(connection)]
     frames: dict[str, dict[str, Any]] = {
         "publish": {"topic": "plain:a", "name": "n", "data": 1},
-        "call": {"method": "presence.get", "params": {"topic": "party:a"}},
-        "subscribe": {"topics": [{"topic": "plain:a"}]},
+        "call": {"method": "party.wave", "params": {"hand": "left"}},
         "unsubscribe": {"topics": ["plain:b"]},
     }
-    for _ in range(2):
+    for key in "ab":
+        frames["subscribe"] = {"topics": [{"topic": f"plain:{key}"}]}  # twice the same is refused
         await ann.request({"type": act, **frames[act]})
         await until(lambda: "update ann online" in seen.heard)
         await until(lambda: seen.view == {"watcher": "away", "ann": "away"})

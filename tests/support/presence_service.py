@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hub.api import History, Hub, Principal, Service, SlowPolicy, TopicKind
+from typing import Any
+
+from hub.api import History, Hub, Principal, Service, SlowPolicy, TopicKind, bad_request
 
 PLENTY = History(count=10_000, bytes=64 * 1024 * 1024, age_s=3600)
 
@@ -16,7 +18,14 @@ def presence_service(_: Hub) -> Service:
             TopicKind(name="lobby", history=None, slow=SlowPolicy.GAP, presence=True),
             TopicKind(name="plain", history=PLENTY),
         ],
+        methods={"party.wave": _wave},
     )
+
+
+async def _wave(_: Principal, params: dict[str, Any]) -> dict[str, Any]:
+    if not params.get("hand"):
+        raise bad_request("with which hand?")
+    return {}
 
 
 async def _invited(principal: Principal, key: str) -> bool:

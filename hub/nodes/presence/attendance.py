@@ -10,11 +10,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
 
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
+from hub.nodes.presence.place import Person, Place, Told
 from hub.nodes.presence.table import Change, Status
 from hub.telemetry import PresenceMetrics
 from hub.topics.topic import Topic
@@ -22,102 +22,25 @@ from hub.topics.topic import Topic
 IDLE = "idle"
 NEVER_S = 3600.0
 """How soon it is looked again at who has no deadline."""
+TOPICS_PER_CREDIT = 100  # what a client says costs more by one for each so many topics in which it is told
 LEAVES_AT_ONCE = 2000  # topics that are left because a grace has ended; then others have their turn
-
-
-class Person:
-    """One user in one topic, by the connections of this node."""
-
-    __slots__ = ("away", "name", "online", "told", "told_name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.online = 0
-        """Connections that are online; those in their grace are what they were."""
-        self.away = 0
-        self.told: Status | None = Status.OFFLINE
-        """What Redis has been told; None: perhaps it has, perhaps not."""
-        self.told_name = ""
-
-    @property
-    def status(self) -> Status:
-        """What all connections together make of the user."""
-        if self.online:
-            return Status.ONLINE
-        return Status.AWAY if self.away else Status.OFFLINE
-
-    @property
-    def is_told(self) -> bool:
-        """Redis knows it like this."""
-        return self.told is self.status and (self.told is Status.OFFLINE or self.told_name == self.name)
-
-
-class Place:
-    """A topic in which somebody is present by this node, or was and Redis does not know yet that nobody is."""
-
-    __slots__ = (
-        "again",
-        "busy",
-        "dirty",
-        "epoch",
-        "holders",
-        "instance",
-        "people",
-        "renewed_at",
-        "topic",
-        "waiting",
-        "whole",
-    )
-
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
-        self.holders = 0
-        """Connections that are here or in their grace, also those that have said that they are offline."""
-        self.people: dict[str, Person] = {}
-        self.dirty: dict[str, None] = {}
-        """Users of whom Redis must be told something."""
-        self.whole = False
-        """Redis must be told of everybody: what it has of this node may be wrong."""
-        self.again = False
-        """Redis wants to be called although nothing has changed."""
-        self.waiting = False
-        """It will be called so in a moment."""
-        self.instance = ""
-        """The name under which Redis has noted that this node is present here; "": it has not."""
-        self.busy = False
-        """Redis is being told."""
-        self.epoch = ""
-        """Of Redis' count when it was told last."""
-        self.renewed_at = 0.0
-
-    @property
-    def due(self) -> bool:
-        """There is something to tell."""
-        return bool(self.dirty) or self.whole or self.again or (bool(self.instance) and self.deserted)
-
-    @property
-    def deserted(self) -> bool:
-        """Nobody is here, Redis knows it, and nothing is to come."""
-        return not (self.holders or self.people or self.dirty or self.whole or self.again or self.waiting)
-
-
-class Told(NamedTuple):
-    """What Redis is told of a place."""
-
-    changes: list[Change]
-    whole: bool
-    """These are all who are here."""
-    again: bool
-    """It wanted to be called."""
-
-    def __bool__(self) -> bool:
-        return bool(self.changes) or self.whole or self.again
 
 
 class Attendant:
     """One connection, as far as it is present anywhere. Made for those that are."""
 
-    __slots__ = ("_attendance", "acted_at", "credit", "credit_at", "idle", "name", "places", "said", "user")
+    __slots__ = (
+        "_attendance",
+        "acted_at",
+        "credit",
+        "credit_at",
+        "idle",
+        "issued_at",
+        "name",
+        "places",
+        "said",
+        "user",
+    )
 
     def __init__(self, attendance: Attendance, user: str, name: str, kept: str) -> None:
         self._attendance = attendance
@@ -129,6 +52,8 @@ class Attendant:
         """What its client has said it is, until it says otherwise; None: what it does decides."""
         self.idle = kept == IDLE
         self.acted_at = self.credit_at = attendance.clock()
+        self.issued_at = 0.0
+        """When its token was."""
         self.credit = attendance.most_credit
         """How often it may say something, at ``credit_at``."""
 
@@ -177,7 +102,8 @@ class Attendance:
         self._metrics = metrics
         self._on_due = on_due
         self.clock = clock
-        self._places: dict[Topic, Place] = {}
+        self._places: dict[bytes, Place] = {}
+        """By channel of the topic."""
         self._in_grace: deque[tuple[float, Attendant]] = deque()
         """Connections that were lost, by when their grace ends, which is the order in which they were lost."""
         self._timer: asyncio.TimerHandle | None = None
@@ -209,16 +135,16 @@ class Attendance:
 
     def enter(self, attendant: Attendant, topic: Topic) -> None:
         """The connection is present in one topic more."""
-        place = self._places.get(topic)
+        place = self._places.get(topic.channel)
         if place is None:
-            place = self._places[topic] = Place(topic)
+            place = self._places[topic.channel] = Place(topic)
         attendant.places.append(place)
         place.holders += 1
         self._count(place, attendant, attendant.status, 1)
 
     def leave(self, attendant: Attendant, topic: Topic) -> None:
         """The connection is not present in the topic any more; at once, for it was said so."""
-        place = self._places.get(topic)
+        place = self._places.get(topic.channel)
         if place is not None and place in attendant.places:
             attendant.places.remove(place)
             self._let_go(place, attendant)
@@ -231,12 +157,41 @@ class Attendance:
         if len(self._in_grace) > self._most_in_grace:
             earliest = self._in_grace.popleft()[1]
             if not self._holding:
-                self._leave_all(earliest)
+                self.leave_all(earliest)
         self._await_grace()
+
+    def expel(self, channel: bytes, users: Collection[str] | None) -> None:
+        """Of those in their grace, these (None: all) leave a topic at once: they may not come back."""
+        place = self._places.get(channel)
+        if place is None:
+            return
+        for _, attendant in self._in_grace:
+            if (users is None or attendant.user in users) and place in attendant.places:
+                attendant.places.remove(place)
+                self._let_go(place, attendant)
+
+    def dismiss(self, org: str, user: str, issued_before: float) -> None:
+        """What a user has in grace by tokens issued until then ends at once."""
+        for _, attendant in self._in_grace:
+            his = attendant.user == user and attendant.issued_at <= issued_before
+            if his and attendant.places and attendant.places[0].topic.org == org:
+                self.leave_all(attendant)
+
+    def rename(self, attendant: Attendant, name: str) -> None:
+        """Its user has another name."""
+        attendant.name = name
+        for place in attendant.places:
+            person = place.people.get(attendant.user)
+            if person is None:
+                continue
+            person.name = name
+            if not person.is_told:
+                place.dirty[attendant.user] = None
+                self._on_due(place)
 
     def say(self, attendant: Attendant, status: Status) -> None:
         """What its client says. ``ONLINE``: what it does decides from now on. Raises ``rate_limited``."""
-        self._charge(attendant)
+        self._charge(attendant, min(self.most_credit, 1.0 + len(attendant.places) // TOPICS_PER_CREDIT))
         before = attendant.status
         attendant.said = None if status is Status.ONLINE else status
         attendant.idle = False
@@ -259,14 +214,14 @@ class Attendance:
         self.idle(attendant, True)
         return now + NEVER_S
 
-    def _charge(self, attendant: Attendant) -> None:
+    def _charge(self, attendant: Attendant, cost: float) -> None:
         now = self.clock()
         earned = (now - attendant.credit_at) / self._credit_s
         attendant.credit, attendant.credit_at = min(self.most_credit, attendant.credit + earned), now
-        if attendant.credit < 1:
-            wait_ms = math.ceil((1 - attendant.credit) * self._credit_s * 1000)
+        if attendant.credit < cost:
+            wait_ms = math.ceil((cost - attendant.credit) * self._credit_s * 1000)
             raise HubError(ErrorCode.RATE_LIMITED, "presence.set comes too often", retry_after_ms=wait_ms)
-        attendant.credit -= 1
+        attendant.credit -= cost
 
     def _moved(self, attendant: Attendant, before: Status) -> None:
         after = attendant.status
@@ -306,10 +261,11 @@ class Attendance:
         while left < LEAVES_AT_ONCE and self._in_grace and self._in_grace[0][0] <= now:
             attendant = self._in_grace.popleft()[1]
             left += len(attendant.places)
-            self._leave_all(attendant)
+            self.leave_all(attendant)
         self._await_grace()
 
-    def _leave_all(self, attendant: Attendant) -> None:
+    def leave_all(self, attendant: Attendant) -> None:
+        """It is present nowhere any more."""
         for place in attendant.places:
             self._let_go(place, attendant)
         attendant.places.clear()
@@ -324,7 +280,7 @@ class Attendance:
 
     def resync(self, topic: Topic) -> None:
         """What Redis has of this node in a topic may be wrong."""
-        place = self._places.get(topic)
+        place = self._places.get(topic.channel)
         if place is not None:
             place.whole = True
             self._on_due(place)
@@ -369,8 +325,8 @@ class Attendance:
 
     def drop(self, place: Place) -> None:
         """Nobody is present here, and Redis knows it."""
-        if self._places.get(place.topic) is place and place.deserted:
-            del self._places[place.topic]
+        if self._places.get(place.topic.channel) is place and place.deserted:
+            del self._places[place.topic.channel]
 
     def _forget(self, place: Place, user: str) -> None:
         del place.people[user]

@@ -73,6 +73,9 @@ class NodeLease:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        # Nobody comes back as these; another removes what is left of them, and not a lease later.
+        for instance in (*self._dead, *self._past):
+            self._duties.give_back(CONTROL_ORG, instance)
 
     def _adopt(self, _: OrgId, instance: str) -> None:
         self._dead[instance] = None

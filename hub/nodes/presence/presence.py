@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from hub.auth.principal import Principal
 from hub.config import Settings
@@ -61,7 +62,27 @@ class Presence:
 
     def attendant(self, principal: Principal, kept: str = "") -> Attendant:
         """For a connection that is nowhere yet, to keep. ``kept``: of the one that it follows (``Attendant.kept``)."""
-        return self._attendance.attendant(principal.user, principal.name, kept)
+        attendant = self._attendance.attendant(principal.user, principal.name, kept)
+        attendant.issued_at = principal.issued_at
+        return attendant
+
+    def refreshed(self, attendant: Attendant, principal: Principal) -> None:
+        """It has a fresh token."""
+        attendant.issued_at = principal.issued_at
+        if attendant.name != principal.name:
+            self._attendance.rename(attendant, principal.name)
+
+    def expel(self, channel: bytes, users: Collection[str] | None) -> None:
+        """Users (None: all) may not be in a topic any more: they have no grace there."""
+        self._attendance.expel(channel, users)
+
+    def dismiss(self, org: str, user: str, issued_before: float) -> None:
+        """Tokens of a user are not accepted any more: connections by them that were lost have no grace."""
+        self._attendance.dismiss(org, user, issued_before)
+
+    def leave_all(self, attendant: Attendant) -> None:
+        """The connection is about to be closed for good: no grace."""
+        self._attendance.leave_all(attendant)
 
     def enter(self, attendant: Attendant, sub: Subscription) -> None:
         """It subscribes to a topic of a kind with presence."""

@@ -16,7 +16,8 @@ import structlog
 
 from hub.config import Settings
 from hub.errors import HubError
-from hub.nodes.presence.attendance import Attendance, Place
+from hub.nodes.presence.attendance import Attendance
+from hub.nodes.presence.place import Place
 from hub.nodes.presence.table import Change, Changed
 from hub.telemetry import PresenceMetrics
 from hub.topics.topic import Topic
@@ -108,10 +109,14 @@ class Registrar:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(_LAST_WORD_S):
-                while self._lease is not None and self._fresh.places:
-                    await self._tell(self._lease, self._fresh.take_round())
+                while self._lease is not None and (self._fresh.places or self._failed.places):
+                    # What was under way when the tasks ended counts as failed, perhaps it has arrived.
+                    some = (self._fresh if self._fresh.places else self._failed).take_round()
+                    await self._tell(self._lease, some)
+                    if some[0] in self._failed.places:
+                        await asyncio.sleep(_FIRST_PAUSE_S)
         except TimeoutError:
-            log.warning("presence not told at the end", topics=len(self._fresh.places))
+            log.warning("presence not told at the end", topics=len(self._fresh.places) + len(self._failed.places))
 
     def resync(self, topic: Topic) -> None:
         """What Redis has of this node in a topic may be wrong."""

@@ -66,6 +66,8 @@ class Snapshots:
 
     def _read(self) -> None:
         self._about_to_read = False
+        if self._closed:
+            return  # who asks now is told so, and nobody would end it
         while len(self._tasks) < READS_AT_ONCE:
             topics = [topic for topic in self._asked if topic not in self._reading][:TOPICS_PER_READ]
             if not topics:

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from hub.config import Settings
 from hub.errors import HubError
 from hub.nodes.presence import attendance as module
-from hub.nodes.presence.attendance import Attendance, Attendant, Place
+from hub.nodes.presence.attendance import Attendance, Attendant
+from hub.nodes.presence.place import Place
 from hub.nodes.presence.table import Change, Status
 from hub.orgs import OrgId
 from hub.telemetry import PresenceMetrics
@@ -289,6 +290,78 @@ def test_when_it_closes_nobody_leaves() -> None:
         assert book.tell() == []
 
     run_virtually(play())
+
+
+@pytest.mark.parametrize("holding", [False, True])
+def test_who_may_not_stay_has_no_grace(holding: bool) -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=5.0)
+        ann, bob, eve = (book.connection(user, ROOM, OTHER) for user in ("ann", "bob", "eve"))
+        book.tell()
+        book.tell(topic=OTHER)
+        if holding:
+            book.attendance.hold()
+        for attendant in (ann, bob):
+            book.attendance.lost(attendant)
+        book.attendance.expel(ROOM.channel, {"ann", "eve"})
+        assert book.tell() == [Change("ann", "", OFFLINE)]
+        assert book.tell(topic=OTHER) == []
+        book.attendance.expel(ROOM.channel, None)
+        assert book.tell() == [Change("bob", "", OFFLINE)]
+        book.attendance.expel(b"nowhere", None)
+        assert [place.topic for place in eve.places] == [ROOM, OTHER]
+        book.attendance.close()
+
+    run_virtually(play())
+
+
+def test_whose_tokens_are_revoked_has_no_grace() -> None:
+    async def play() -> None:
+        book = Book(presence_grace_s=5.0)
+        old, fresh, other = (book.connection(user, ROOM, OTHER) for user in ("ann", "ann", "bob"))
+        old.issued_at, fresh.issued_at = 100.0, 200.0
+        book.tell()
+        book.tell(topic=OTHER)
+        for attendant in (old, fresh, other):
+            book.attendance.lost(attendant)
+        book.attendance.dismiss("other", "ann", 1e9)
+        book.attendance.dismiss("acme", "ann", 100.0)
+        assert book.tell() == []
+        assert (old.places, len(fresh.places)) == ([], 2)
+        book.attendance.dismiss("acme", "ann", 200.0)
+        assert book.tell() == book.tell(topic=OTHER) == [Change("ann", "", OFFLINE)]
+        book.attendance.close()
+
+    run_virtually(play())
+
+
+def test_a_user_is_renamed_where_others_see_him() -> None:
+    book = Book()
+    ann = book.connection("ann", ROOM, OTHER, name="Ann")
+    book.connection("bob", ROOM)
+    book.tell()
+    book.tell(topic=OTHER)
+    book.attendance.rename(ann, "Anna")
+    assert book.tell() == book.tell(topic=OTHER) == [Change("ann", "Anna", ONLINE)]
+    book.attendance.say(ann, OFFLINE)
+    book.tell()
+    book.attendance.rename(ann, "Annie")
+    assert book.tell() == []
+    book.attendance.say(ann, ONLINE)
+    assert book.tell() == [Change("ann", "Annie", ONLINE)]
+
+
+def test_what_many_topics_are_told_costs_more() -> None:
+    book = Book(presence_set_s=1.0, presence_set_burst=10)
+    topics = [Topic(ROOM.org, "party", f"t{number}") for number in range(900)]
+    ann = book.connection("ann", *topics)
+    book.attendance.say(ann, AWAY)
+    with pytest.raises(HubError) as refused:
+        book.attendance.say(ann, ONLINE)
+    assert refused.value.retry_after_ms == 10_000
+    bob = book.connection("bob", *topics[:99])
+    for status in (AWAY, ONLINE) * 5:
+        book.attendance.say(bob, status)
 
 
 def test_when_a_node_leaves_only_those_leave_who_say_so() -> None:

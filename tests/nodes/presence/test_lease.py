@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from hub.errors import unavailable
-from tests.nodes.presence.lease_nodes import CLOCK, HOLDERS, LeaseNode
+from tests.nodes.presence.lease_nodes import CLOCK, ENDS, HOLDERS, LeaseNode
 from tests.nodes.presence.stage import AWAY, Stage, brief, stage
 from tests.support.log_catcher import caught_logs
 from tests.support.redis_world import restart, topic
@@ -111,6 +111,31 @@ async def test_a_node_that_leaves_gives_its_users_the_time_of_its_lease(on: Stag
     await other.say(ROOM, "ann")
     await until(lambda: _are(on, {other.lease.instance}), WAIT_S)
     assert brief(await on.heard(ROOM)) == ["join ann online", "join bob online", "leave bob offline"]
+
+
+async def test_a_node_that_leaves_while_it_removes_another_gives_that_back(
+    on: Stage, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, remover = await start(), await start()
+    await dead.say(ROOM, "ann")
+    asked: list[str] = []
+
+    async def never(instance: str) -> int:
+        asked.append(instance)
+        raise unavailable("Redis")
+
+    monkeypatch.setattr(remover.table, "remove", never)
+    await dead.kill()
+    await until(lambda: asked, WAIT_S)
+    await remover.stop()
+    ends = {
+        duty.decode().removeprefix("_hub/"): float(await on.world.redis.command(ENDS, "ZSCORE", ENDS, duty))
+        for duty in await on.world.redis.command(ENDS, "ZRANGE", ENDS, 0, -1)
+    }
+    # Whoever sweeps next has it; the own one runs on.
+    assert ends.pop(dead.lease.instance) == 0
+    assert set(ends) == {remover.lease.instance}
+    assert ends[remover.lease.instance] > 0
 
 
 async def test_a_removal_that_fails_goes_on_later(on: Stage, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from hub.config import Settings
+from hub.errors import HubError
 from hub.fanout.bodies import encode_body
 from hub.nodes.presence.mirror import MOST_KEPT, STEP_WRITES, Mirror
 from hub.nodes.presence.snapshots import READS_AT_ONCE, TOPICS_PER_READ, Snapshots
@@ -375,6 +376,20 @@ async def test_too_many_to_list_are_counted(table: FakeTable) -> None:
     assert ann.members == late.members == {"ann": "online"}
     assert len(table.reads) == 2
     await node.close()
+
+
+async def test_who_asks_at_the_very_end_starts_nothing(table: FakeTable) -> None:
+    node = Node(table)
+    table.gate.clear()
+    first = node.snapshots.ask(topic("first"))
+    await until(lambda: len(table.reads) == 1)
+    late = node.snapshots.ask(topic("late"))  # to be read in a moment
+    await node.close()
+    node.join(Client(), topic())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [isinstance(answer.result(), HubError) for answer in (first, late)] == [True, True]
+    assert (len(table.reads), node.snapshots._tasks) == (1, set())
 
 
 # --- at random

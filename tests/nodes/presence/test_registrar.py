@@ -255,6 +255,30 @@ async def test_at_the_end_what_was_said_is_told_and_nobody_is_removed() -> None:
     assert node.table.users(A) == {"ann": "online"}
 
 
+@pytest.mark.parametrize("hurt", ["under way", "failed"])
+async def test_what_was_being_told_at_the_end_is_told(hurt: str) -> None:
+    node = Node()
+    ann = node.enter("ann", A)
+    await node.settled()
+    if hurt == "failed":
+        node.table.failing.add(A)
+    else:
+        node.table.gate.clear()
+    calls = len(node.table.calls)
+    node.attendance.leave(ann, A)
+    await until(lambda: len(node.table.calls) > calls)
+    node.table.failing.clear()
+    asyncio.get_running_loop().call_soon(node.table.gate.set)
+    if hurt == "under way":
+        # It is cancelled before Redis has answered.
+        for task in node.registrar._tasks:
+            task.cancel()
+        await asyncio.gather(*node.registrar._tasks, return_exceptions=True)
+    await node.registrar.close()
+    assert node.table.users(A) == {}
+    assert node.table.noted == set()
+
+
 async def test_whatever_happens_redis_knows_the_truth_at_the_end() -> None:
     random_ = random.Random(5)
     for _ in range(20):

@@ -288,6 +288,21 @@ async def test_nothing_is_left_when_all_have_gone_but_for_a_time(on: Stage) -> N
     assert await redis.command(names.members, "PTTL", names.members) > 1000, "to say it again keeps it"
 
 
+async def test_to_ask_for_a_topic_where_nobody_is_leaves_next_to_nothing(on: Stage) -> None:
+    room = topic("a")
+    members = presence_names(room.org, room.text).members
+    epoch = (await on.snapshot(room)).epoch
+    redis = on.world.redis
+    assert 0 < await redis.command(members, "PTTL", members) <= 60_000
+    # Who comes in a moment is of the epoch that was read.
+    assert (await on.say("n1", room, ("ann", ONLINE))).epoch == epoch
+    assert await redis.command(members, "PTTL", members) > 60_000
+    await on.snapshot(room)
+    await redis.command(members, "HSET", members, "server", "another")
+    assert (await on.snapshot(room)).epoch != epoch
+    assert await redis.command(members, "PTTL", members) > 60_000, "of whom somebody is"
+
+
 async def test_what_is_written_after_a_removal_is_found_by_the_next(on: Stage) -> None:
     """A node that hung writes when others believe it dead, and learns it later."""
     rooms = [topic(f"r{number}") for number in range(50)]
