@@ -44,6 +44,9 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     chat_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500
     chat_searches_per_second: Annotated[float, doc("Searches of one user.", gt=0)] = 2.0
     chat_searches_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 10
+    chat_searches_at_once: Annotated[int, doc("Searches that one process asks PostgreSQL for; more wait.", ge=1)] = 2
+    chat_searches_waiting: Annotated[int, doc("… so many; whoever comes then is refused.", ge=0)] = 20
+    chat_search_timeout_s: Annotated[float, doc("A search that takes longer is given up.", ge=0.01)] = 1.0
     chat_history_count: Annotated[
         int, doc("Events of a room kept in Redis for those who come back; older pages come from PostgreSQL.", ge=10)
     ] = 1000

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
-from hub.api import Hub, Principal, bad_request
+from hub.api import ErrorCode, Hub, HubError, Principal, Transaction, bad_request
 from services.chat.asked import ReadHistory, Search
 from services.chat.gate import Gate, check_user
 from services.chat.kinds import room_topic
@@ -39,6 +42,9 @@ JOIN hub.chat_messages AS m ON m.org = $1 AND m.room = found.room AND m.number =
 JOIN hub.chat_rooms AS r ON r.org = m.org AND r.id = m.room
 ORDER BY found.ordinality
 """  # noqa: S608 - made of constants
+_TIMEOUT = "SELECT set_config('statement_timeout', $1, true)"
+_CANCELLED = "57014"  # what PostgreSQL says of it
+_RETRY_MS = 1000
 _CURSOR = re.compile(r"([0-9]{1,17}):([0-9]{1,18}):(.+)", re.ASCII)
 _FAR = 2**62
 
@@ -57,6 +63,8 @@ class HistoryPages:
             what="pages",
         )
         """Pays for everything that is read but searches."""
+        self._places = asyncio.Semaphore(settings.chat_searches_at_once)
+        self._searching = 0
         self._bucket = hub.limits.bucket(
             "chat-search",
             per_second=settings.chat_searches_per_second,
@@ -98,18 +106,46 @@ class HistoryPages:
         await self._bucket.spend(principal.org, principal.user)
         if not wanted.query.isprintable():
             raise bad_request("chat.search: 'query' has control characters")
-        if wanted.room is not None:
-            async with self._gate.seen(principal, room_id(wanted.room)):
-                pass
-        org, most, before = principal.org, wanted.limit, _cursor(wanted.before)
-        async with self._hub.database.transaction(org) as tx:
-            args = (check_user(principal.user), wanted.query, wanted.room, *before, most + 1)
+        org, most = principal.org, wanted.limit
+        args = (check_user(principal.user), wanted.query, wanted.room, *_cursor(wanted.before), most + 1)
+        async with self._turn(), self._searched(principal, wanted.room) as tx:
             rows = await tx.fetch(_SEARCH, org, *args)
         shown = [row for row in rows[:most] if principal.allows("subscribe", room_topic(row["room"]))]
         found = [{"room": row["room"], "room_name": row["room_name"], **message_of(row)} for row in shown]
         fit = fitting(found, range(len(found)), self._hub.settings.chat_page_bytes)
         end = shown[fit - 1] if fit < len(found) else rows[most - 1] if len(rows) > most else None
         return {"messages": found[:fit], "next": end and f"{end['created_us']}:{end['number']}:{end['room']}"}
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Few search at a time, or searches would take all connections of the pool."""
+        settings = self._hub.settings
+        if self._searching >= settings.chat_searches_at_once + settings.chat_searches_waiting:
+            raise HubError(ErrorCode.RATE_LIMITED, "too many search at once; try again", retry_after_ms=_RETRY_MS)
+        self._searching += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._searching -= 1
+
+    @contextlib.asynccontextmanager
+    async def _searched(self, principal: Principal, room: str | None) -> AsyncIterator[Transaction]:
+        """A transaction that waits less long for a statement than others do."""
+        timeout_s = self._hub.settings.chat_search_timeout_s
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if room is None:
+                    tx = await stack.enter_async_context(self._hub.database.transaction(principal.org))
+                else:
+                    tx, _ = await stack.enter_async_context(self._gate.seen(principal, room))
+                await tx.execute(_TIMEOUT, str(int(timeout_s * 1000)))
+                yield tx
+        except HubError as error:
+            if getattr(error.__cause__, "sqlstate", None) != _CANCELLED:
+                raise
+            text = f"the search took more than {timeout_s:g} s; give rarer words, or a room"
+            raise HubError(ErrorCode.TIMEOUT, text, retry="never") from error
 
     def _fitting(self, messages: list[dict[str, Any]], wanted: ReadHistory) -> tuple[int, int]:
         """Which of the messages a page has room for: those next to where it was asked for."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from hub.client import RequestRefused
 from hub.errors import ErrorCode
 from tests.services.rooms.parlour import Parlour, Person, parlour
 from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
 
 # Every message of a moment has the same time, as those of one batch may; and none is at a whole millisecond.
 _SAME_MOMENT = "UPDATE hub.chat_messages SET created_at = '2026-01-01 00:00:00.000600Z' WHERE text LIKE $1"
@@ -126,3 +129,64 @@ async def test_who_reads_too_often_is_told_to_wait(redis_url: str, hub_database:
         for method, room in (("rooms", None), ("members", "r"), ("get", "r"), ("history", "r")):
             assert (await ada.refused(method, room)).code == ErrorCode.RATE_LIMITED
         await bob.do("history", "r")
+
+
+# What searches look at cannot be looked at while this is held, and everything else of the chat goes on.
+_HOLD = "LOCK TABLE hub.chat_messages IN ACCESS EXCLUSIVE MODE"
+
+
+async def test_a_search_that_takes_too_long_is_given_up(redis_url: str, hub_database: HubDatabase) -> None:
+    async with parlour(redis_url, hub_database, chat_search_timeout_s=0.2) as house:
+        ada = await house.person()
+        await ada.do("create", "r", name="Room")
+        await ada.send("r", "boiler")
+        async with house.database.connect("postgres") as link, link.transaction():
+            await link.execute(_HOLD)
+            for where in ({}, {"room": "r"}):
+                refused = await ada.refused("search", query="boiler", **where)
+                assert (refused.code, refused.retry) == (ErrorCode.TIMEOUT, "never")
+        assert len(await walked(ada, query="boiler")) == 1
+
+
+async def test_few_search_at_once(redis_url: str, hub_database: HubDatabase) -> None:
+    limits = {"chat_searches_at_once": 2, "chat_searches_waiting": 3, "chat_search_timeout_s": 30, "database_pool": 3}
+    async with parlour(redis_url, hub_database, **limits) as house:
+        ada = await house.person()
+        await ada.do("create", "r", name="Room")
+        await ada.send("r", "boiler")
+        async with house.database.connect("postgres") as link, house.database.connect("postgres") as other:
+            hold = link.transaction()
+            await hold.start()
+            await link.execute(_HOLD)
+            searches = [asyncio.create_task(ada.do("search", query="boiler")) for _ in range(5)]
+
+            async def waiting() -> bool:
+                return bool(await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") == 2)
+
+            await until(waiting, what="two searches")
+            with pytest.raises(RequestRefused) as refused:  # in less time than the client would wait to try again
+                await ada.client.call("chat.search", {"query": "boiler"}, timeout_s=0.5)
+            assert refused.value.code == ErrorCode.RATE_LIMITED
+            await ada.do("members", "r")  # the third connection is not taken
+            assert await waiting()
+            await hold.rollback()
+        for page in await asyncio.gather(*searches):
+            assert len(page["messages"]) == 1
+
+
+async def test_who_is_in_many_rooms_finds_the_same(house: Parlour) -> None:
+    """With few rooms the search begins with those, with many it looks at what it has found."""
+    ada, eve = await house.person(), await house.person("eve")
+    await ada.do("create", "open", name="Open", public=True)
+    await ada.do("create", "closed", name="Closed")
+    sent = [(room, (await ada.send(room, "boiler"))["number"]) for room in ("open", "closed")]
+    assert sorted(await walked(ada, query="boiler")) == sorted(sent)
+    assert await walked(eve, query="boiler") == sent[:1]
+    async with house.database.connect("postgres") as link:
+        await link.execute(
+            "INSERT INTO hub.chat_rooms (org, id, name, public, created_by) "
+            "SELECT 'acme', 'more-' || i, 'More', true, 'x' FROM generate_series(1, 300) AS i"
+        )
+    assert sorted(await walked(ada, query="boiler")) == sorted(sent)
+    assert await walked(eve, query="boiler") == sent[:1]
+    assert await walked(ada, query="boiler", room="closed") == sent[1:]
