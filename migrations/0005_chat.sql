@@ -76,7 +76,8 @@ CREATE TABLE hub.chat_messages (
   FOREIGN KEY (org, room) REFERENCES hub.chat_rooms (org, id)
 ) WITH (fillfactor = 90);
 CREATE INDEX chat_messages_ordinal ON hub.chat_messages (org, room, ordinal);
-CREATE INDEX chat_messages_words ON hub.chat_messages USING gin (words);
+-- Without the list of what is yet to be put in, which every search reads: a message takes 0.05 ms longer.
+CREATE INDEX chat_messages_words ON hub.chat_messages USING gin (words) WITH (fastupdate = off);
 CREATE INDEX chat_messages_old ON hub.chat_messages (org, created_at) WHERE deleted_at IS NULL;
 CALL hub.isolate('hub.chat_messages');
 GRANT SELECT, INSERT, UPDATE ON hub.chat_messages TO hub_app;
@@ -179,6 +180,17 @@ BEGIN
     WHERE r.org = organisation AND r.public AND (only_room IS NULL OR r.id = only_room)
     LIMIT 201
   ) AS few;
+  IF only_room IS NOT NULL THEN
+    -- In one room the newest has the highest number, so its own index has them in order.
+    RETURN QUERY
+    SELECT m.room, m.number
+    FROM hub.chat_messages AS m
+    WHERE m.org = organisation AND m.room = only_room AND only_room = ANY (rooms) AND m.deleted_at IS NULL
+      AND m.words @@ query AND (before_number IS NULL OR m.number < before_number)
+    ORDER BY m.number DESC
+    LIMIT most;
+    RETURN;
+  END IF;
   RETURN QUERY
   SELECT m.room, m.number
   FROM hub.chat_messages AS m

@@ -190,3 +190,15 @@ async def test_who_is_in_many_rooms_finds_the_same(house: Parlour) -> None:
     assert sorted(await walked(ada, query="boiler")) == sorted(sent)
     assert await walked(eve, query="boiler") == sent[:1]
     assert await walked(ada, query="boiler", room="closed") == sent[1:]
+
+
+async def test_a_page_of_public_rooms_comes_in_order_from_its_index(house: Parlour) -> None:
+    async with house.database.connect("postgres") as link, link.transaction():
+        await link.execute("SET LOCAL enable_seqscan = off")
+        plan = await link.fetch(
+            "EXPLAIN SELECT id FROM hub.chat_rooms WHERE org = 'acme' AND public "
+            "AND (last_at, id) < (now(), 'x') ORDER BY last_at DESC, id DESC LIMIT 50"
+        )
+    text = "\n".join(row[0] for row in plan)
+    assert "chat_rooms_public" in text
+    assert "Sort" not in text
