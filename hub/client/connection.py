@@ -178,6 +178,9 @@ class Connection:
         try:
             await self._socket.send(message, text=self._wire.text)
         except ConnectionClosed as closed:
+            # The reader may not have heard of it yet. Whoever sends again must not find this connection in order: he
+            # would go on trying without ever letting the reader have its turn.
+            self._end(self._ended_by(closed))
             raise ConnectionLost("the connection was lost") from closed
 
     async def _read(self) -> None:
@@ -189,9 +192,7 @@ class Connection:
                     self._take(self._wire.decode(message))
                     watchdog.reschedule(loop.time() + self._silence_s)
         except ConnectionClosed as closed:
-            frame = closed.rcvd
-            code, reason = (frame.code, frame.reason) if frame is not None else (ABNORMAL, "the connection was lost")
-            self._end(Ended(code, reason, retry_after_s=self._retry_after_s))
+            self._end(self._ended_by(closed))
         except TimeoutError:
             self._end(Ended(ABNORMAL, f"nothing heard for {self._silence_s:g} s"))
         except ProtocolViolation as violation:
@@ -222,6 +223,11 @@ class Connection:
         self._on_frame(self, frame)
         if isinstance(frame, Welcome) and not self.welcomed.done():
             self.welcomed.set_result(None)
+
+    def _ended_by(self, closed: ConnectionClosed) -> Ended:
+        frame = closed.rcvd
+        code, reason = (frame.code, frame.reason) if frame is not None else (ABNORMAL, "the connection was lost")
+        return Ended(code, reason, retry_after_s=self._retry_after_s)
 
     def _end(self, ended: Ended) -> None:
         if self.ended.done():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from websockets.exceptions import ConnectionClosedError
 
 from hub.client import (
     ClientOptions,
@@ -368,6 +369,24 @@ async def test_a_call_does_not_repeat_itself_unless_asked_to(hub: ScriptedHub, o
         hub.peers[1].drop()
         await hub.peer(2)
         assert await client.call("chat.send", {"x": 1}, retry=True) == {"x": 1}
+
+
+async def test_a_repeated_call_leaves_the_loop_a_turn_to_notice_a_dead_socket(
+    hub: ScriptedHub, options: ClientOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with HubClient(hub.url, options=options) as client:
+        connection = await client._link.ready()
+
+        async def closed(*_: Any, **__: Any) -> None:
+            # What websockets raises, without a turn of the loop, before its reader has heard of it.
+            raise ConnectionClosedError(None, None)
+
+        monkeypatch.setattr(connection._socket, "send", closed)
+        calling = asyncio.create_task(client.call("chat.send", {"x": 1}, retry=True))
+        await asyncio.sleep(0)
+        hub.peers[0].drop()
+        assert await calling == {"x": 1}
+        assert len(hub.peers) == 2
 
 
 async def test_refusals_reach_the_caller(hub: ScriptedHub, options: ClientOptions) -> None:
