@@ -74,7 +74,8 @@ class Tab:
         try:
             await until(equal, WAIT_S)
         except AssertionError:
-            assert seen == value, expression
+            said = await self.run("return document.getElementById('chat-said')?.innerText")
+            assert seen == value, f"{expression}; the page says {said!r}"
 
     async def messages(self, *texts: str) -> None:
         """Waits until these are the messages."""
