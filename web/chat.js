@@ -118,7 +118,7 @@ export class RoomView {
     return [...this.#typing].filter(([user]) => user !== this.#me).map(([, { name }]) => name);
   }
 
-  /** Begins with the newest page, or anew after a gap; without `room` that stays. */
+  /** Begins with the newest page, or anew after a gap; without `room`, which is read after the page, that stays. */
   start(page, room = this.room) {
     this.room = room && { ...room };
     this.#number = this.#logFrom = page.as_of;
@@ -385,8 +385,8 @@ export class ChatRoom {
 
   /** The room, joined and shown from its newest page on. Rejects with `HubError`: `not_found`. */
   async open() {
-    const { room } = await this.#ask("chat.join");
-    const page = await this.#ask("chat.history", { limit: PAGE });
+    await this.#ask("chat.join");
+    const { page, room } = await this.#fetch();
     if (this.#closed) return;
     this.view = new RoomView(this.#hub.user);
     this.view.start(page, room);
@@ -487,8 +487,7 @@ export class ChatRoom {
   async #reload() {
     const held = (this.#held = []); // of an earlier one that is under way nothing is of use
     try {
-      const { room } = await this.#ask("chat.get");
-      const page = await this.#ask("chat.history", { limit: PAGE });
+      const { page, room } = await this.#fetch();
       if (held !== this.#held || this.#closed) return;
       this.#held = null;
       this.view.start(page, room);
@@ -497,6 +496,13 @@ export class ChatRoom {
     } catch (error) {
       if (held === this.#held) this.#end(error);
     }
+  }
+
+  /** The room is asked for after the page: what has happened in between comes as events. */
+  async #fetch() {
+    const page = await this.#ask("chat.history", { limit: PAGE });
+    const { room } = await this.#ask("chat.get");
+    return { page, room };
   }
 
   #end(error) {
