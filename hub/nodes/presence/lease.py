@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -17,6 +17,7 @@ from hub.errors import HubError
 from hub.nodes.duties import Duties
 from hub.nodes.presence.table import PresenceTable
 from hub.orgs import CONTROL_ORG, OrgId
+from hub.topics.topic import Topic
 
 _TURNS_PER_LEASE: Final = 8
 
@@ -41,6 +42,8 @@ class NodeLease:
         self._table = table
         self._settings = settings
         self._on_reborn = on_reborn
+        self.left: Callable[[str], Sequence[Topic]] = lambda _: ()
+        """Topics of which the notes of an instance were taken away lately. Their servers may have forgotten that."""
         self._instance = _new_instance()
         self._held = asyncio.Event()
         self._wake = asyncio.Event()
@@ -122,6 +125,7 @@ class NodeLease:
             # Until then this node's as well: if it dies now, another looks after it.
             mine = await self._duties.take(CONTROL_ORG, past)
             if mine and asyncio.get_running_loop().time() >= due:
+                await self._table.note(past, self.left(past))
                 await self._remove(past)
                 del self._past[past]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -27,6 +28,8 @@ PLACES_PER_ROUND: Final = 500
 _FIRST_PAUSE_S: Final = 0.05
 _RENEWALS: Final = 4  # within the time after which Redis forgets
 _LAST_WORD_S: Final = 1.0
+_LEFT_S: Final = 60.0  # how old the state of a server that takes over may be without leaving ghosts
+_MOST_LEFT: Final = 20_000
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +53,8 @@ class Lease(Protocol):
     def instance(self) -> str: ...
 
     async def held(self) -> None: ...
+
+    left: Callable[[str], Sequence[Topic]]
 
 
 class _Lane:
@@ -89,12 +94,15 @@ class Registrar:
         self._lease: Lease | None = None
         self._fresh = _Lane()
         self._failed = _Lane()
+        self._left: deque[tuple[float, str, Topic]] = deque(maxlen=_MOST_LEFT)
+        """When which instance was taken from the notes of a topic."""
         self._tasks: list[asyncio.Task[None]] = []
         self.attendance = Attendance(settings, metrics, self._due)
 
     def start(self, lease: Lease) -> None:
         """Begins to tell; ``close`` must follow."""
         self._lease = lease
+        lease.left = self.left
         self._tasks = [
             asyncio.create_task(self._tell_fresh(lease), name="presence"),
             asyncio.create_task(self._tell_failed(lease), name="presence-again"),
@@ -127,6 +135,19 @@ class Registrar:
         log.warning("presence is told anew", topics=len(self.attendance))
         for place in self.attendance:
             self.resync(place.topic)
+
+    def left(self, instance: str) -> Sequence[Topic]:
+        """Where nobody is present by the instance any more, since a moment ago.
+
+        In a cluster the server of a topic may come back with older data than that of the notes.
+        """
+        self._forget_left()
+        return [topic for _, other, topic in self._left if other == instance]
+
+    def _forget_left(self) -> None:
+        now = time.monotonic()
+        while self._left and self._left[0][0] + _LEFT_S < now:
+            self._left.popleft()
 
     # --- what is due
 
@@ -191,7 +212,9 @@ class Registrar:
         if leaving:
             # They are busy: who enters now is told of afterwards, and so noted again.
             await self._table.unnote(instance, [place.topic for place in leaving])
+            self._forget_left()
             for place in leaving:
+                self._left.append((time.monotonic(), place.instance, place.topic))
                 place.instance = ""
         return told
 

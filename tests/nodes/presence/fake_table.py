@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hub.errors import HubError, unavailable
 from hub.nodes.presence.table import Change, Changed, Member, Snapshot, Status
@@ -104,6 +104,7 @@ class FakeLease:
 
     def __init__(self) -> None:
         self.instance = "n1"
+        self.left: Callable[[str], Sequence[Topic]] = lambda _: ()
         self.there = asyncio.Event()
         self.there.set()
 

@@ -256,6 +256,19 @@ async def test_redis_is_restarted_with_its_data(start: Start) -> None:
                 await node.stop()
 
 
+async def test_a_server_of_a_cluster_comes_back_with_older_data_than_the_notes(on: Stage, start: Start) -> None:
+    node = await start()
+    before = node.lease.instance
+    await node.say(ROOM, "ann")
+    # She has left; the server of the notes knows it, that of the topic does not any more.
+    await node.table.unnote(before, [ROOM])
+    node.lease.left = lambda instance: [ROOM] if instance == before else []
+    node.lease._servers = frozenset(["another"])
+    await until(lambda: _are(on, {node.lease.instance}), WAIT_S)
+    await until(lambda: node.lease.instance != before and not node.lease._past, WAIT_S)
+    assert await on.present(ROOM) == {}
+
+
 async def test_redis_is_restarted_without_its_data(start: Start) -> None:
     with running_redis() as server:
         async with stage(server.url) as on:

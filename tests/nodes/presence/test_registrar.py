@@ -87,6 +87,8 @@ async def test_when_the_last_has_left_nothing_is_kept(node: Node) -> None:
     node.attendance.leave(ann, A)
     await until(lambda: not node.table.noted)
     assert (len(node.attendance), node.table.users(A)) == (0, {})
+    # The server of A may come back with data in which she is still there.
+    assert (node.lease.left("n1"), node.lease.left("n2")) == ([A], [])
 
 
 async def test_who_comes_while_the_last_one_is_forgotten_is_noted_again(node: Node) -> None:
