@@ -27,8 +27,12 @@ class Expulsions:
         self._most = settings.max_expulsions
         self._topics = topics
         self._control = control
-        # By channel and user (None: everybody), the oldest first, with their numbers.
         self._latest: dict[tuple[bytes, str | None], tuple[int, HubError]] = {}
+        """By channel and user (None: everybody), the oldest first, with their numbers.
+
+        Bounded by number, not by age: each stays until ``max_expulsions`` others have come, on a quiet node for ever.
+        That refuses nobody who asks later, because ``refusal`` compares numbers; it takes some MB at most.
+        """
         self._forgotten = 0
         """The number of the newest that is not remembered any more."""
         self.count = 0
@@ -53,13 +57,14 @@ class Expulsions:
         local = self._topics.get(channel)
         if local is None:
             return
+        self.end_these([sub for sub in local.subscriptions if users is None or sub.subscriber.user in users], error)
+
+    def end_these(self, subs: Sequence[Subscription], error: HubError) -> bool:
+        """Ends these subscriptions and refuses nobody. False: some are still joining and go on."""
         # What is still joining belongs to no connection yet.
-        ending = [
-            sub
-            for sub in local.subscriptions
-            if sub.state is not SubState.JOINING and (users is None or sub.subscriber.user in users)
-        ]
+        ending = [sub for sub in subs if sub.state is not SubState.JOINING]
         self._end(ending, error)
+        return len(ending) == len(subs)
 
     def refusal(self, topic: Topic, user: str, since: int) -> HubError | None:
         """Why a join may not succeed whose permission was asked for when ``count`` was ``since``."""

@@ -44,7 +44,10 @@ class Club:
         self.asked.append((org, list(pairs)))
         if self.failures:
             raise self.failures.pop(0)
-        return [pair not in self.out for pair in pairs]
+        answer = [pair not in self.out for pair in pairs]
+        if self.gate is not None:
+            await self.gate.wait()
+        return answer
 
 
 async def expel(peers: Peers, club: Club, users: list[str] | None, topic: str = CLUB) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from hub.topics.kinds import TopicKind
 from hub.topics.topic import Topic
 from tests.nodes.club import CLUB, Club
 from tests.support.cut_proxy import CutProxy
-from tests.support.fan_out import REPLAY, FakeConnection, FanOut, JoinRequest, settings
+from tests.support.fan_out import REPLAY, FakeConnection, FanOut, JoinRequest, settings, topic
 from tests.support.peers import Peers
 from tests.support.running_hub import running_hub
 from tests.support.waiting import until
@@ -54,6 +55,14 @@ async def one() -> AsyncIterator[One]:
     await node.hub.close()
 
 
+@pytest.fixture
+async def patient() -> AsyncIterator[One]:
+    """Waits long for an answer."""
+    node = One()
+    yield node
+    await node.hub.close()
+
+
 async def test_who_may_not_stay_is_told_that_there_is_no_such_topic(one: One) -> None:
     out = [await one.enter("anna"), await one.enter("anna"), await one.enter("bert", "b")]
     stays = [await one.enter("bert"), await one.enter("anna", "b"), await one.enter("anna", "1", kind=REPLAY)]
@@ -65,8 +74,48 @@ async def test_who_may_not_stay_is_told_that_there_is_no_such_topic(one: One) ->
         [("club:b", "not_found", "never")],
     ]
     assert [connection.frames for connection in stays] == [[], [], []]
-    # A join that was permitted before is refused too.
-    assert one.expulsions.refusal(Topic(OrgId.from_claim("acme"), "club", "a"), "anna", 0) is not None
+
+
+async def test_kinds_with_the_same_rule_are_asked_about_apart(one: One) -> None:
+    pub = TopicKind(name="pub", recheck=one.club.recheck)
+    connections = [await one.enter("anna"), await one.enter("anna", kind=pub)]
+    one.club.out = {("anna", "a")}
+    assert await one.rechecks.look()
+    assert [[frame.topic for frame in connection.frames] for connection in connections] == [["club:a"], ["pub:a"]]  # type: ignore[union-attr]
+
+
+async def test_an_answer_ends_nothing_that_began_after_the_question(patient: One) -> None:
+    one, club = patient, patient.club
+    before, stays = await one.enter("anna"), await one.enter("anna")
+    club.out, club.gate = {("anna", "a")}, asyncio.Event()
+    looking = asyncio.create_task(one.rechecks.look())
+    await until(lambda: club.asked)
+    # Removed and invited again, while an answer is on its way that says otherwise.
+    since = one.expulsions.count
+    before.leave(one.kind, "a")
+    after = await one.enter("anna")
+    await before.join(one.kind, key="a")
+    club.gate.set()
+    assert await looking
+    assert [type(frame) for frame in stays.frames] == [Unsubscribed]
+    assert [before.frames, after.frames] == [[], []]
+    # Nor is a join refused that is under way.
+    assert one.expulsions.refusal(Topic(OrgId.from_claim("acme"), "club", "a"), "anna", since) is None
+
+
+async def test_who_was_joining_is_asked_about_again_soon(one: One) -> None:
+    hub, arrived = one.hub, asyncio.Event()
+    hub.broker.arrival = arrived.wait  # type: ignore[assignment]
+    connection = FakeConnection(hub, user="anna")
+    joining = asyncio.create_task(connection.join(one.kind, key="a"))
+    await until(lambda: hub.topics.get(topic(one.kind, "a").channel))
+    one.club.out = {("anna", "a")}
+    assert not await one.rechecks.look()
+    arrived.set()
+    assert (await joining).ok
+    assert connection.frames == []
+    assert await one.rechecks.look()
+    assert [type(frame) for frame in connection.frames] == [Unsubscribed]
 
 
 async def test_each_organisation_is_asked_about_its_own_in_batches(one: One) -> None:
