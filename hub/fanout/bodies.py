@@ -75,5 +75,8 @@ def replace_data(body: bytes, data: bytes) -> bytes:
 
 
 def author(body: bytes) -> str | None:
-    """The user who caused it."""
-    return _author_decoder.decode(body).by
+    """The user who caused it. None: nobody, or it cannot be read."""
+    try:
+        return _author_decoder.decode(body).by
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

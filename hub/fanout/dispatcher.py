@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -82,15 +82,14 @@ class Dispatcher:
             if channel in self._listeners:
                 self._listeners[channel][1]()
             return
-        if local.kind.presence:
-            self._errands.doubted(local)
-        if local.kind.history is None:
-            return
-        if local.phase is not Phase.LIVE:
+        # What heals is doubted at its end anyway; twice would be two snapshots for everybody who is present.
+        if local.kind.history is not None and local.phase is not Phase.LIVE:
             # What is being read of the topic may be older than this.
             local.doubted = True
-        elif state.epoch != local.epoch or state.top > local.top:
+        elif local.kind.history is not None and (state.epoch != local.epoch or state.top > local.top):
             self._errands.heal(local)
+        elif local.kind.presence:
+            self._errands.doubted(local)
 
     def on_link(self, ready: bool) -> None:
         """Counts changes; readiness is asked of the broker itself."""
@@ -185,7 +184,7 @@ class Dispatcher:
             return
         delivered = len(local.live_json) + len(local.live_msgpack)
         if delivered > STEP_WRITES:
-            self._set_out(local, run, [(run.whole(encoding), group) for encoding, group in _groups(local) if group])
+            self._set_out(local, run, Walk(_parts(local, run)))
         else:
             if local.live_json:
                 _deliver(run.whole(Encoding.JSON), local.live_json)
@@ -213,27 +212,21 @@ class Dispatcher:
         """The same for a run of which not everybody gets everything."""
         self._unechoed.discard(local)
         own = run.of_authors()
-        parts = [
-            (packet, group)
-            for encoding, everybody in _groups(local)
-            for packet, group in _apart(run, own, encoding, everybody)
-        ]
-        if sum(len(group) for _, group in parts) > STEP_WRITES:
-            self._set_out(local, run, parts)
+        walk = Walk(_parts(local, run), own)
+        if len(local.live_json) + len(local.live_msgpack) > STEP_WRITES:
+            self._set_out(local, run, walk)
         else:
-            for packet, group in parts:
-                _deliver(packet, group)
-            self._written(local, run)
-        self._metrics.delivered(local.kind.name, sum(len(group) * len(packet.payloads) for packet, group in parts))
+            walk.finish()
+            self._walked(local, run, walk)
         for sub in tuple(local.picky):
             self._delivery.write_live(sub, own.get(sub.subscriber.user, run))
         for sub in tuple(local.ahead):
             self._lead(local, sub, own.get(sub.subscriber.user, run))
 
-    def _set_out(self, local: LocalTopic, run: Run, parts: Sequence[tuple[Packet, Group]]) -> None:
+    def _set_out(self, local: LocalTopic, run: Run, walk: Walk) -> None:
         """Begins a walk to everybody in the live set."""
-        local.walk = Walk(parts)
-        self._walking.append((local, local.walk, run))
+        local.walk = walk
+        self._walking.append((local, walk, run))
         if len(self._walking) == 1:
             self._step()
 
@@ -250,9 +243,14 @@ class Dispatcher:
         else:
             if local.walk is walk:
                 local.walk = None
-            self._written(local, run)
+            self._walked(local, run, walk)
         if self._walking:
             asyncio.get_running_loop().call_soon(self._step)
+
+    def _walked(self, local: LocalTopic, run: Run, walk: Walk) -> None:
+        if walk.events:
+            self._metrics.delivered(local.kind.name, walk.events)
+        self._written(local, run)
 
     def _written(self, local: LocalTopic, run: Run) -> None:
         latency_ms = time.time() * 1000 - run.publications[-1].ts
@@ -282,19 +280,6 @@ def _deliver(packet: Packet, group: Group) -> None:
         sub.subscriber.deliver(packet)
 
 
-def _groups(local: LocalTopic) -> tuple[tuple[Encoding, Group], ...]:
-    return ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
-
-
-def _apart(
-    run: Run, own: Mapping[str | None, Run], encoding: Encoding, everybody: Group
-) -> Iterator[tuple[Packet, Group]]:
-    """Who gets what: ``own`` has by user who gets something else than ``run``."""
-    groups: dict[str | None, set[Subscription]] = {}
-    for sub in everybody:
-        user = sub.subscriber.user
-        groups.setdefault(user if user in own else None, set()).add(sub)
-    for who, group in groups.items():
-        part = own.get(who, run)
-        if len(part):
-            yield part.whole(encoding), group
+def _parts(local: LocalTopic, run: Run) -> list[tuple[Packet, Group]]:
+    groups = ((Encoding.JSON, local.live_json), (Encoding.MSGPACK, local.live_msgpack))
+    return [(run.whole(encoding), group) for encoding, group in groups if group]

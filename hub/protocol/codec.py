@@ -51,6 +51,12 @@ def websocket_frame(payload: bytes, opcode: int, *, deflated: bool = False) -> b
     return bytes((first, 127)) + size.to_bytes(8) + payload
 
 
+def websocket_frames(encoding: Encoding, payloads: Sequence[bytes]) -> list[bytes]:
+    """Each payload as a message."""
+    opcode = _OPCODES[encoding]
+    return [websocket_frame(payload, opcode) for payload in payloads]
+
+
 # Below this it saves too little to be worth the client's work: 200 bytes of JSON a quarter, 450 half, 3 KB five sixths.
 DEFLATE_FROM_BYTES = 256
 DEFLATE_WINDOW_BITS = 12
@@ -69,11 +75,11 @@ class Packet:
 
     __slots__ = ("_deflated", "encoding", "payloads", "wire")
 
-    def __init__(self, encoding: Encoding, payloads: Sequence[bytes]) -> None:
-        opcode = _OPCODES[encoding]
+    def __init__(self, encoding: Encoding, payloads: Sequence[bytes], frames: Sequence[bytes] | None = None) -> None:
+        """``frames``: those of the payloads, when they are there already (``websocket_frames``)."""
         self.encoding = encoding
         self.payloads = payloads
-        self.wire = b"".join([websocket_frame(payload, opcode) for payload in payloads])
+        self.wire = b"".join(websocket_frames(encoding, payloads) if frames is None else frames)
         self._deflated: bytes | None = None
 
     @property

@@ -9,6 +9,7 @@ from hub.fanout.broker import Draft
 from hub.orgs import CONTROL_ORG
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event
+from hub.topics.kinds import SlowPolicy, TopicKind
 from hub.topics.publication import TopicState
 from hub.topics.subscriptions import Phase
 from hub.topics.topic import Topic
@@ -134,6 +135,36 @@ async def test_what_a_lost_link_missed_is_healed_at_once(hub: FanOut, lost: int)
     await until(lambda: connection.complete(REPLAY))
     assert connection.seqs(REPLAY) == list(range(1, 3 + lost))
     assert (len(hub.broker.reads) > reads) is bool(lost)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_what_was_not_kept_is_doubted_once_after_a_lost_link(hub: FanOut, lost: int, kept: bool) -> None:
+    here = TopicKind(name="here", presence=True, history=REPLAY.history if kept else None, slow=SlowPolicy.GAP)
+    doubted: list[Phase] = []
+    hub.errands.watched_by(
+        live=lambda _: None, ephemeral=lambda *_: None, doubted=lambda local: doubted.append(local.phase)
+    )
+    connection = FakeConnection(hub)
+    await connection.join(here)
+    hub.broker.cut()
+    if lost:
+        hub.publish(here, lost)
+    hub.broker.mend()
+    await until(lambda: doubted and (not kept or connection.complete(here)))
+    await until(lambda: not hub.healer._tasks)
+    assert doubted == [Phase.LIVE]
+    # The same when it is lost again before it has healed.
+    doubted.clear()
+    hub.broker.cut()
+    hub.publish(here, 1)
+    hub.broker.mend()
+    if kept:
+        assert hub.local(here).phase is Phase.HEALING
+        hub.broker.cut()
+        hub.broker.mend()
+    await until(lambda: not hub.healer._tasks)
+    assert doubted == [Phase.LIVE]
 
 
 # --- who leaves the live set in the middle of a turn

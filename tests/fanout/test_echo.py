@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
-from hub.fanout import dispatcher
-from hub.protocol.codec import Encoding
+from hub.fanout import dispatcher, run
+from hub.fanout.broker import Draft
+from hub.protocol.codec import Encoding, Packet, encode_event
 from hub.topics.subscriptions import SubState
 from tests.support.fan_out import FLEETING, REPLAY, FakeConnection, FanOut, hidden, topic
 from tests.support.redis_world import draft, world
@@ -80,6 +84,78 @@ async def test_all_others_share_the_same_bytes(hub: FanOut) -> None:
     assert hub.metrics.stats()["eventsDelivered"] == 4 * (4 + 5 + 6) + 12
 
 
+async def test_many_authors_share_what_is_encoded_once(hub: FanOut, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Encoding] = []
+
+    def counting(*event: Any) -> bytes:
+        encoded.append(event[-1])
+        return encode_event(*event)
+
+    monkeypatch.setattr(run, "encode_event", counting)
+    users = [f"u{number}" for number in range(10)]
+    connections = [FakeConnection(hub, encoding, user=user) for user in users for encoding in Encoding]
+    for connection in connections:
+        await connection.join(REPLAY, ack=connection.user == users[0])
+    publish_hidden(hub, *users)
+    hub.broker.pump()
+    assert [item.tale(REPLAY) for item in connections] == [
+        [user for user in users if user != item.user] for item in connections
+    ]
+    assert [encoded.count(encoding) for encoding in Encoding] == [10, 10]
+    for connection in connections:
+        for packet in connection.packets:
+            assert packet.wire == Packet(packet.encoding, packet.payloads).wire
+
+
+async def test_nobody_is_looked_at_before_it_is_his_turn(hub: FanOut, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd costs the turn in which an event comes no more than a step."""
+    monkeypatch.setattr(dispatcher, "STEP_WRITES", 2)
+    asked: list[str] = []
+
+    class Asked(FakeConnection):
+        @property
+        def user(self) -> str:
+            asked.append(self.name)
+            return self.name
+
+        @user.setter
+        def user(self, name: str) -> None:
+            self.name = name
+
+    connections = [Asked(hub, user=f"u{number}") for number in range(8)]
+    for connection in connections:
+        await connection.join(FLEETING)
+    asked.clear()
+    hub.broker.publish_now(hidden(FLEETING, "u3"))
+    hub.broker.pump()
+    assert 0 < len(set(asked)) <= 2
+    await until(lambda: hub.local(FLEETING).walk is None)
+    assert [bool(item.packets) for item in connections] == [number != 3 for number in range(8)]
+
+
+@pytest.mark.parametrize("step", [1, 100])
+async def test_who_cannot_be_read_is_nobody(hub: FanOut, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr(dispatcher, "STEP_WRITES", step)
+    connections = await people(hub)
+    hub.publish(REPLAY)
+    body = b'{"id":"x","name":"odd","data":null,"by":5}'
+    hub.broker.publish_now(Draft(topic(REPLAY), REPLAY.history, body, ephemeral=True, echo=False))
+    publish_hidden(hub, "anna")
+    hub.publish(REPLAY)
+    for connection in connections:
+        connection.deliver = partial(keep, connection)  # type: ignore[method-assign]
+    hub.broker.pump()
+    await until(lambda: hub.local(REPLAY).walk is None)
+    for connection in connections:
+        (packet,) = connection.packets
+        assert len(packet.payloads) == (3 if connection.user == "anna" else 4)
+
+
+def keep(connection: FakeConnection, packet: Packet) -> None:
+    """Without a look at it: no client could read it."""
+    connection.packets.append(packet)
+
+
 @pytest.mark.parametrize("step", [1, 2, 5])
 async def test_on_a_walk(hub: FanOut, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(dispatcher, "STEP_WRITES", step)
@@ -94,6 +170,7 @@ async def test_on_a_walk(hub: FanOut, monkeypatch: pytest.MonkeyPatch, step: int
     waiting[0].drain()
     await until(lambda: hub.local(REPLAY).walk is None and waiting[0].complete(REPLAY))
     assert waiting[0].tale(REPLAY) == [*TALES[waiting[0].user], 4, 5, 6]
+    assert hub.metrics.stats()["eventsDelivered"] == sum(len(item.tale(REPLAY)) for item in connections)
     for connection in connections:
         if connection is not waiting[0]:
             tale = TALES[connection.user]

@@ -84,7 +84,7 @@ class FanOut:
         self.violations: list[Violation] = []
         """What connections got against the contract; the hub may swallow what a subscriber raises."""
         self.topics = LocalTopics()
-        errands = Errands()
+        self.errands = errands = Errands()
         self.delivery = Delivery(self.settings, self.metrics, errands)
         self.dispatcher = Dispatcher(self.settings, self.metrics, self.topics, self.delivery, errands)
         self.history = History(self.settings, self.broker)
