@@ -1,28 +1,20 @@
 """The composition root: settings and services -> a running node. Everything is wired here and only here.
 
-``serve`` runs a node on the hub's own WebSocket protocol class; ``HubApp`` is the same node as a plain ASGI application
-for any other server.
+``hub.serving`` runs a node on the hub's own WebSocket protocol class; ``HubApp`` is the same node as a plain ASGI
+application for any other server.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gc
 import importlib
-import math
 import os
 import platform
-import signal
-import socket as sockets
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import structlog
-import uvicorn
-import uvloop
 from litestar import Litestar
 
 from hub.auth.jwks import JwksCache
@@ -32,9 +24,6 @@ from hub.config import Settings, load_settings
 from hub.database import Database
 from hub.edge.admission import Admission
 from hub.edge.asgi_socket import websocket_route
-from hub.edge.direct_socket import direct_protocol
-from hub.edge.drain import drain
-from hub.edge.front_door import front_door
 from hub.edge.gateway import Gateway
 from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
@@ -75,8 +64,32 @@ from hub.topics.subscriptions import LocalTopics
 
 log = structlog.get_logger(__name__)
 
-Ready = Callable[[], None]
-Chore = Callable[[], Coroutine[Any, Any, None]]
+
+class _FanOut:
+    """Everything between Redis and the subscribers of this node."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, redis: Redis) -> None:
+        self.topics = topics = LocalTopics()
+        self.errands = errands = Errands()
+        self.turnstile = turnstile = Turnstile(settings, metrics)
+        self.delivery = delivery = Delivery(settings, metrics, errands)
+        self.dispatcher = dispatcher = Dispatcher(settings, metrics, topics, delivery, errands)
+        self._turns = Turns(settings, topics, dispatcher)
+        self.broker = RedisBroker(redis, settings, self._turns)
+        self._history = history = History(settings, self.broker)
+        self._healer = healer = Healer(settings, metrics, topics, history, dispatcher, delivery, errands)
+        self.catch_up = CatchUp(settings, history, delivery, turnstile)
+        self.membership = Membership(settings, topics, self.broker, history, healer, delivery, turnstile)
+        errands.performed_by(heal=healer.heal, catch_up=self.catch_up.start)
+
+    async def close(self) -> None:
+        """From the top down."""
+        await self.membership.close()
+        await self.catch_up.close()
+        self._turns.close()
+        await self._healer.close()
+        await self._history.close()
+        await self.broker.close()
 
 
 class Node:
@@ -88,30 +101,20 @@ class Node:
         self._database = database
         self._metrics = metrics = Metrics()
         self._redis = Redis(settings)
-        topics = LocalTopics()
-        errands = Errands()
-        delivery = Delivery(settings, metrics, errands)
-        dispatcher = Dispatcher(settings, metrics, topics, delivery, errands)
-        self._turns = Turns(settings, topics, dispatcher)
-        self._broker = RedisBroker(self._redis, settings, self._turns)
-        self._history = History(settings, self._broker)
-        self._healer = Healer(settings, metrics, topics, self._history, dispatcher, delivery, errands)
-        turnstile = Turnstile(settings, metrics)
-        self._catch_up = CatchUp(settings, self._history, delivery, turnstile)
-        errands.performed_by(heal=self._healer.heal, catch_up=self._catch_up.start)
-        self._membership = Membership(settings, topics, self._broker, self._history, self._healer, delivery, turnstile)
+        self._fan_out = fan_out = _FanOut(settings, metrics, self._redis)
+        self._broker = broker = fan_out.broker
         kinds = TopicKinds()
-        publisher = Publisher(settings, metrics, kinds, self._broker)
+        publisher = Publisher(settings, metrics, kinds, broker)
         limits = SharedLimits(self._redis, settings)
         self._admission = Admission(self._redis, settings, limits)
-        self._control = Control(name, self._broker, dispatcher)
+        self._control = Control(name, broker, fan_out.dispatcher)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
         self._presence = Presence(settings, self._redis, self._duties, PresenceMetrics(metrics.registry))
-        self._presence.watch(errands)
-        self._attention = Attention(settings, name, self._membership.attentive, self._control)
+        self._presence.watch(fan_out.errands)
+        self._attention = Attention(settings, name, fan_out.membership.attentive, self._control)
         self._answers = Answers()
-        self._expulsions = Expulsions(settings, topics, self._control)
-        self._rechecks = Rechecks(settings, topics, self._expulsions, self._control)
+        self._expulsions = Expulsions(settings, fan_out.topics, self._control)
+        self._rechecks = Rechecks(settings, fan_out.topics, self._expulsions, self._control)
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -121,8 +124,8 @@ class Node:
         metrics.unchecked.set_function(lambda: self._admission.fail_open.count)
         sessions = Sessions(self._redis, settings)
         self._saver = SessionSaver(settings, sessions)
-        self._keeper = Keeper(settings, delivery)
-        self._relay = OutboxRelay(settings, self._broker, kinds, metrics) if settings.database_relay_url else None
+        self._keeper = Keeper(settings, fan_out.delivery)
+        self._relay = OutboxRelay(settings, broker, kinds, metrics) if settings.database_relay_url else None
         self.gateway = Gateway(
             settings=settings,
             node=name,
@@ -134,13 +137,13 @@ class Node:
             sessions=sessions,
             kinds=kinds,
             methods={name: method for service in self._services for name, method in service.methods.items()},
-            broker=self._broker,
-            membership=self._membership,
-            delivery=delivery,
-            catch_up=self._catch_up,
-            dispatcher=dispatcher,
+            broker=broker,
+            membership=fan_out.membership,
+            delivery=fan_out.delivery,
+            catch_up=fan_out.catch_up,
+            dispatcher=fan_out.dispatcher,
             publisher=publisher,
-            turnstile=turnstile,
+            turnstile=fan_out.turnstile,
             control=self._control,
             expulsions=self._expulsions,
             database=database,
@@ -223,12 +226,7 @@ class Node:
         await self._attention.close()
         await self._rechecks.close()
         await self._control.close()
-        await self._membership.close()
-        await self._catch_up.close()
-        self._turns.close()
-        await self._healer.close()
-        await self._history.close()
-        await self._broker.close()
+        await self._fan_out.close()
         if self._jwks is not None:
             await self._jwks.close()
         await self._redis.close()
@@ -254,7 +252,7 @@ def application() -> HubApp:
 class HubApp:
     """A node as an ASGI application: ``uvicorn --factory hub.app:application`` or any other server.
 
-    Slower than ``serve`` and without its politeness: a stock server closes all sockets itself when it stops.
+    Slower than ``hub.serving`` and without its politeness: a stock server closes all sockets itself when it stops.
     """
 
     def __init__(self, settings: Settings, factories: Sequence[ServiceFactory]) -> None:
@@ -267,42 +265,6 @@ class HubApp:
         if self._http is None:
             self._http = (await Node.build(self._settings, self._factories)).http()
         await self._http(scope, receive, send)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that drains before it stops."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: Ready | None) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and self._on_ready is not None:
-            self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """uvicorn's, but what was caught is not raised again: the caller has servers of its own to stop."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
-        """Still answers (not ready) while clients leave. A second Ctrl-C does not wait for them."""
-        draining = asyncio.ensure_future(drain(self._gateway))
-        while not draining.done() and not self.force_exit:
-            await asyncio.wait([draining], timeout=0.1)
-        draining.cancel()
-        await asyncio.gather(draining, return_exceptions=True)
-        await super().shutdown(sockets)
 
 
 def node_name(settings: Settings) -> str:
@@ -318,82 +280,3 @@ def load_services(address: str) -> Sequence[ServiceFactory]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"HUB_SERVICES={address}: no such list of services ({error})") from error
     return factories
-
-
-def run(settings: Settings, listener: sockets.socket, ready: Ready | None = None, chore: Chore | None = None) -> None:
-    """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens.
-
-    ``chore`` runs beside the node, from before its start until after its stop.
-    """
-    configure_logging(settings.log_level, node_name(settings))
-    factories = load_services(settings.services)
-
-    def started() -> None:
-        spare_the_collector()
-        if ready is not None:
-            ready()
-
-    async def served() -> None:
-        beside = [asyncio.ensure_future(chore())] if chore is not None else []
-        try:
-            await serve(settings, factories, listener=listener, on_ready=started)
-        finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-
-    uvloop.run(served())
-
-
-def spare_the_collector() -> None:
-    """Tells Python's garbage collector not to walk what lives as long as the process or a connection.
-
-    Every connection leaves some thirty objects that stay. With the usual thresholds each thousand of new connections
-    had all of them walked again: 10 000 handshakes took a seventh longer. Cycles are rare, so a walk of everything is
-    soon enough after five million more objects than before. The young are walked often because they are walked while
-    everybody waits: in a storm of 10 000 clients 10 to 20 ms at a time, and 370 ms when they were ten times as many.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(5_000, 10, 100)
-
-
-async def serve(
-    settings: Settings,
-    factories: Sequence[ServiceFactory],
-    *,
-    listener: sockets.socket | None = None,
-    on_ready: Ready | None = None,
-) -> None:
-    """Runs one node until SIGTERM or SIGINT, then drains and stops. ``on_ready`` is called once, when it listens.
-
-    ``listener``: a bound socket instead of ``settings.host`` and ``port``.
-    """
-    node = await Node.build(settings, factories)
-    listeners = None
-    if listener is not None:
-        # libuv accepts one connection per listening socket and turn, and clients that return together come faster.
-        listeners = [listener, *(listener.dup() for _ in range(settings.accepts_per_turn - 1))]
-    await direct_server(settings, node, on_ready).serve(sockets=listeners)
-
-
-def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None) -> uvicorn.Server:
-    """The node on the hub's own WebSocket protocol class; ``should_exit = True`` drains and stops it like SIGTERM."""
-    config = uvicorn.Config(
-        node.http(),
-        host=settings.host,
-        port=settings.port,
-        ws=direct_protocol(node.gateway),
-        ws_max_size=settings.max_message_bytes,
-        ws_per_message_deflate=False,
-        ws_ping_interval=None,  # the keeper sends pings, and waits only while nothing is unsent
-        loop="uvloop",
-        http=front_door(node.gateway.turnstile),
-        lifespan="on",
-        log_config=None,
-        access_log=False,  # it would write query strings, and so tickets
-        proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_answers_s),
-        backlog=4096,
-    )
-    return _Server(config, node.gateway, on_ready)

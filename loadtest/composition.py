@@ -18,9 +18,10 @@ from pathlib import Path
 
 import uvloop
 
-from hub.app import Node, direct_server, load_services
+from hub.app import Node, load_services
 from hub.edge.registry import Connections
 from hub.embedded import RedisServer
+from hub.serving import direct_server
 from hub.telemetry import configure_logging
 from loadtest.generators import Generator, NoCompiler, Programs, compile_programs, connect
 from loadtest.hub_server import HubServer

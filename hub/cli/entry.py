@@ -35,9 +35,9 @@ def run_hub(
     """Serves on ``listener`` until SIGTERM or SIGINT, drains, returns. ``ready`` is called when the hub is ready.
 
     ``chore`` runs beside it, in the same thread, and is cancelled when the hub has stopped.
-    ``hub.app`` is imported late, because it loads everything.
+    ``hub.serving`` is imported late, because it loads everything.
     """
-    from hub.app import run
+    from hub.serving import run
 
     run(settings, listener, ready, chore)
 

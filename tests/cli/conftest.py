@@ -45,9 +45,9 @@ def run(settings, listener, ready=None, chore=None):
             peer.sendall(f"{os.getpid()} {settings.port}".encode())
     print("drained", os.getpid(), flush=True)
 
-module = types.ModuleType("hub.app")
+module = types.ModuleType("hub.serving")
 module.run = run
-sys.modules["hub.app"] = module
+sys.modules["hub.serving"] = module
 """
 
 
@@ -144,7 +144,7 @@ async def hub() -> AsyncIterator[ScriptedHub]:
 
 @pytest.fixture
 def fake_app(hub_command: Commands, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Puts the fake in the place of ``hub.app`` in every process that ``hub_command`` starts."""
+    """Puts the fake in the place of ``hub.serving`` in every process that ``hub_command`` starts."""
     folder = tmp_path_factory.mktemp("fake")
     (folder / "sitecustomize.py").write_text(FAKE_APP)
     hub_command.environ["PYTHONPATH"] = str(folder)

@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeVar
 import uvicorn
 import uvloop
 
-from hub.app import Node, direct_server
+from hub.app import Node
 from hub.auth.tokens import mint_token
 from hub.config import Settings, load_settings
 from hub.edge.gateway import Gateway
 from hub.service import ServiceFactory
+from hub.serving import direct_server
 from tests.support.hub_services import TestService
 from tests.support.log_catcher import LogCatcher, caught_logs
 from tests.support.waiting import until
