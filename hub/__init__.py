@@ -3,7 +3,7 @@
 Map of the package, top to bottom (arrows point down only; ``make check`` enforces it):
 
     cli        the ``hub`` command
-    api        the only module that services import
+    api        the only module that services import                 serving   a node as a process
     app        wires everything, starts and stops it
     edge       sockets, handshake, one connection, HTTP routes     service   what a feature hands over
     fanout     publish, read, dispatch, catch up, through Redis

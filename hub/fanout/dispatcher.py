@@ -24,7 +24,8 @@ from hub.fanout.run import Run
 from hub.protocol.codec import Encoding, Packet
 from hub.telemetry import Metrics
 from hub.topics.publication import Publication, TopicState
-from hub.topics.subscriptions import Group, LocalTopic, LocalTopics, Phase, Subscription, Walk
+from hub.topics.subscriptions import Group, LocalTopic, LocalTopics, Phase, Subscription
+from hub.topics.walk import Walk
 
 log = structlog.get_logger(__name__)
 

@@ -1,16 +1,16 @@
 """Who on this node listens to which topic: ``LocalTopic``, ``Subscription``, and what a ``Subscriber`` must do.
 
 Data and bookkeeping. ``hub.fanout`` moves subscriptions between the states and delivers; the edge owns sockets. The one
-thing written from here is what a subscription that leaves a walk has coming to it.
+thing written from here is what a subscription that leaves a walk (``hub.topics.walk``) has coming to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hub.errors import HubError
 from hub.protocol.codec import Encoding, Packet
@@ -20,6 +20,9 @@ from hub.topics.kinds import TopicKind
 from hub.topics.publication import Publication
 from hub.topics.splice import Asked
 from hub.topics.topic import Topic
+
+if TYPE_CHECKING:
+    from hub.topics.walk import Walk
 
 
 class Subscriber(Protocol):
@@ -167,80 +170,6 @@ def _shrunk(group: Group, sub: Subscription) -> Group:
         group.discard(sub)
         return group or ()
     return () if sub in group else group
-
-
-class Own(Protocol):
-    """What somebody gets in place of a packet that has events of his own which do not go to him."""
-
-    def whole(self, encoding: Encoding) -> Packet:
-        """The same without them; it may have no payloads."""
-
-
-class Walk:
-    """Packets on their way to the many subscribers of a topic, to some in each turn of the event loop.
-
-    They are all at the topic's position already; so whoever leaves the live set meanwhile is written to before.
-    """
-
-    __slots__ = ("_own", "_parts", "events")
-
-    def __init__(self, parts: Sequence[tuple[Packet, Group]], own: Mapping[str, Own] | None = None) -> None:
-        """``own``: by user, who gets something else."""
-        self.events = 0
-        """How many were written to somebody; counted only when not everybody gets the same."""
-        self._own = own
-        self._parts = [(packet, set(group)) for packet, group in parts if group]
-
-    def __bool__(self) -> bool:
-        """Whether somebody is left."""
-        return any(left for _, left in self._parts)
-
-    def step(self, most: int) -> int:
-        """Writes to at most ``most`` of those who are left; returns to how many."""
-        written = 0
-        own = self._own
-        while self._parts and written < most:
-            packet, left = self._parts[-1]
-            while left and written < most:
-                written += 1
-                sub = left.pop()
-                if own is None:
-                    sub.subscriber.deliver(packet)
-                else:
-                    self._write_own(sub, packet, own)
-            if not left:
-                self._parts.pop()
-        return written
-
-    def finish(self) -> None:
-        """Writes to everybody who is left."""
-        while self._parts:
-            packet, left = self._parts.pop()
-            for sub in left:
-                self._write(sub, packet)
-
-    def leave(self, sub: Subscription, state: SubState) -> None:
-        """A subscription leaves the live set for ``state``. One that has ended gets nothing any more."""
-        for packet, left in self._parts:
-            if sub in left:
-                left.discard(sub)
-                if state is not SubState.ENDED:
-                    self._write(sub, packet)
-
-    def _write(self, sub: Subscription, packet: Packet) -> None:
-        if self._own is None:
-            sub.subscriber.deliver(packet)
-        else:
-            self._write_own(sub, packet, self._own)
-
-    def _write_own(self, sub: Subscription, packet: Packet, own: Mapping[str, Own]) -> None:
-        # Looked up here, one by one: to find the authors' connections first takes a millisecond for 10 000.
-        found = own.get(sub.subscriber.user)
-        if found is not None:
-            packet = found.whole(packet.encoding)
-        if packet.payloads:
-            self.events += len(packet.payloads)
-            sub.subscriber.deliver(packet)
 
 
 class LocalTopic:
