@@ -1,4 +1,4 @@
-"""What goes out to more subscribers of a topic than one turn of the event loop has time for: who is left, and with what.
+"""Packets for more subscribers than one turn of the event loop has time for: who is left, and what each gets.
 
 The dispatcher sets it out and takes its steps; a topic knows the walk that is under way (``LocalTopic.walk``).
 """

@@ -147,4 +147,5 @@ def fake_app(hub_command: Commands, tmp_path_factory: pytest.TempPathFactory) ->
     """Puts the fake in the place of ``hub.serving`` in every process that ``hub_command`` starts."""
     folder = tmp_path_factory.mktemp("fake")
     (folder / "sitecustomize.py").write_text(FAKE_APP)
-    hub_command.environ["PYTHONPATH"] = str(folder)
+    others = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    hub_command.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *others])
