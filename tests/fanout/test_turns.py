@@ -14,8 +14,8 @@ from hub.orgs import OrgId
 from hub.topics.kinds import TopicKind
 from hub.topics.publication import TopicState
 from hub.topics.subscriptions import LocalTopics
-from hub.topics.walk import Walk
 from hub.topics.topic import Topic
+from hub.topics.walk import Walk
 from tests.support.clock import Clock
 from tests.support.waiting import until
 

@@ -27,8 +27,8 @@ from hub.topics.filters import TagFilter
 from hub.topics.kinds import SlowPolicy, TopicKind
 from hub.topics.publication import Publication
 from hub.topics.subscriptions import LocalTopic, Subscriber, Subscription, SubState
-from hub.topics.walk import Walk
 from hub.topics.topic import Topic
+from hub.topics.walk import Walk
 from tests.nodes.presence.fake_table import FakeTable
 from tests.support.present import Rule
 from tests.support.waiting import until
