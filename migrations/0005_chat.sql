@@ -9,7 +9,9 @@ CREATE TABLE hub.chat_rooms (
   name text NOT NULL,
   public boolean NOT NULL,
   tags jsonb NOT NULL DEFAULT '{}',
-  created_by text NOT NULL,
+  created_by text COLLATE "C" NOT NULL,
+  -- The creator's: the same again is the same room.
+  key text COLLATE "C",
   created_at timestamptz NOT NULL DEFAULT now(),
   archived_at timestamptz,
   members integer NOT NULL DEFAULT 0,
@@ -17,7 +19,8 @@ CREATE TABLE hub.chat_rooms (
   messages bigint NOT NULL DEFAULT 0,
   last_number bigint NOT NULL DEFAULT 0,
   last_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (org, id)
+  PRIMARY KEY (org, id),
+  CONSTRAINT chat_rooms_key UNIQUE (org, created_by, key)
 ) WITH (fillfactor = 70);
 CREATE INDEX chat_rooms_public ON hub.chat_rooms (org, last_at DESC, id DESC) WHERE public;
 CALL hub.isolate('hub.chat_rooms');
@@ -29,6 +32,8 @@ CREATE TABLE hub.chat_members (
   member text COLLATE "C" NOT NULL,
   name text NOT NULL DEFAULT '',
   role text NOT NULL CHECK (role IN ('owner', 'member', 'reader')),
+  -- By somebody else; otherwise he came by himself.
+  invited boolean NOT NULL DEFAULT false,
   joined_at timestamptz NOT NULL DEFAULT now(),
   muted_until timestamptz,
   -- Up to which message it has been read, and how many messages there were up to there.
@@ -39,10 +44,24 @@ CREATE TABLE hub.chat_members (
   PRIMARY KEY (org, room, member),
   FOREIGN KEY (org, room) REFERENCES hub.chat_rooms (org, id)
 ) WITH (fillfactor = 70);
-CREATE INDEX chat_members_rooms ON hub.chat_members (org, member, room);
+CREATE INDEX chat_members_rooms ON hub.chat_members (org, member, invited, room);
 CREATE INDEX chat_members_untold ON hub.chat_members (org, room) WHERE told_number < read_number;
 CALL hub.isolate('hub.chat_members');
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.chat_members TO hub_app;
+
+-- What is held against those who were members of a public room, and could come back by themselves.
+CREATE TABLE hub.chat_former_members (
+  org text COLLATE "C" NOT NULL,
+  room text COLLATE "C" NOT NULL,
+  member text COLLATE "C" NOT NULL,
+  removed boolean NOT NULL,
+  role text NOT NULL CHECK (role IN ('member', 'reader')),
+  muted_until timestamptz,
+  PRIMARY KEY (org, room, member),
+  FOREIGN KEY (org, room) REFERENCES hub.chat_rooms (org, id)
+);
+CALL hub.isolate('hub.chat_former_members');
+GRANT SELECT, INSERT, DELETE ON hub.chat_former_members TO hub_app;
 
 CREATE TABLE hub.chat_messages (
   org text COLLATE "C" NOT NULL,

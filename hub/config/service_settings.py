@@ -23,8 +23,20 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = 5.0
     chat_messages_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 20
     chat_max_members: Annotated[int, doc("Members of one room.", ge=1)] = 1000
+    chat_changes_per_minute: Annotated[
+        float,
+        doc(
+            "Changes of rooms and their members by one user (create, invite, leave, mute, …); a new room counts 1, "
+            "and 1 more for each other member.",
+            gt=0,
+        ),
+    ] = 60.0
+    chat_changes_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 120
     chat_max_rooms: Annotated[int, doc("Rooms of one organisation, archived ones included.", ge=1)] = 10_000
-    chat_max_rooms_per_user: Annotated[int, doc("Rooms that one user can be a member of.", ge=1)] = 1000
+    chat_max_rooms_created: Annotated[int, doc("… and those that one user has made.", ge=1)] = 500
+    chat_max_rooms_per_user: Annotated[
+        int, doc("Rooms that one user can be in by joining or making them, and as many by invitation.", ge=1)
+    ] = 1000
     chat_max_waiting_per_room: Annotated[
         int, doc("Changes of one room that wait for their turn on one node; more are refused.", ge=1)
     ] = 500

@@ -35,6 +35,7 @@ class Create(Struct, frozen=True):
     """``chat.create``."""
 
     name: str
+    key: Key | None = None
     public: bool = False
     room: str | None = None
     members: Annotated[list[str | NewMember], Meta(max_length=100)] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from hub.api import ErrorCode, Hub, HubError, Principal, Transaction, bad_request, not_found
@@ -20,11 +21,22 @@ WHERE r.org = $1 AND r.id = $2
 """
 # What was said before is not new to whoever joins.
 _TAKE_IN = """
-INSERT INTO hub.chat_members (org, room, member, name, role, read_number, read_count, told_number)
-SELECT org, id, $3, $4, $5, last_number, messages, last_number FROM hub.chat_rooms WHERE org = $1 AND id = $2
+INSERT INTO hub.chat_members
+  (org, room, member, name, role, invited, muted_until, read_number, read_count, told_number)
+SELECT org, id, $3, $4, $5, $6, $7, last_number, messages, last_number
+FROM hub.chat_rooms WHERE org = $1 AND id = $2
+"""
+_FORGET = """
+DELETE FROM hub.chat_former_members WHERE org = $1 AND room = $2 AND member = $3 RETURNING removed, role, muted_until
 """
 _COUNT_IN = "UPDATE hub.chat_rooms SET members = members + 1 WHERE org = $1 AND id = $2"
-_ROOMS_OF = "SELECT count(*) FROM hub.chat_members WHERE org = $1 AND member = $2"
+# Those one was invited to do not keep from joining others.
+_FULL = """
+SELECT EXISTS (
+  SELECT FROM unnest($2::text[]) AS one (member)
+  WHERE (SELECT count(*) FROM hub.chat_members AS m WHERE m.org = $1 AND m.member = one.member AND m.invited = $3) >= $4
+)
+"""
 
 _LONGEST_USER: Final = 256
 _LONGEST_NAME: Final = 128
@@ -50,21 +62,30 @@ class Entry:
         """Asks for more than what the room was entered for. Who may do it by joining has joined afterwards."""
         check(self.access, action)
         if self.access.role is None and action is not Action.LOOK:
-            await self.take_in(self.principal.user, display_name(self.principal), Role.MEMBER)
-            self.access = await self._gate.access(self.tx, self.room, self.principal.user)
+            await self._come_in()
+            self.access = check(await self._gate.access(self.tx, self.room, self.principal.user), action)
 
-    async def take_in(self, user: str, name: str, role: Role) -> None:
-        """Makes somebody a member who is none. Raises ``quota_exceeded``."""
-        settings = self._gate.settings
-        if self.access.members >= settings.chat_max_members:
-            raise HubError(
-                ErrorCode.QUOTA_EXCEEDED,
-                f"the room has {self.access.members} members, and may have {settings.chat_max_members}",
-                retry="never",
-                details={"limit": settings.chat_max_members},
-            )
-        await self._gate.check_rooms_of(self.tx, user)
-        await self.tx.execute(_TAKE_IN, self.tx.org, self.room, user, name, role)
+    async def invite(self, user: str, role: Role) -> None:
+        """Makes somebody a member who is none; nothing is held against him any more. Raises ``quota_exceeded``."""
+        await self._gate.check_invited(self.tx, [user])
+        await self.tx.fetch_row(_FORGET, self.tx.org, self.room, user)
+        await self._take_in(user, "", role, True, None)
+
+    async def _come_in(self) -> None:
+        """By himself, into a public room: as what he has left it, and muted if he was."""
+        user = self.principal.user
+        before = await self.tx.fetch_row(_FORGET, self.tx.org, self.room, user)
+        if before is not None and before["removed"]:
+            raise HubError(ErrorCode.FORBIDDEN, "an owner has removed you from this room, and can invite you again")
+        await self._gate.check_own(self.tx, user)
+        role, muted_until = (Role.MEMBER, None) if before is None else (Role(before["role"]), before["muted_until"])
+        await self._take_in(user, display_name(self.principal), role, False, muted_until)
+
+    async def _take_in(self, user: str, name: str, role: Role, invited: bool, muted_until: datetime | None) -> None:
+        most = self._gate.settings.chat_max_members
+        if self.access.members >= most:
+            raise full(f"the room has {self.access.members} members, and may have {most}", most)
+        await self.tx.execute(_TAKE_IN, self.tx.org, self.room, user, name, role, invited, muted_until)
         await self.tx.execute(_COUNT_IN, self.tx.org, self.room)
         await self.publish(JOINED, {"user": user, "name": name, "role": role})
 
@@ -126,12 +147,17 @@ class Gate:
         """A room that is known to be there. Raises ``not_found`` all the same."""
         return check(await self._access(tx, room, user), Action.LOOK)
 
-    async def check_rooms_of(self, tx: Transaction, user: str) -> None:
-        """Raises ``quota_exceeded`` for somebody who is in too many rooms."""
+    async def check_own(self, tx: Transaction, user: str) -> None:
+        """Raises ``quota_exceeded`` for somebody who has made or joined too many rooms."""
         most = self.settings.chat_max_rooms_per_user
-        if await tx.fetch_value(_ROOMS_OF, tx.org, user) >= most:
-            text = f"{user} is in {most} rooms, which is the most; leave one first"
-            raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never", details={"limit": most})
+        if await tx.fetch_value(_FULL, tx.org, [user], False, most):
+            raise full(f"you have joined {most} rooms, which is the most; leave one first", most)
+
+    async def check_invited(self, tx: Transaction, users: Sequence[str]) -> None:
+        """Raises ``quota_exceeded`` when one of them is in too many rooms; who, and how many, is not the caller's."""
+        if await tx.fetch_value(_FULL, tx.org, users, True, self.settings.chat_max_rooms_per_user):
+            text = "not all of them take another invitation" if len(users) > 1 else "there can be no invitation for now"
+            raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never")
 
     async def _access(self, tx: Transaction, room: str, user: str) -> Access | None:
         row = await tx.fetch_row(_ACCESS, tx.org, room, user)
@@ -156,6 +182,11 @@ def check_user(user: str, field: str = "user") -> str:
     if not 1 <= len(user) <= _LONGEST_USER or not user.isprintable():
         raise bad_request(f"'{field}' is a user: 1 to {_LONGEST_USER} printable characters")
     return user
+
+
+def full(text: str, most: int) -> HubError:
+    """Something has as much as it may have."""
+    return HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never", details={"limit": most})
 
 
 def display_name(principal: Principal) -> str:

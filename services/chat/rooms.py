@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from hub.api import ErrorCode, Hub, HubError, Principal, Transaction, bad_request, not_found
 from services.chat.asked import Create, Invite, ListMembers, ListRooms, NewMember
-from services.chat.gate import Entry, Gate, check_user, display_name
+from services.chat.gate import Entry, Gate, check_user, display_name, full
 from services.chat.kinds import CHANGED, INVITED, LEFT, REMOVED, ROOM_CHANGED, room_topic
 from services.chat.rules import Action, Role
 from services.chat.shapes import LAST_COLUMNS, ROOM_COLUMNS, fitting, last_of, room_of
@@ -20,14 +20,20 @@ _LEFT: Final = "you have left this room"
 _REMOVED: Final = "you are no longer a member of this room"
 
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(hashtextextended('chat rooms of ' || $1, 0))"
-_HOW_MANY = "SELECT count(*) FROM hub.chat_rooms WHERE org = $1"
+_HOW_MANY = """
+SELECT count(*) AS of_all, count(*) FILTER (WHERE created_by = $2) AS own FROM hub.chat_rooms WHERE org = $1
+"""
+_MADE_BEFORE = """
+SELECT id FROM hub.chat_rooms WHERE org = $1 AND created_by = $2 AND (key = $3 OR id = $4)
+ORDER BY key IS NOT DISTINCT FROM $3 DESC LIMIT 1
+"""
 _CREATE = """
-INSERT INTO hub.chat_rooms (org, id, name, public, tags, created_by, members) VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT DO NOTHING RETURNING id
+INSERT INTO hub.chat_rooms (org, id, name, public, tags, created_by, key, members)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING id
 """
 _FILL = """
-INSERT INTO hub.chat_members (org, room, member, name, role)
-SELECT $1, $2, new.member, new.name, new.role
+INSERT INTO hub.chat_members (org, room, member, name, role, invited)
+SELECT $1, $2, new.member, new.name, new.role, new.member <> $6
 FROM unnest($3::text[], $4::text[], $5::text[]) AS new (member, name, role)
 """
 _GET = f"""
@@ -73,7 +79,13 @@ UPDATE hub.chat_members SET muted_until = CASE WHEN $4 > 0 THEN now() + $4 * int
 WHERE org = $1 AND room = $2 AND member = $3
 RETURNING role, (extract(epoch FROM muted_until) * 1000)::bigint AS muted_ms
 """
-_LEAVE = "DELETE FROM hub.chat_members WHERE org = $1 AND room = $2 AND member = $3"
+# Only by invitation one comes back into a private room, and then nothing is held against one.
+_LEAVE = """
+WITH gone AS (DELETE FROM hub.chat_members WHERE org = $1 AND room = $2 AND member = $3 RETURNING role, muted_until)
+INSERT INTO hub.chat_former_members (org, room, member, removed, role, muted_until)
+SELECT $1, $2, $3, $5, CASE role WHEN 'reader' THEN role ELSE 'member' END, muted_until FROM gone
+WHERE $4 AND ($5 OR role = 'reader' OR muted_until > now())
+"""
 _COUNT_OUT = "UPDATE hub.chat_rooms SET members = members - 1 WHERE org = $1 AND id = $2"
 
 
@@ -83,33 +95,62 @@ class Rooms:
     def __init__(self, hub: Hub, gate: Gate) -> None:
         self._hub = hub
         self._gate = gate
+        settings = hub.settings
+        self._bucket = hub.limits.bucket(
+            "chat-changes",
+            per_second=settings.chat_changes_per_minute / 60,
+            burst=settings.chat_changes_burst,
+            what="changes of rooms and members",
+        )
         self._begun: set[asyncio.Task[dict[str, Any]]] = set()
 
     async def create(self, principal: Principal, wanted: Create) -> dict[str, Any]:
-        """A new room; who makes it owns it."""
-        name, room = room_name(wanted.name), wanted.room or secrets.token_urlsafe(_ROOM_BYTES)
+        """A new room; who makes it owns it. The same creator's same ``key``, or id, is the room that is there."""
+        roles = _roles(principal, wanted)
+        if len(roles) > (most := self._hub.settings.chat_max_members):
+            raise full(f"a room may have {most} members", most)
+        room = wanted.room or secrets.token_urlsafe(_ROOM_BYTES)
         self._gate.check_scope(principal, room_id(room))
-        org, settings = principal.org, self._hub.settings
-        roles = {principal.user: Role.OWNER, **_roles(wanted)}
-        roles[principal.user] = Role.OWNER
-        if len(roles) > settings.chat_max_members:
-            raise _full(f"a room may have {settings.chat_max_members} members", settings.chat_max_members)
-        names = [display_name(principal) if user == principal.user else "" for user in roles]
-        async with self._hub.database.transaction(org) as tx:
-            await tx.execute(_ONE_AT_A_TIME, org)
-            if await tx.fetch_value(_HOW_MANY, org) >= settings.chat_max_rooms:
-                raise _full(f"the organisation has {settings.chat_max_rooms} rooms", settings.chat_max_rooms)
-            for user in roles:
-                await self._gate.check_rooms_of(tx, user)
-            row = (org, room, name, wanted.public, _tags(wanted), principal.user, len(roles))
-            if await tx.fetch_value(_CREATE, *row) is None:
-                raise HubError(ErrorCode.CONFLICT, "that name is taken; choose another 'room', or none")
-            await tx.execute(_FILL, org, room, list(roles), names, [str(role) for role in roles.values()])
-            for user in sorted(roles, key=self._hub.user_topic):
-                if user != principal.user:
-                    told = {"room": room, "name": name, "by": principal.user, "role": roles[user]}
-                    await tx.publish(self._hub.user_topic(user), INVITED, told, by=principal.user)
-            return {"room": await _room(tx, room, principal.user)}
+        about = (room, room_name(wanted.name), wanted.public, _tags(wanted), principal.user, _key(wanted), len(roles))
+        await self._spend(principal, len(roles))
+        async with self._hub.database.transaction(principal.org) as tx:
+            there = await _made_before(tx, principal, wanted)
+            if there is None:
+                await self._check_quotas(tx, principal, roles)
+                if await tx.fetch_value(_CREATE, principal.org, *about) is not None:
+                    await self._fill(tx, principal, room, wanted, roles)
+                    return {"room": await _room(tx, room, principal.user), "duplicate": False}
+                there = await _made_before(tx, principal, wanted)  # by another connection, meanwhile
+            if there is None or (there["role"] is None and not there["public"]):
+                raise HubError(ErrorCode.CONFLICT, "that 'room' or 'key' is taken; choose another, or none")
+            self._gate.check_scope(principal, there["room"])
+            return {"room": there, "duplicate": True}
+
+    async def _check_quotas(self, tx: Transaction, principal: Principal, roles: Mapping[str, Role]) -> None:
+        """After it nobody else makes a room of the organisation until the end of the transaction."""
+        settings = self._hub.settings
+        await self._gate.check_own(tx, principal.user)
+        await self._gate.check_invited(tx, [user for user in roles if user != principal.user])
+        await tx.execute(_ONE_AT_A_TIME, tx.org)
+        (rooms,) = await tx.fetch(_HOW_MANY, tx.org, principal.user)
+        if rooms["of_all"] >= settings.chat_max_rooms:
+            raise full(f"the organisation has {settings.chat_max_rooms} rooms", settings.chat_max_rooms)
+        if rooms["own"] >= settings.chat_max_rooms_created:
+            raise full(f"you have made {settings.chat_max_rooms_created} rooms", settings.chat_max_rooms_created)
+
+    async def _fill(
+        self, tx: Transaction, principal: Principal, room: str, wanted: Create, roles: Mapping[str, Role]
+    ) -> None:
+        by = principal.user
+        names = [display_name(principal) if user == by else "" for user in roles]
+        await tx.execute(_FILL, tx.org, room, list(roles), names, [str(role) for role in roles.values()], by)
+        for user in sorted(roles, key=self._hub.user_topic):
+            if user != by:
+                told = {"room": room, "name": room_name(wanted.name), "by": by, "role": roles[user]}
+                await tx.publish(self._hub.user_topic(user), INVITED, told, by=by)
+
+    async def _spend(self, principal: Principal, amount: int = 1) -> None:
+        await self._bucket.spend(principal.org, principal.user, amount)
 
     async def get(self, principal: Principal, room: str) -> dict[str, Any]:
         """One room, and the position of its topic."""
@@ -137,6 +178,7 @@ class Rooms:
     async def rename(self, principal: Principal, room: str, name: str) -> dict[str, Any]:
         """Gives a room another name."""
         name = room_name(name)
+        await self._spend(principal)
         async with self._gate.entered(principal, room, Action.MANAGE) as entry:
             if entry.access.name != name:
                 await entry.tx.execute(_RENAME, principal.org, room, name)
@@ -145,6 +187,7 @@ class Rooms:
 
     async def archive(self, principal: Principal, room: str, archived: bool) -> dict[str, Any]:
         """Nobody writes in an archived room; everything else stays."""
+        await self._spend(principal)
         async with self._gate.entered(principal, room, Action.MANAGE) as entry:
             if entry.access.archived is not archived:
                 await entry.tx.execute(_ARCHIVE, principal.org, room, archived)
@@ -172,16 +215,18 @@ class Rooms:
 
     async def join(self, principal: Principal, room: str) -> dict[str, Any]:
         """Becomes a member of a public room; who is one already stays what he is."""
+        await self._spend(principal)
         async with self._gate.entered(principal, room, Action.MARK) as entry:
             return {"room": await _room(entry.tx, room, principal.user)}
 
     async def invite(self, principal: Principal, wanted: Invite) -> dict[str, Any]:
         """Makes somebody a member, or gives a member another role."""
         user, room, role = check_user(wanted.user), wanted.room, wanted.role
+        await self._spend(principal)
         async with self._gate.entered(principal, room, Action.MANAGE) as entry:
             before = await entry.tx.fetch_value(_ROLE, principal.org, room, user)
             if before is None:
-                await entry.take_in(user, "", role)
+                await entry.invite(user, role)
                 told = {"room": room, "name": entry.access.name, "by": principal.user, "role": role}
                 entry.tell(user, INVITED, told)
             elif before != role:
@@ -193,6 +238,7 @@ class Rooms:
 
     async def mute(self, principal: Principal, room: str, user: str, for_s: int) -> dict[str, Any]:
         """Somebody writes nothing for a while."""
+        await self._spend(principal)
         async with self._gate.entered(principal, room, Action.MANAGE) as entry:
             changed = await entry.tx.fetch_row(_MUTE, principal.org, room, check_user(user), for_s)
             if changed is None:
@@ -208,10 +254,13 @@ class Rooms:
         """
         if user == principal.user:
             return await self.leave(principal, room)
-        return await self._carried_through(self._remove(principal, room, check_user(user)))
+        check_user(user)
+        await self._spend(principal)
+        return await self._carried_through(self._remove(principal, room, user))
 
     async def leave(self, principal: Principal, room: str) -> dict[str, Any]:
         """Ends one's own membership, as ``remove`` does. The last owner stays while there are others."""
+        await self._spend(principal)
         return await self._carried_through(self._leave(principal, room))
 
     async def close(self) -> None:
@@ -267,13 +316,22 @@ def _tags(wanted: Create) -> dict[str, Any]:
     return dict(wanted.tags)
 
 
-def _roles(wanted: Create) -> dict[str, Role]:
+def _roles(principal: Principal, wanted: Create) -> dict[str, Role]:
+    """Who is in a new room: first its creator, who owns it whatever is said of him."""
     new = [NewMember(item) if isinstance(item, str) else item for item in wanted.members]
-    return {check_user(item.user, "members"): item.role for item in new}
+    roles = {principal.user: Role.OWNER} | {check_user(item.user, "members"): item.role for item in new}
+    return roles | {principal.user: Role.OWNER}
 
 
-def _full(text: str, limit: int) -> HubError:
-    return HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never", details={"limit": limit})
+def _key(wanted: Create) -> str | None:
+    if wanted.key is not None and not wanted.key.isprintable():
+        raise bad_request("'key' has 1 to 128 printable characters")
+    return wanted.key
+
+
+async def _made_before(tx: Transaction, principal: Principal, wanted: Create) -> dict[str, Any] | None:
+    room = await tx.fetch_value(_MADE_BEFORE, tx.org, principal.user, wanted.key, wanted.room)
+    return None if room is None else await _room(tx, room, principal.user)
 
 
 def _facts(entry: Entry, **changes: Any) -> dict[str, Any]:
@@ -305,6 +363,7 @@ async def _check_owners(entry: Entry) -> None:
 
 
 async def _take_out(entry: Entry, user: str) -> None:
-    await entry.tx.execute(_LEAVE, entry.tx.org, entry.room, user)
+    removed = user != entry.principal.user
+    await entry.tx.execute(_LEAVE, entry.tx.org, entry.room, user, entry.access.public, removed)
     await entry.tx.execute(_COUNT_OUT, entry.tx.org, entry.room)
     await entry.publish(LEFT, {"user": user, "by": entry.principal.user})

@@ -128,6 +128,8 @@ async def parlour(
         "chat_messages_burst": 10_000,
         "chat_reads_burst": 10_000,
         "chat_searches_burst": 10_000,
+        "chat_changes_per_minute": 60_000,
+        "chat_changes_burst": 10_000,
         "chat_read_batch_ms": 50,
     } | changes
     async with contextlib.AsyncExitStack() as stack:

@@ -70,3 +70,45 @@ async def test_a_second_call_does_what_the_first_could_not(
     announcements.fail = False
     assert (await asking.refused(method, "r", **params)).code == ErrorCode.NOT_FOUND
     await until(lambda: isinstance(heard.ended, SubscriptionEnded), what="the end of the subscription")
+
+
+async def test_who_was_removed_comes_back_by_invitation_only(house: Parlour) -> None:
+    ada, eve = await house.person("ada"), await house.person("eve")
+    await ada.do("create", "r", name="Room", public=True)
+    sent = await eve.send("r", "x")
+    await ada.do("remove", "r", user="eve")
+    tries: list[tuple[str, dict[str, Any]]] = [
+        ("join", {}),
+        ("send", {"text": "x", "key": "again"}),
+        ("react", {"message": sent["number"], "emoji": "x"}),
+        ("read", {"message": sent["number"]}),
+    ]
+    for method, params in tries:
+        assert (await eve.refused(method, "r", **params)).code == ErrorCode.FORBIDDEN, method
+    assert (await ada.do("get", "r"))["room"]["members"] == 1
+    await ada.do("invite", "r", user="eve")
+    await eve.send("r", "back")
+    await eve.do("leave", "r")
+    await eve.send("r", "by myself, as nothing is held against me any more")
+
+
+async def test_leaving_ends_no_mute_and_gives_no_role(house: Parlour) -> None:
+    ada, eve = await house.person("ada"), await house.person("eve")
+    await ada.do("create", "r", name="Room", public=True)
+    await eve.do("join", "r")
+    until_ms = (await ada.do("mute", "r", user="eve", for_s=3600))["muted_until"]
+    await eve.do("leave", "r")
+    refused = await eve.refused("send", "r", text="x", key="1")
+    assert (refused.code, refused.details) == (ErrorCode.FORBIDDEN, {"muted_until": until_ms})
+    assert (await eve.do("get", "r"))["room"]["role"] is None, "who may not write does not come in by it"
+    room = (await eve.do("join", "r"))["room"]
+    assert (room["role"], room["muted_until"]) == ("member", until_ms)
+    await ada.do("mute", "r", user="eve", for_s=0)
+    await ada.do("invite", "r", user="eve", role="reader")
+    await eve.do("leave", "r")
+    assert (await eve.refused("send", "r", text="x", key="2")).code == ErrorCode.FORBIDDEN
+    assert (await eve.do("join", "r"))["room"]["role"] == "reader"
+    await eve.do("leave", "r")
+    await ada.do("invite", "r", user="eve")
+    await eve.send("r", "as a member")
+    assert await house.rows("SELECT * FROM hub.chat_former_members") == []

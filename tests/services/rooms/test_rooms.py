@@ -48,7 +48,8 @@ async def test_a_room_is_made_and_found(house: Parlour) -> None:
     assert (await ada.do("rooms"))["rooms"] == [room]
     other = (await ada.do("create", name="Nameless"))["room"]
     assert other["room"] != "flat-7"
-    assert (await ada.refused("create", name="Again", room="flat-7")).code == ErrorCode.CONFLICT
+    bob = await house.person("bob")
+    assert (await bob.refused("create", name="Again", room="flat-7")).code == ErrorCode.CONFLICT
 
 
 async def test_a_room_that_is_not_there_and_one_that_is_not_mine_answer_alike(house: Parlour) -> None:
@@ -231,7 +232,6 @@ async def test_rooms_and_members_have_limits(redis_url: str, hub_database: HubDa
         for refused in (
             await ada.refused("create", name="Third of hers"),
             await bob.refused("create", name="Too many", members=["x", "y"]),
-            await bob.refused("create", name="She is in two", members=["ada"]),
         ):
             assert refused.code == ErrorCode.QUOTA_EXCEEDED
         await bob.do("join", "a")
