@@ -108,7 +108,8 @@ class Victim:
             await self.client.result({"type": "call", "method": method, "params": {"room": room, **params}})
         with connected(self.redis) as link:
             # Full again, and gone, in the midst of what follows.
-            link.delete(limit_key(OrgId.from_claim(self.peers.org), "chat-messages", f"{room}/anna"))
+            org = OrgId.from_claim(self.peers.org)
+            link.delete(limit_key(org, "chat-messages", f"{room}/anna"), limit_key(org, "chat-changes", "anna"))
         # No relay runs here; what it would bring to Redis.
         hub, topic = self.peers.hub, parse_topic(OrgId.from_claim(self.peers.org), self.topics["chat"])
         for number in range(1, 4):

@@ -13,7 +13,7 @@ from tests.support.hub_database import HubDatabase
 async def test_the_same_key_is_the_same_room(house: Parlour) -> None:
     ada, bob = await house.person("ada"), await house.person("bob")
     inbox = await bob.listen("user:me")
-    wanted = {"name": "Room", "key": "k", "members": ["bob"]}
+    wanted: dict[str, Any] = {"name": "Room", "key": "k", "members": ["bob"]}
     answers = await asyncio.gather(*(ada.do("create", **wanted) for _ in range(5)))
     assert len({answer["room"]["room"] for answer in answers}) == 1
     assert sorted(answer["duplicate"] for answer in answers) == [False] + [True] * 4
