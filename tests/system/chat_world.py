@@ -199,6 +199,10 @@ class ChatWorld:
     async def restore(self, number: int) -> None:
         """The node runs again; nobody is led there by himself."""
         await self.nodes[number].start()
+        self.welcome(number)
+
+    def welcome(self, number: int) -> None:
+        """The node takes clients again; nobody is led there by himself."""
         self._lost.discard(number)
 
     async def restart_redis(self, *, keeps_data: bool, away_s: float = 0) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from hub.embedded import RedisServer
+from hub.embedded.postgres_server import SUPERUSER
 from tests.support.hub_database import HubDatabase
 from tests.support.hub_process import POLITE_EXIT
 from tests.support.servers import client
@@ -34,11 +36,13 @@ ROOMS = {"hall": True, "yard": True, "loft": False, "cellar": False, "den": Fals
 """Whether they are public."""
 PAUSE_S = 0.15
 QUIET_S = 60.0
+LEASE_S = 3
 QUICK = {
-    "HUB_PRESENCE_LEASE_S": "3",
+    "HUB_PRESENCE_LEASE_S": str(LEASE_S),
     "HUB_PRESENCE_GRACE_S": "1.5",
     "HUB_RECHECK_SUBSCRIPTIONS_S": "3",
     "HUB_CHAT_JANITOR_S": "2",
+    "HUB_CHAT_HISTORY_COUNT": "40",
 }
 """Nobody wants to wait for what a dead node has left."""
 _MOST_SHOWN = 40
@@ -179,6 +183,8 @@ class Saboteur:
         return [
             self.kill_a_node,
             self.drain_a_node,
+            self.hang_a_node,
+            self.cut_the_database,
             self.restart_redis,
             self.lose_redis,
             self.kill_subscribers,
@@ -202,6 +208,26 @@ class Saboteur:
             number = self._node()
             assert await self._world.leave(number, self._random) == POLITE_EXIT
             await self._world.restore(number)
+
+    async def hang_a_node(self) -> None:
+        """For longer than its lease: the others take it for dead, and it learns that when it wakes up."""
+        async with self._lock:
+            number = self._node()
+            self._world.nodes[number].signal(signal.SIGSTOP)
+            self._world.avoid(number, self._random)
+            try:
+                await asyncio.sleep(self._random.uniform(1, 2 * LEASE_S))
+            finally:
+                self._world.nodes[number].signal(signal.SIGCONT)
+                self._world.welcome(number)
+
+    async def cut_the_database(self) -> None:
+        """All connections to PostgreSQL, wherever they are."""
+        async with self._world.database.connect(SUPERUSER) as link:
+            await link.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid()"
+            )
 
     async def restart_redis(self) -> None:
         async with self._lock:
