@@ -283,8 +283,9 @@ async def test_who_nobody_listens_to_is_forgotten_also_while_it_is_read(table: F
     await until(lambda: len(table.reads) >= 2)
     node.leave(third)
     reads = len(table.reads)
-    await asyncio.sleep(0.03)  # longer than any pause between two tries
-    assert (len(node.mirror), len(table.reads)) == (0, reads)
+    await asyncio.sleep(0.1)  # much longer than any pause between two tries
+    assert len(node.mirror) == 0
+    assert len(table.reads) <= reads + 1, "no more than what was under way"
     await node.close()
 
 
