@@ -154,5 +154,3 @@ class Receipts:
             _log.warning("chat_receipts_wait", reason=error.message)
         except Exception:
             _log.exception("chat_receipts_failed")
-        finally:
-            self._waiting.discard((org, room))

@@ -70,10 +70,10 @@ async def world(
 
 
 @contextlib.asynccontextmanager
-async def heard(device: Device, room: str) -> AsyncIterator[list[Any]]:
-    """What comes on a room's topic, as it comes."""
+async def heard(device: Device, topic: str) -> AsyncIterator[list[Any]]:
+    """What comes on a topic, as it comes."""
     events: list[Any] = []
-    subscription = device.client.subscribe(f"chat:{room}", on_gap=lambda _: None)
+    subscription = device.client.subscribe(topic, on_gap=lambda _: None)
 
     async def listen() -> None:
         async for event in subscription:
@@ -100,8 +100,8 @@ async def test_a_thousand_typing_frames(world: ChatWorld, remark: Remark) -> Non
             await stack.enter_async_context(world.device(user, node)) for user, node in (("ada", 0), ("bob", 1))
         ]
         await ada.call("chat.create", name="Loud", room="loud", public=True, members=["bob"])
-        told = await stack.enter_async_context(heard(bob, "loud"))
-        mine = await stack.enter_async_context(heard(ada, "loud"))
+        told = await stack.enter_async_context(heard(bob, "chat:loud"))
+        mine = await stack.enter_async_context(heard(ada, "chat:loud"))
         started = time.monotonic()
         answers = sum(await asyncio.gather(*(_type(world, node) for node in (0, 1))), Counter())
         took = time.monotonic() - started
@@ -149,7 +149,7 @@ async def test_two_devices_read_at_once(world: ChatWorld) -> None:
         second = await stack.enter_async_context(world.device("dora", 1, name="dora.2"))
         other = await stack.enter_async_context(world.device("emil", 1))
         await other.call("chat.create", name="Books", room="books", members=["dora"])
-        events = await stack.enter_async_context(heard(other, "books"))
+        events = await stack.enter_async_context(heard(other, "chat:books"))
         numbers = []
         for count in range(30):
             answer = await other.call("chat.send", room="books", text=f"page {count}", key=f"page-{count}")
@@ -227,7 +227,7 @@ async def test_invites_stay_in_the_organisation(world: ChatWorld) -> None:
         namesake = await stack.enter_async_context(world.device("sven", 1, org="rival", name="sven of rival"))
         sven = await stack.enter_async_context(world.device("sven", 1))
         boss = await stack.enter_async_context(world.device("rita", 0, org="rival", name="rita of rival"))
-        inboxes = [await stack.enter_async_context(_inbox(device)) for device in (sven, namesake)]
+        inboxes = [await stack.enter_async_context(heard(device, "user:me")) for device in (sven, namesake)]
         await owner.call("chat.create", name="Ours", room="ours")
         await owner.call("chat.invite", room="ours", user="sven")
         await until(lambda: inboxes[0], what="the invited to be told")
@@ -245,24 +245,6 @@ async def test_invites_stay_in_the_organisation(world: ChatWorld) -> None:
         assert inboxes[1] == []
 
 
-@contextlib.asynccontextmanager
-async def _inbox(device: Device) -> AsyncIterator[list[Any]]:
-    events: list[Any] = []
-    subscription = device.client.subscribe("user:me", on_gap=lambda _: None)
-
-    async def listen() -> None:
-        async for event in subscription:
-            events.append(event)
-
-    async with subscription:
-        task = asyncio.create_task(listen())
-        try:
-            yield events
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
 async def _refusal(device: Device, *, method: str, **params: Any) -> tuple[str, str]:
     with pytest.raises(RequestRefused) as refused:
         await device.call(method, **params)
@@ -275,8 +257,8 @@ async def test_a_clock_that_jumps(world: ChatWorld, clock: Clock) -> None:
         tina = await stack.enter_async_context(world.device("tina", 0))
         ulf = await stack.enter_async_context(world.device("ulf", 1))
         await tina.call("chat.create", name="Clocks", room="clocks", public=True, members=["ulf"])
-        events = await stack.enter_async_context(heard(tina, "clocks"))
-        await stack.enter_async_context(heard(ulf, "clocks"))
+        events = await stack.enter_async_context(heard(tina, "chat:clocks"))
+        await stack.enter_async_context(heard(ulf, "chat:clocks"))
         await until(lambda: _present(events) == {"tina", "ulf"}, 10, "both to be there")
         before = len(named(events, "presence"))
         numbers = []

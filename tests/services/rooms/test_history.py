@@ -84,6 +84,11 @@ async def _send_many(person: Person, count: int) -> list[int]:
 async def test_what_redis_has_lost_comes_from_postgresql(redis_url: str, hub_database: HubDatabase) -> None:
     async with parlour(redis_url, hub_database, chat_history_count=10) as house:
         ada, numbers = await filled(house, 30)
+
+        async def relayed() -> bool:
+            return (await ada.do("get", "r"))["position"]["seq"] == numbers[-1]
+
+        await until(relayed, 10, "the relay to bring everything")
         heard = await ada.listen("chat:r", since="start")
         await heard.heard("message.created", 10)
         assert heard.named("message.created")[0]["number"] > numbers[0]
