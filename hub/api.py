@@ -20,6 +20,7 @@ from hub.fanout.kept_events import KeptEvent, Page
 from hub.nodes.answers import Answers, Ending
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
+from hub.nodes.callers import Caller, CallerMethod, Handle, Intake
 from hub.nodes.duties import Duties, DutyBook
 from hub.nodes.limits import Bucket, Quota, SharedLimits
 from hub.orgs import OrgId
@@ -31,16 +32,20 @@ __all__ = (
     "Attention",
     "Bucket",
     "Cache",
+    "Caller",
+    "CallerMethod",
     "ConfigError",
     "Database",
     "Duties",
     "DutyBook",
     "Ending",
     "ErrorCode",
+    "Handle",
     "History",
     "Hub",
     "HubError",
     "HubRequest",
+    "Intake",
     "KeptEvent",
     "Method",
     "OrgId",

@@ -24,6 +24,7 @@ from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
+from hub.nodes.callers import CallerMethod
 from hub.nodes.duties import DutyBook
 from hub.nodes.expulsions import Expulsions
 from hub.nodes.limits import SharedLimits
@@ -144,6 +145,8 @@ class Service:
     name: str
     kinds: Sequence[TopicKind] = ()
     methods: Mapping[str, Method] = field(default_factory=dict)
+    caller_methods: Mapping[str, CallerMethod] = field(default_factory=dict)
+    """Those that have to know the connection, to take chunks over it."""
     routes: Sequence[Any] = ()
     """Litestar route handlers."""
     start: Hook | None = None

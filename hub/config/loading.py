@@ -25,8 +25,10 @@ FIELDS: dict[str, msgspec.structs.FieldInfo] = {
 # and what may come on top of its longest html, a tag and the end tags.
 _CHUNK_BYTES_PER_CHAR = 8
 _CHUNK_TAGS_BYTES = 16_384
+# Around the bytes of an upload in its message: 12, or a map of msgpack.
+_CHUNK_HEAD_BYTES = 256
 _PLAIN_NAMES = {"port": "PORT", "log_level": "LOG_LEVEL"}
-_LISTS = {"event_services", "demo_orgs", "allowed_origins", "assistant_providers"}
+_LISTS = {"event_services", "demo_orgs", "allowed_origins", "assistant_providers", "uploads_store_options"}
 
 
 def variable(field: str) -> str:
@@ -89,7 +91,7 @@ def _cross_check(settings: Settings) -> list[str]:
         problems.append("HUB_MAX_EVENT_BYTES must not be more than HUB_MAX_MESSAGE_BYTES")
     if settings.probe_timeout_s >= settings.redis_timeout_s * 10:
         problems.append("HUB_PROBE_TIMEOUT_S must be less than ten times HUB_REDIS_TIMEOUT_S")
-    return problems + _cross_check_content(settings)
+    return problems + _cross_check_content(settings) + _cross_check_uploads(settings)
 
 
 def _cross_check_content(settings: Settings) -> list[str]:
@@ -110,5 +112,18 @@ def _cross_check_content(settings: Settings) -> list[str]:
         "HUB_CONTENT_MAX_BYTES must be less than HUB_MAX_MESSAGE_BYTES": (
             settings.content_max_bytes < settings.max_message_bytes
         ),
+    }
+    return [problem for problem, kept in rules.items() if not kept]
+
+
+def _cross_check_uploads(settings: Settings) -> list[str]:
+    rules = {
+        f"HUB_UPLOADS_CHUNK_BYTES must be at least {_CHUNK_HEAD_BYTES} less than HUB_MAX_MESSAGE_BYTES: a chunk is one "
+        "message": settings.uploads_chunk_bytes + _CHUNK_HEAD_BYTES <= settings.max_message_bytes,
+        "HUB_UPLOADS_WINDOW_BYTES must be at least twice HUB_UPLOADS_CHUNK_BYTES and HUB_UPLOADS_BLOCK_BYTES: one is on "
+        "its way while the other is stored": settings.uploads_window_bytes
+        >= 2 * max(settings.uploads_chunk_bytes, settings.uploads_block_bytes),
+        f"HUB_UPLOADS_LINK_SECRET must have at least {MINIMUM_SECRET_BYTES} bytes": not settings.uploads_link_secret
+        or len(settings.uploads_link_secret.encode()) >= MINIMUM_SECRET_BYTES,
     }
     return [problem for problem, kept in rules.items() if not kept]

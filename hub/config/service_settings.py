@@ -175,3 +175,95 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     assistant_unread_bytes: Annotated[
         int, doc("Text that waits for a client of POST /v1/chat/stream that reads slowly; with more it ends.", ge=1024)
     ] = 65_536
+
+    # --- uploads
+    uploads_store: Annotated[
+        str,
+        doc(
+            "Where uploads are kept: file:<folder> (of several nodes: one folder that all of them see), s3://bucket/prefix, "
+            "gs://bucket/prefix, az://container/prefix; see uploads.md."
+        ),
+    ] = "file:data/uploads"
+    uploads_store_options: Annotated[
+        tuple[str, ...],
+        doc("What an object store needs beside its usual environment variables: name=value (comma-separated)."),
+    ] = ()
+    uploads_store_timeout_s: Annotated[float, doc("Time for one operation of the store.", gt=0)] = 30.0
+    uploads_store_fsync: Annotated[
+        bool, doc("A folder: what is acknowledged is on the disk and not only in the kernel's memory.")
+    ] = False
+    uploads_types_file: Annotated[
+        str, doc("TOML file with document types: media types, extensions, sizes; empty: those that ship.")
+    ] = ""
+    uploads_max_bytes: Annotated[int, doc("Largest upload, whatever its type may have.", ge=1)] = 5_368_709_120
+    uploads_chunk_bytes: Annotated[
+        int, doc("Largest chunk a client may send over the socket; smaller ones are slower.", ge=1024)
+    ] = 262_144
+    uploads_window_bytes: Annotated[
+        int, doc("Bytes of one upload that may be under way: sent, and not yet stored and recorded.", ge=4096)
+    ] = 8_388_608
+    uploads_memory_bytes: Annotated[
+        int, doc("… of all uploads of a process together; with many of them each has a smaller window.", ge=1_048_576)
+    ] = 268_435_456
+    uploads_block_bytes: Annotated[
+        int, doc("An object store gets objects of this size while an upload goes on; at most half the window.", ge=1024)
+    ] = 4_194_304
+    uploads_flush_s: Annotated[float, doc("What has come is stored and acknowledged at least this often.", gt=0)] = 1.0
+    uploads_credit_s: Annotated[float, doc("Credit is repeated this often while the client may send.", gt=0)] = 1.0
+    uploads_release_s: Annotated[
+        float, doc("Who goes on with an upload waits this long for its previous writer to finish.", ge=0)
+    ] = 2.0
+    uploads_idle_s: Annotated[
+        float, doc("A handle that no byte comes for is closed after this; the upload can be resumed.", gt=0)
+    ] = 60.0
+    uploads_expire_s: Annotated[int, doc("Unfinished uploads are removed this long after their last byte.", ge=1)] = (
+        86_400
+    )
+    uploads_keep_s: Annotated[int, doc("Finished documents are removed after this; 0: never.", ge=0)] = 0
+    uploads_keep_records_s: Annotated[
+        int, doc("It is known this long what became of uploads that were refused, cancelled or expired.", ge=1)
+    ] = 2_592_000
+    uploads_open_per_user: Annotated[int, doc("Unfinished uploads of one user.", ge=1)] = 20
+    uploads_org_bytes_per_day: Annotated[
+        int, doc("Bytes that an organisation may begin to upload in a day (UTC).", ge=1)
+    ] = 1_099_511_627_776
+    uploads_creates_per_minute: Annotated[float, doc("Uploads that one user may begin.", gt=0)] = 120.0
+    uploads_creates_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 60
+    uploads_reads_per_second: Annotated[
+        float, doc("Questions of one user: status, lists, shares, links, contents.", gt=0)
+    ] = 50.0
+    uploads_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500
+    uploads_writers: Annotated[int, doc("Uploads that one process takes bytes of at the same time.", ge=1)] = 500
+    uploads_max_parts: Annotated[
+        int, doc("Objects that one unfinished upload may have; of a slow one they get larger.", ge=10)
+    ] = 10_000
+    uploads_max_shares: Annotated[int, doc("Topics whose readers may see an upload.", ge=0)] = 10
+    uploads_progress_s: Annotated[float, doc("Progress of an upload is told this often at most.", gt=0)] = 0.5
+    uploads_janitor_s: Annotated[
+        float, doc("How often uploads are looked for that a dead node should have checked or removed.", gt=0)
+    ] = 5.0
+    uploads_checks: Annotated[int, doc("Uploads that one process checks at the same time; more wait.", ge=1)] = 2
+    uploads_check_lease_s: Annotated[
+        float, doc("Another node begins a check anew when this one says nothing for so long.", gt=0)
+    ] = 15.0
+    uploads_check_attempts: Annotated[
+        int, doc("Checks of one upload that may fail by a fault of the hub before it is rejected.", ge=1)
+    ] = 5
+    uploads_check_timeout_s: Annotated[float, doc("Time to look into one document.", gt=0)] = 60.0
+    uploads_max_unpacked_bytes: Annotated[
+        int, doc("What an archive or spreadsheet may hold when it is unpacked.", ge=1024)
+    ] = 268_435_456
+    uploads_max_unpack_ratio: Annotated[int, doc("… and how many times its size.", ge=2)] = 200
+    uploads_max_entries: Annotated[int, doc("Files in an archive or spreadsheet.", ge=1)] = 10_000
+    uploads_max_pixels: Annotated[int, doc("Pixels of an image, by its header.", ge=1)] = 200_000_000
+    uploads_max_rows: Annotated[int, doc("Rows of a table; counted up to here.", ge=1)] = 5_000_000
+    uploads_max_columns: Annotated[int, doc("Columns of a table's header that are told.", ge=1)] = 500
+    uploads_scan_url: Annotated[
+        str, doc("clamd that looks at every upload: tcp://host:3310 or unix:/path; empty: nobody does.")
+    ] = ""
+    uploads_scan_timeout_s: Annotated[float, doc("Time for it to look at one upload.", gt=0)] = 120.0
+    uploads_link_secret: Annotated[
+        str, doc("Secret of signed links, at least 32 bytes; empty: made from HUB_JWT_SECRET.")
+    ] = ""
+    uploads_link_s: Annotated[int, doc("Life of a signed link, if nothing else is asked for.", ge=1)] = 3600
+    uploads_link_max_s: Annotated[int, doc("… and at most.", ge=1)] = 604_800

@@ -97,6 +97,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
         int, doc("Frames of one client that may wait for their turn before its socket is no longer read.", ge=1)
     ] = 64
     max_calls_in_flight: Annotated[int, doc("Calls of one connection that may run at once.", ge=1)] = 16
+    max_handles: Annotated[int, doc("Handles for chunks (uploads) that one connection may have open.", ge=1)] = 32
     max_bad_frames: Annotated[
         int, doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)
     ] = 20
