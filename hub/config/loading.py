@@ -118,10 +118,10 @@ def _cross_check_content(settings: Settings) -> list[str]:
 
 def _cross_check_uploads(settings: Settings) -> list[str]:
     rules = {
-        f"HUB_UPLOADS_CHUNK_BYTES must be at least {_CHUNK_HEAD_BYTES} less than HUB_MAX_MESSAGE_BYTES: a chunk is one "
-        "message": settings.uploads_chunk_bytes + _CHUNK_HEAD_BYTES <= settings.max_message_bytes,
-        "HUB_UPLOADS_WINDOW_BYTES must be at least twice HUB_UPLOADS_CHUNK_BYTES and HUB_UPLOADS_BLOCK_BYTES: one is on "
-        "its way while the other is stored": settings.uploads_window_bytes
+        f"HUB_UPLOADS_CHUNK_BYTES must be at least {_CHUNK_HEAD_BYTES} less than HUB_MAX_MESSAGE_BYTES: a chunk is "
+        "one message": settings.uploads_chunk_bytes + _CHUNK_HEAD_BYTES <= settings.max_message_bytes,
+        "HUB_UPLOADS_WINDOW_BYTES must be at least twice HUB_UPLOADS_CHUNK_BYTES and HUB_UPLOADS_BLOCK_BYTES: one is "
+        "on its way while the other is stored": settings.uploads_window_bytes
         >= 2 * max(settings.uploads_chunk_bytes, settings.uploads_block_bytes),
         f"HUB_UPLOADS_LINK_SECRET must have at least {MINIMUM_SECRET_BYTES} bytes": not settings.uploads_link_secret
         or len(settings.uploads_link_secret.encode()) >= MINIMUM_SECRET_BYTES,
