@@ -9,7 +9,7 @@ from hub import markup
 from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.database import Database, Transaction
-from hub.edge.authenticate import HubRequest
+from hub.edge.authenticate import PUBLIC, HubRequest
 from hub.edge.client_ip import client_ip, ip_block
 from hub.edge.front_door import break_off
 from hub.edge.http_bodies import json_body
@@ -28,6 +28,7 @@ from hub.service import Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
+    "PUBLIC",
     "Answers",
     "Attention",
     "Bucket",

@@ -23,6 +23,7 @@ from hub.auth.tokens import TokenVerifier
 from hub.config import Settings, load_settings
 from hub.database import Database
 from hub.edge.admission import Admission
+from hub.edge.answer_headers import CommonHeaders
 from hub.edge.asgi_socket import websocket_route
 from hub.edge.gateway import Gateway
 from hub.edge.http_app import http_app
@@ -188,7 +189,12 @@ class Node:
     def http(self) -> Litestar:
         """The ASGI application; its lifespan starts and stops the node."""
         routes = [route for service in self._services for route in service.routes]
-        return http_app(self.gateway, [websocket_route(self.gateway), *routes], [self._running])
+        headers = CommonHeaders(
+            {branch: headers for service in self._services for branch, headers in service.answer_headers.items()},
+            [name for service in self._services for name in service.cors_request_headers],
+            [name for service in self._services for name in service.cors_answer_headers],
+        )
+        return http_app(self.gateway, [websocket_route(self.gateway), *routes], [self._running], headers)
 
     async def start(self) -> None:
         """From the bottom up. Redis and PostgreSQL may still be away: the node is then not ready, and gets there."""

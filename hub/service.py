@@ -149,6 +149,13 @@ class Service:
     """Those that have to know the connection, to take chunks over it."""
     routes: Sequence[Any] = ()
     """Litestar route handlers."""
+    answer_headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Headers of all answers below a path, errors and preflights included: ``{"/v1/things": {name: value}}``, or
+    ``{"OPTIONS /v1/things": …}`` for one method. What a route sets itself goes before."""
+    cors_request_headers: Sequence[str] = ()
+    """Headers that pages of allowed origins may send, beside the usual ones."""
+    cors_answer_headers: Sequence[str] = ()
+    """… and those of answers that they may read."""
     start: Hook | None = None
     stop: Hook | None = None
 

@@ -17,6 +17,7 @@ from litestar.types import ControllerRouterHandler
 
 from hub.config import Settings
 from hub.edge.access_log import Stopwatch, log_answer
+from hub.edge.answer_headers import AnswerHeaders, CommonHeaders
 from hub.edge.access_routes import issue_ticket, kick
 from hub.edge.asyncapi import asyncapi_document
 from hub.edge.authenticate import Gate
@@ -37,13 +38,18 @@ Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
 def http_app(
-    gateway: Gateway, extra_handlers: Sequence[ControllerRouterHandler] = (), lifespan: Sequence[Lifespan] = ()
+    gateway: Gateway,
+    extra_handlers: Sequence[ControllerRouterHandler] = (),
+    lifespan: Sequence[Lifespan] = (),
+    headers: CommonHeaders | None = None,
 ) -> Litestar:
     """The application of one node.
 
     ``extra_handlers`` may take the dependency ``gateway``; under ``/v1`` they get ``request.user`` unless they declare
-    ``opt={PUBLIC: True}``. Their bodies are bounded by ``max_message_bytes`` unless they say otherwise.
+    ``opt={PUBLIC: True}``. Their bodies are bounded by ``max_message_bytes`` unless they say otherwise. ``headers`` are
+    those that they need.
     """
+    headers = headers or CommonHeaders()
     settings = gateway.settings
     readiness = Readiness(gateway)
     return Litestar(
@@ -65,9 +71,9 @@ def http_app(
         },
         middleware=[Stopwatch(), Gate(gateway)],
         exception_handlers=problem_handlers(gateway.metrics),
-        before_send=[log_answer],
+        before_send=[log_answer, AnswerHeaders(headers.answers)],
         request_max_body_size=settings.max_message_bytes,
-        cors_config=_cors(settings),
+        cors_config=_cors(settings, headers),
         openapi_config=openapi_config(gateway.version),
         lifespan=list(lifespan),
         # structlog is configured by whoever starts the process; the framework would also log tracebacks to clients.
@@ -76,14 +82,14 @@ def http_app(
     )
 
 
-def _cors(settings: Settings) -> CORSConfig | None:
+def _cors(settings: Settings, headers: CommonHeaders) -> CORSConfig | None:
     if not settings.allowed_origins:
         return None
     return CORSConfig(
         allow_origins=[origin.lower().rstrip("/") for origin in settings.allowed_origins],
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"],
-        allow_headers=[*_REQUEST_HEADERS, *_CLOUD_EVENT_HEADERS],
-        expose_headers=_ANSWER_HEADERS,
+        allow_headers=[*_REQUEST_HEADERS, *_CLOUD_EVENT_HEADERS, *headers.cors_request],
+        expose_headers=[*_ANSWER_HEADERS, *headers.cors_answer],
         # Tokens come in a header that the page sets itself. With cookies, any page could act for its visitor.
         allow_credentials=False,
     )

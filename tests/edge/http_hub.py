@@ -65,9 +65,11 @@ class HttpHub:
         """The header with a valid token."""
         return {"Authorization": f"Bearer {self.token(user, org, scope)}"}
 
-    async def get(self, path: str, user: str = "u1", org: str = "acme", **more: Any) -> httpx.Response:
+    async def get(
+        self, path: str, user: str = "u1", org: str = "acme", headers: dict[str, str] | None = None, **more: Any
+    ) -> httpx.Response:
         """GET with a token that allows everything."""
-        return await self.client.get(path, headers=self.headers(user, org), **more)
+        return await self.client.get(path, headers=self.headers(user, org) | (headers or {}), **more)
 
     async def post(
         self, path: str, user: str = "u1", org: str = "acme", headers: dict[str, str] | None = None, **more: Any
@@ -104,11 +106,13 @@ def assert_problem(answer: httpx.Response, code: str, status: int | None = None,
 
 
 @contextlib.asynccontextmanager
-async def running_hub(settings: Settings, routes: Sequence[Any] = (), *, ready: bool = True) -> AsyncIterator[HttpHub]:
-    """A node with the kinds above, stopped at the end."""
+async def running_hub(
+    settings: Settings, routes: Sequence[Any] = (), *, ready: bool = True, **more: Any
+) -> AsyncIterator[HttpHub]:
+    """A node with the kinds above, stopped at the end. ``more``: what else its service has."""
 
     def service(_: Hub) -> Service:
-        return Service(name="test", kinds=KINDS, routes=routes)
+        return Service(name="test", kinds=KINDS, routes=routes, **more)
 
     node = await Node.build(settings, [service])
     config = uvicorn.Config(

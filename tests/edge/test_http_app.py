@@ -62,7 +62,15 @@ async def hub(
         settings = database.settings(
             redis_url=redis_server.url, database_relay_url="", allowed_origins=("https://App.example/",)
         )
-        async with running_hub(settings, [fault, busy, whoami, for_everybody, body]) as running:
+        asked = {
+            "answer_headers": {
+                "/v1/test": {"X-Branch": "test", "Cache-Control": "no-cache"},
+                "OPTIONS /v1/test": {"X-Methods": "many"},
+            },
+            "cors_request_headers": ["X-Asked"],
+            "cors_answer_headers": ["X-Branch"],
+        }
+        async with running_hub(settings, [fault, busy, whoami, for_everybody, body], **asked) as running:
             yield running
 
 
@@ -167,6 +175,31 @@ async def test_cors(hub: HttpHub) -> None:
     assert "Retry-After" in refused.headers["access-control-expose-headers"]
     elsewhere = await hub.client.get("/", headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in elsewhere.headers
+
+
+async def test_headers_that_a_service_asks_for(hub: HttpHub) -> None:
+    """Of every answer below its path: errors before the route, unknown paths and methods, OPTIONS and preflights."""
+    origin = {"Origin": "https://app.example"}
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "x-asked"}
+    preflight = await hub.client.options("/v1/test/whoami", headers=origin | asked)
+    assert preflight.status_code == 204
+    fine = await hub.get("/v1/test/whoami")
+    for answer in (
+        fine,
+        preflight,
+        await hub.client.get("/v1/test/whoami"),
+        await hub.get("/v1/test/nowhere"),
+        await hub.post("/v1/test/whoami"),
+    ):
+        assert answer.headers["x-branch"] == "test", answer.request
+        assert ("x-methods" in answer.headers) == (answer is preflight), answer.request
+    assert (await hub.client.options("/v1/test/whoami")).headers["x-methods"] == "many"
+    elsewhere = await hub.get("/v1/test/whoami", headers=origin)
+    assert "X-Branch" in elsewhere.headers["access-control-expose-headers"]
+    assert fine.headers["cache-control"] == "no-cache"
+    refused = await hub.client.get("/v1/test/busy")
+    assert refused.headers["cache-control"] == "no-store", "what an answer says itself goes before"
+    assert "x-branch" not in (await hub.get("/v1/testing")).headers
 
 
 async def test_options_needs_no_token(hub: HttpHub) -> None:
