@@ -17,8 +17,8 @@ from litestar.types import ControllerRouterHandler
 
 from hub.config import Settings
 from hub.edge.access_log import Stopwatch, log_answer
-from hub.edge.answer_headers import AnswerHeaders, CommonHeaders
 from hub.edge.access_routes import issue_ticket, kick
+from hub.edge.answer_headers import AnswerHeaders, CommonHeaders
 from hub.edge.asyncapi import asyncapi_document
 from hub.edge.authenticate import Gate
 from hub.edge.demo_routes import demo_routes

@@ -33,9 +33,14 @@ _EXAMPLES: Final[dict[int, HubError]] = {
     401: HubError(ErrorCode.TOKEN_EXPIRED, "the token has expired (claim 'exp'); get a fresh one"),
     403: HubError(ErrorCode.FORBIDDEN, "the token's scope does not allow publish:events:finance"),
     404: HubError(ErrorCode.NOT_FOUND, "no such topic"),
+    409: HubError(ErrorCode.CONFLICT, "it is no longer in the state for this", details={"state": "checking"}),
+    410: HubError(ErrorCode.CONFLICT, "it is gone", details={"state": "expired"}),
+    412: HubError(ErrorCode.BAD_REQUEST, "the protocol's version is not spoken here"),
     413: HubError(ErrorCode.TOO_LARGE, "'data' has 70000 bytes; at most 65536 are allowed"),
     415: HubError(ErrorCode.CONTENT_TYPE, "content type 'application/xml' is not accepted here"),
+    416: HubError(ErrorCode.BAD_REQUEST, "the range begins behind the end"),
     429: HubError(ErrorCode.RATE_LIMITED, "at most 20 requests a minute", retry_after_ms=3000),
+    460: HubError(ErrorCode.CHECKSUM_MISMATCH, "the body does not have the checksum that was given"),
     503: HubError(ErrorCode.UNAVAILABLE, "Redis is not reachable; try again", retry_after_ms=1000),
 }
 
@@ -48,7 +53,7 @@ def problem_responses(*statuses: int) -> dict[int, ResponseSpec]:
             generate_examples=False,
             description=ERROR_SPECS[_EXAMPLES[status].code].meaning,
             media_type=PROBLEM_JSON,
-            examples=[Example(value=_plain(problem(_EXAMPLES[status])))],
+            examples=[Example(value=_plain(problem(_EXAMPLES[status], status)))],
         )
         for status in statuses
     }
