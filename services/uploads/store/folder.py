@@ -1,0 +1,249 @@
+"""A store in a folder: plain files. What one writer brings is one file that grows, so an upload without a break is
+joined by a rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, TypeVar
+
+import structlog
+
+from hub.api import HubError, OrgId, not_found
+from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, write_all
+from services.uploads.store.names import CONTENT, check_part_path, content_path, part_path, upload_path
+from services.uploads.store.threads import Threads
+from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, StoreFull, store_unavailable
+
+T = TypeVar("T")
+
+BLOCK_BYTES: Final = 1_048_576
+
+# What one call does before others get its thread.
+_COPY_STEP_BYTES = 67_108_864
+_SEEN_STEP_BYTES = 4_194_304
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_log = structlog.get_logger(__name__)
+
+
+class FolderStore:
+    """Keeps the promises of ``words.Store``. Several nodes may have the same folder.
+
+    ``durable``: everything is on the disk before it is said to be stored.
+    """
+
+    block_bytes = BLOCK_BYTES
+    parts_grow = True
+
+    def __init__(self, root: Path, *, durable: bool, threads: int, timeout_s: float) -> None:
+        self._tree = Tree(root, durable=durable)
+        self._threads = Threads(threads, timeout_s)
+
+    async def start(self) -> None:
+        """Makes the folder. Raises ``HubError`` when nothing can be written there."""
+        await self._run(self._tree.prepare)
+
+    async def close(self) -> None:
+        """Waits for what is under way."""
+        await self._threads.close()
+
+    def stretch(self, org: OrgId, upload: str, token: str) -> FolderStretch:
+        """One file, named ``token``."""
+        return FolderStretch(self._tree, part_path(org, upload, token), self._run)
+
+    async def join(self, org: OrgId, upload: str, parts: Sequence[Part], digest: Digest | None) -> None:
+        """A rename, if it is one part of its own that is as long as it should be; else a copy."""
+        content = content_path(org, upload)
+        for part in parts:
+            check_part_path(org, part.object)
+        if not await self._run(partial(self._join_at_once, upload_path(org, upload), content, parts)):
+            await self._join_copied(
+                f"{upload_path(org, upload)}/joining-{secrets.token_hex(8)}", content, parts, digest
+            )
+        elif digest is not None:
+            await self.digest(org, upload, digest)
+
+    def _join_at_once(self, folder: str, content: str, parts: Sequence[Part]) -> bool:
+        if self._tree.size(content) == sum(part.size for part in parts):
+            return True  # it comes into being in one step, so it is all there
+        if len(parts) != 1 or not parts[0].object.startswith(f"{folder}/"):
+            return False
+        if self._tree.size(parts[0].object) != parts[0].size:
+            return False
+        self._tree.rename(parts[0].object, content)
+        return True
+
+    async def _join_copied(self, joining: str, content: str, parts: Sequence[Part], digest: Digest | None) -> None:
+        target = SharedFile(partial(self._tree.create, joining))
+        try:
+            for part in parts:
+                start = 0
+                while start < part.size:
+                    start += await self._run(partial(self._copy, part, start, target, digest))
+            await self._run(partial(self._finish_copy, joining, content, target))
+        except BaseException:
+            with contextlib.suppress(HubError):  # the first failure is the one to tell; `clear` finds what is left
+                await self._run(partial(self._forget_copy, joining, target))
+            raise
+
+    def _copy(self, part: Part, start: int, target: SharedFile, digest: Digest | None) -> int:
+        """One step. Returns how many bytes it was."""
+        end = min(part.size, start + (_COPY_STEP_BYTES if digest is None else _SEEN_STEP_BYTES))
+        at = start
+        with _opened(self._tree.open(part.object)) as source, target.used() as file:
+            while at < end:
+                if digest is None:
+                    copied = copy(source, at, end - at, file)
+                else:
+                    copied = copy_seen(source, at, min(end - at, READ_BYTES), file, digest)
+                if not copied:
+                    raise OSError(errno.EIO, "a part is shorter than it was", part.object)
+                at += copied
+        return end - start
+
+    def _finish_copy(self, joining: str, content: str, target: SharedFile) -> None:
+        with target.used() as file:
+            if self._tree.durable:
+                os.fsync(file)
+        target.close()
+        self._tree.rename(joining, content)
+
+    def _forget_copy(self, joining: str, target: SharedFile) -> None:
+        target.close()
+        self._tree.unlink(joining)
+
+    async def digest(self, org: OrgId, upload: str, digest: Digest) -> None:
+        """In steps, each in a thread."""
+        source = SharedFile(partial(self._tree.open, content_path(org, upload)))
+        at = 0
+        try:
+            while seen := await self._run(partial(_see, source, at, digest), missing="content"):
+                at += seen
+        finally:
+            await self._run(source.close)
+
+    def reader(self, org: OrgId, upload: str) -> BinaryIO:
+        """A buffered file."""
+        try:
+            return os.fdopen(self._tree.open(content_path(org, upload)), "rb")
+        except OSError as error:
+            raise _failure(error, "content") from error
+
+    async def read(self, org: OrgId, upload: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Each piece is read in a thread when it is asked for."""
+        source = SharedFile(partial(self._tree.open, content_path(org, upload)))
+        try:
+            while start < end:
+                piece = await self._run(partial(_pread, source, start, min(end - start, READ_BYTES)), missing="content")
+                start += len(piece)
+                yield piece
+        finally:
+            source.close()
+
+    async def clear(self, org: OrgId, upload: str) -> None:
+        """By what is there."""
+        await self._run(partial(self._tree.empty, upload_path(org, upload), frozenset({CONTENT})))
+
+    async def remove(self, org: OrgId, upload: str) -> None:
+        """With its folder."""
+        await self._run(partial(self._tree.remove, upload_path(org, upload)))
+
+    async def uploads(self) -> AsyncIterator[tuple[str, str]]:
+        """In order."""
+        for org in await self._run(partial(self._tree.folders, "")):
+            for upload in await self._run(partial(self._tree.folders, org)):
+                yield org, upload
+
+    async def _run(self, call: Callable[[], T], missing: str | None = None) -> T:
+        """In a thread; what goes wrong there comes out as ``HubError``, ``not_found`` when ``missing`` is not there."""
+        try:
+            return await self._threads.run(call)
+        except OSError as error:
+            raise _failure(error, missing) from error
+
+
+class FolderStretch:
+    """A file that grows; there from the first write."""
+
+    def __init__(self, tree: Tree, path: str, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        self._durable = tree.durable
+        self._path = path
+        self._run = run
+        self._file = SharedFile(partial(tree.create, path))
+        self._size = 0
+        self._spent = False
+
+    async def write(self, pieces: Sequence[Piece], digest: Digest | None) -> Part:
+        """Raises ``RuntimeError`` when the stretch is spent."""
+        if self._spent:
+            raise RuntimeError("this stretch has failed, or was closed; ask for another")
+        self._spent = True
+        await self._run(partial(self._write, pieces, digest))
+        self._size += sum(len(piece) for piece in pieces)
+        self._spent = False
+        return Part(self._path, self._size)
+
+    def _write(self, pieces: Sequence[Piece], digest: Digest | None) -> None:
+        with self._file.used() as file:
+            try:
+                write_all(file, pieces)
+                if self._durable:
+                    os.fsync(file)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file, self._size)  # room for others, when the store is full
+                raise
+        if digest is not None:
+            for piece in pieces:
+                digest.update(piece)
+
+    async def close(self) -> None:
+        """In a thread: some file systems write what they have only then."""
+        self._spent = True
+        await self._run(self._file.close)
+
+
+@contextmanager
+def _opened(file: int) -> Iterator[int]:
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _see(source: SharedFile, start: int, digest: Digest) -> int:
+    """A step. Returns how many bytes it was; 0 at the end."""
+    buffer = memoryview(bytearray(READ_BYTES))
+    at = start
+    with source.used() as file:
+        while at < start + _SEEN_STEP_BYTES and (count := os.preadv(file, [buffer], at)):
+            digest.update(buffer[:count])
+            at += count
+    return at - start
+
+
+def _pread(source: SharedFile, start: int, count: int) -> bytes:
+    with source.used() as file:
+        piece = os.pread(file, count, start)
+    if not piece:
+        raise OSError(errno.EIO, "the content is shorter than it was")
+    return piece
+
+
+def _failure(error: OSError, missing: str | None) -> HubError:
+    if isinstance(error, FileNotFoundError) and missing is not None:
+        return not_found(missing)
+    if error.errno in _FULL:
+        failure: HubError = StoreFull()
+    else:
+        failure = store_unavailable()
+    _log.warning("uploads_store_failed", error=repr(error))
+    return failure
