@@ -138,6 +138,7 @@ class Node:
             sessions=sessions,
             kinds=kinds,
             methods={name: method for service in self._services for name, method in service.methods.items()},
+            caller_methods={name: method for one in self._services for name, method in one.caller_methods.items()},
             broker=broker,
             membership=fan_out.membership,
             delivery=fan_out.delivery,

@@ -76,6 +76,10 @@ class Drain(frames.Drain, tag="drain", forbid_unknown_fields=False):
     """Move to another connection after a delay."""
 
 
+class Credit(frames.Credit, tag="credit", forbid_unknown_fields=False):
+    """How far a handle's bytes are safe, and how many more may be under way."""
+
+
 class Heartbeat(Struct, tag="heartbeat"):
     """A sign of life."""
 
@@ -101,6 +105,7 @@ Known = (
     | Flags
     | Expiring
     | Drain
+    | Credit
     | Heartbeat
     | Pong
 )
@@ -118,6 +123,7 @@ _TYPES = frozenset(
         "flags",
         "expiring",
         "drain",
+        "credit",
         "heartbeat",
         "pong",
     )

@@ -19,13 +19,14 @@ from hub.auth.principal import Principal
 from hub.edge import requests
 from hub.edge.frame_budget import FrameBudget
 from hub.edge.gateway import Gateway
+from hub.edge.handles import Handles
 from hub.edge.socket import Socket
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.sessions import SessionOwner
 from hub.nodes.presence.attendance import Attendant
-from hub.protocol.codec import BadFrame, Encoding, Packet, decode_frame, packet
+from hub.protocol.codec import BadFrame, Encoding, Packet, decode_chunk, decode_frame, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
-from hub.protocol.frames import FrameId, Position, ServerFrame, Unsubscribed
+from hub.protocol.frames import Chunk, ClientFrame, FrameId, Position, ServerFrame, Unsubscribed
 from hub.protocol.session import Offences, Session, error_frame
 from hub.topics.subscriptions import Subscription, SubState
 
@@ -66,6 +67,7 @@ class Connection:
         "encoding",
         "expiring_told",
         "gone",
+        "handles",
         "heard_at",
         "id",
         "opened_at",
@@ -108,16 +110,15 @@ class Connection:
         self.acked: dict[str, Position] | None = None
         """Acknowledged and not yet stored."""
         self.calls: set[asyncio.Task[None]] | None = None
+        self.handles: Handles | None = None
         self.attendance: Attendant | None = None
         """Set when it is first present in a topic, or says how it is."""
         self.congested = self.gone = self.expiring_told = self._reading_paused = False
         self.opened_at = self.heard_at = self.spoke_at = self.sent_at = time.monotonic()
-        self.pinged_at = 0.0
-        """When the ping went out that has not been answered; 0: none."""
+        self.pinged_at = self.drain_at = 0.0
+        """When the ping went out that has not been answered; when a draining connection is closed. 0: neither."""
         self.progress = (0, 0.0)
         """While congested: the fewest unsent bytes seen, and when."""
-        self.drain_at = 0.0
-        """When a draining connection is closed; 0: it is not draining."""
         self.slot: list[Connection] | None = None
         """The keeper's: those with whom it is looked at next."""
         self._inbox: list[str | bytes] = []  # a list, because an empty deque takes ten times its memory
@@ -208,6 +209,8 @@ class Connection:
             self._worker.cancel()
         for call in self.calls or ():
             call.cancel()
+        if self.handles is not None:
+            self.handles.lost()
         self._gateway.admission.release(self.id)
         self._gateway.saver.leave(self)
         # Clients come and go by the thousand; what the hub itself ended is worth a line.
@@ -236,15 +239,13 @@ class Connection:
             self._worker = None
 
     async def _take(self, message: str | bytes) -> None:
-        if isinstance(message, bytes) is not (self.encoding is Encoding.MSGPACK):
-            self._bad_frame(BadFrame(ErrorCode.BAD_REQUEST, self._wrong_message_type(), None))
-            return
         try:
-            frame = decode_frame(message, self.encoding)
+            frame = self._decode(message)
         except BadFrame as error:
-            self._bad_frame(error)
+            self.offend(error)
             return
-        if self.budget is not None and not self.budget.take():
+        # What a chunk costs is its handle's business.
+        if self.budget is not None and type(frame) is not Chunk and not self.budget.take():
             wait_ms = await self.budget.refill()
             if wait_ms:
                 self._limit(getattr(frame, "id", None), wait_ms)
@@ -253,20 +254,27 @@ class Connection:
         action = self.session.receive(frame, time.monotonic())
         await requests.perform(self._gateway, self, action)
 
-    def _bad_frame(self, error: BadFrame) -> None:
+    def _decode(self, message: str | bytes) -> ClientFrame:
+        if self.encoding is Encoding.JSON and isinstance(message, bytes):
+            return decode_chunk(message)
+        if self.encoding is Encoding.MSGPACK and isinstance(message, str):
+            raise BadFrame(ErrorCode.BAD_REQUEST, "with hub.v1.msgpack frames are binary messages", None)
+        return decode_frame(message, self.encoding)
+
+    def offend(self, error: BadFrame) -> None:
+        """A frame that no client should send. Too many of them close the connection (4400)."""
         self._gateway.metrics.error(error.code)
         requests.perform_now(self, self.session.bad_frame(error, time.monotonic()))
 
-    def _wrong_message_type(self) -> str:
-        if self.encoding is Encoding.JSON:
-            return "a binary message is an upload chunk, and this connection has no upload open"
-        return "with hub.v1.msgpack frames are binary messages"
-
     def _limit(self, frame_id: FrameId | None, wait_ms: int) -> None:
-        """The frame is not performed. A client that does not listen is closed (4429)."""
+        """The frame is not performed."""
         rate = self._gateway.settings.messages_per_second
         error = HubError(ErrorCode.RATE_LIMITED, f"at most {rate} frames a second", retry_after_ms=wait_ms)
         self.refuse(error, frame_id)
+        self.overdid()
+
+    def overdid(self) -> None:
+        """It was told to slow down. A client that does not listen is closed (4429)."""
         if self._limited is None:
             self._limited = Offences(self._gateway.settings.max_bad_frames)
         if self._limited.too_many(time.monotonic()):
@@ -362,6 +370,8 @@ class Connection:
             self.refuse(error)
         self.close_code = int(code)
         self.session.closed()
+        if self.handles is not None:
+            self.handles.lost()
         self.socket.close(code, CLOSE_SPECS[code].reason)
 
     @property

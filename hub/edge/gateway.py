@@ -25,6 +25,7 @@ from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
 from hub.fanout.turnstile import Turnstile
 from hub.nodes.answers import Answers
+from hub.nodes.callers import CallerMethod
 from hub.nodes.expulsions import Expulsions
 from hub.nodes.presence.presence import Presence
 from hub.telemetry import Metrics
@@ -48,6 +49,7 @@ class Gateway:
     sessions: Sessions
     kinds: TopicKinds
     methods: Mapping[str, Method]
+    caller_methods: Mapping[str, CallerMethod]
     broker: Broker
     membership: Membership
     delivery: Delivery

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from hub.auth.principal import Principal
 from hub.edge.gateway import Gateway
+from hub.edge.handles import Calling, take
 from hub.edge.joining import activate, join
 from hub.edge.opening import open_connection
 from hub.edge.presence_methods import PRESENCE_METHODS
@@ -23,7 +25,7 @@ from hub.protocol.codec import check_data
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Ack, Auth, Call, Publish, Reply, Verdict
 from hub.protocol.frames import Pong as PongFrame
-from hub.protocol.session import Action, Close, Ignore, Join, Leave, Open, Perform, Pong, Send
+from hub.protocol.session import Action, Close, Ignore, Join, Leave, Open, Perform, Pong, Send, Take
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
@@ -49,6 +51,8 @@ def perform_now(connection: Connection, action: Action) -> None:
     """The actions that wait for nothing."""
     if isinstance(action, Send):
         connection.send(action.frame)
+    elif isinstance(action, Take):
+        take(connection, action.chunk)
     elif isinstance(action, Pong):
         connection.send(PongFrame(int(time.time() * 1000), action.id))
     elif isinstance(action, Close):
@@ -90,11 +94,8 @@ async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> 
 
 async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     """Starts the method; its reply may overtake others."""
-    method, own = gateway.methods.get(frame.method), PRESENCE_METHODS.get(frame.method)
-    if method is None and own is None:
-        raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
-    principal = connection.verified
-    if not principal.allows("call", frame.method):
+    method = _method(gateway, connection, frame.method)
+    if not connection.verified.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
     check_data(frame.params, "params")
     if connection.calls is None:
@@ -102,25 +103,35 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     if len(connection.calls) >= gateway.settings.max_calls_in_flight:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
-    if own is not None:
-        answer = own(gateway, connection, frame.params)  # to look who is there is no activity
-    else:
-        assert method is not None  # noqa: S101 - refused above
-        answer = _performed(connection, method(principal, frame.params))
-    task = asyncio.create_task(_answer(connection, frame, answer), name="call")
+    task = asyncio.create_task(_answer(connection, frame, method), name="call")
     connection.calls.add(task)
     task.add_done_callback(connection.calls.discard)
 
 
-async def _performed(connection: Connection, answer: Awaitable[Any]) -> Any:
-    result = await answer
+def _method(gateway: Gateway, connection: Connection, name: str) -> Callable[[dict[str, Any]], Awaitable[Any]]:
+    """The method of that name, called by this connection. Raises ``unknown_method``."""
+    own = PRESENCE_METHODS.get(name)
+    if own is not None:
+        return partial(own, gateway, connection)  # to look who is there is no activity
+    if (method := gateway.methods.get(name)) is not None:
+        return partial(_performed, connection, partial(method, connection.verified))
+    if (caller_method := gateway.caller_methods.get(name)) is not None:
+        caller = Calling(connection, name, gateway.settings.max_handles)
+        return partial(_performed, connection, partial(caller_method, caller))
+    raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
+
+
+async def _performed(
+    connection: Connection, method: Callable[[dict[str, Any]], Awaitable[Any]], params: dict[str, Any]
+) -> Any:
+    result = await method(params)
     connection.acted()
     return result
 
 
-async def _answer(connection: Connection, frame: Call, answer: Awaitable[Any]) -> None:
+async def _answer(connection: Connection, frame: Call, method: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
     try:
-        connection.send(Reply(frame.id, await answer))
+        connection.send(Reply(frame.id, await method(frame.params)))
     except HubError as error:
         connection.refuse(error, frame.id)
     except Exception:
@@ -159,6 +170,8 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
     if connection.attendance is not None:
         gateway.presence.refreshed(connection.attendance, fresh)
     gateway.keeper.watch(connection)
+    if connection.handles is not None:
+        connection.handles.refreshed(fresh)
     for text in tuple(connection.subscriptions):
         try:
             await gateway.kinds.for_subscriber(fresh, text)

@@ -7,6 +7,7 @@ and the same as bytes that can be written to a socket as they are (server frames
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from hub.errors import ErrorCode, HubError, bad_request
-from hub.protocol.frames import ClientFrame, FrameId, ServerFrame, SubscribeItem
+from hub.protocol.frames import Chunk, ClientFrame, FrameId, MapFrame, ServerFrame, SubscribeItem
 
 
 class Encoding(Enum):
@@ -142,14 +143,23 @@ class _ItemHead(Struct):
 class BadFrame(HubError):
     """A frame that cannot be understood. ``frame_id`` and ``frame_type`` are its own, when they could be read."""
 
-    def __init__(self, code: ErrorCode, message: str, frame_id: FrameId | None, frame_type: str | None = None) -> None:
-        super().__init__(code, message)
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        frame_id: FrameId | None,
+        frame_type: str | None = None,
+        *,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code, message, details=details)
         self.frame_id = frame_id
         self.frame_type = frame_type
 
 
 _TYPES = frozenset(member.__struct_config__.tag for member in get_args(ClientFrame))
-_json_frame: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_CHUNK_HEAD = struct.Struct("!IQ")  # PROTOCOL section 9: handle and offset
+_json_frame: msgspec.json.Decoder[MapFrame] = msgspec.json.Decoder(MapFrame)
 _msgpack_frame: msgspec.msgpack.Decoder[ClientFrame] = msgspec.msgpack.Decoder(ClientFrame)
 _json_head = msgspec.json.Decoder(_Head)
 _msgpack_head = msgspec.msgpack.Decoder(_Head)
@@ -168,6 +178,15 @@ def decode_frame(data: bytes | str, encoding: Encoding) -> ClientFrame:
         raise _explain(data, encoding, error) from None
 
 
+def decode_chunk(message: bytes) -> Chunk:
+    """The chunk in a binary message of a connection that speaks JSON. Raises ``BadFrame`` with ``bad_request``."""
+    if len(message) <= _CHUNK_HEAD.size:
+        text = "a binary message is a chunk: 4 bytes handle, 8 bytes offset, both big-endian, then at least a byte"
+        raise BadFrame(ErrorCode.BAD_REQUEST, text, None, "chunk")
+    handle, offset = _CHUNK_HEAD.unpack_from(message)
+    return Chunk(handle, offset, memoryview(message)[_CHUNK_HEAD.size :])
+
+
 def _explain(data: bytes | str, encoding: Encoding, error: Exception) -> BadFrame:
     """Which code and, if it can be read, which request the error belongs to."""
     try:
@@ -181,6 +200,8 @@ def _explain(data: bytes | str, encoding: Encoding, error: Exception) -> BadFram
         text = f"unknown frame type; known are {', '.join(sorted(_TYPES))}"
         return BadFrame(ErrorCode.UNKNOWN_TYPE, text, frame_id, frame_type)
     text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    if frame_type == "chunk" and encoding is Encoding.JSON:
+        text = "with hub.v1.json a chunk is a binary message"
     return BadFrame(ErrorCode.BAD_REQUEST, text, frame_id, frame_type)
 
 

@@ -122,7 +122,18 @@ class Ping(Struct, tag="ping"):
     id: FrameId | None = None
 
 
-ClientFrame = Hello | Subscribe | Unsubscribe | Publish | Call | Ack | Auth | Ping
+class Chunk(Struct, tag="chunk"):
+    """Bytes for a handle, beginning at ``offset``. With JSON it is a binary message: handle, offset, bytes."""
+
+    handle: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)]
+    data: Annotated[memoryview, Meta(min_length=1)]
+    """Of the message that it came in; nothing is copied."""
+
+
+# What both encodings write as a map.
+MapFrame = Hello | Subscribe | Unsubscribe | Publish | Call | Ack | Auth | Ping
+ClientFrame = MapFrame | Chunk
 
 
 # --- from the hub ----------------------------------------------------------------------------------------------------
@@ -245,6 +256,14 @@ class Drain(Struct, tag="drain", forbid_unknown_fields=True):
     ticket: str
 
 
+class Credit(Struct, tag="credit", forbid_unknown_fields=True):
+    """Everything of a handle below ``offset`` is safe; at most ``window`` bytes more may be under way."""
+
+    handle: int
+    offset: int
+    window: int
+
+
 class Heartbeat(Struct, tag="heartbeat", forbid_unknown_fields=True):
     """Sent when nothing else was for ``heartbeat_ms``."""
 
@@ -259,5 +278,17 @@ class Pong(Struct, tag="pong", omit_defaults=True, forbid_unknown_fields=True):
 
 
 ServerFrame = (
-    Welcome | Reply | Error | Event | Gap | PositionFrame | Unsubscribed | Flags | Expiring | Drain | Heartbeat | Pong
+    Welcome
+    | Reply
+    | Error
+    | Event
+    | Gap
+    | PositionFrame
+    | Unsubscribed
+    | Flags
+    | Expiring
+    | Drain
+    | Credit
+    | Heartbeat
+    | Pong
 )

@@ -20,6 +20,7 @@ from hub.protocol.frames import (
     Ack,
     Auth,
     Call,
+    Chunk,
     ClientFrame,
     Error,
     ErrorBody,
@@ -60,6 +61,7 @@ TRANSITIONS: dict[tuple[State, type[Any]], State] = {
     (State.OPEN, Ack): State.OPEN,
     (State.OPEN, Auth): State.OPEN,
     (State.OPEN, Ping): State.OPEN,
+    (State.OPEN, Chunk): State.OPEN,
 }
 
 
@@ -99,6 +101,12 @@ class Perform(Struct, frozen=True):
     frame: Publish | Call | Ack | Auth
 
 
+class Take(Struct, frozen=True):
+    """Hand the chunk to whoever opened its handle."""
+
+    chunk: Chunk
+
+
 class Pong(Struct, frozen=True):
     """Answer a ping."""
 
@@ -122,7 +130,7 @@ class Ignore(Struct, frozen=True):
     """Nothing to do: the connection is closing."""
 
 
-Action = Open | Join | Leave | Perform | Pong | Send | Close | Ignore
+Action = Open | Join | Leave | Perform | Take | Pong | Send | Close | Ignore
 
 
 class Offences:
@@ -198,6 +206,9 @@ class Session:
     def _pong(self, frame: Ping) -> Action:
         return Pong(frame.id)
 
+    def _hand_over(self, frame: Chunk) -> Action:
+        return Take(frame)
+
     def _sift(self, items: Sequence[SubscribeItem | Raw]) -> list[Wanted | Verdict]:
         """Each item as a wish, or refused with its own verdict: one bad topic does not spoil the others."""
         taken = set(self._topics)
@@ -256,6 +267,7 @@ _REACTIONS: dict[type[Any], Callable[[Session, Any], Action]] = {
     Ack: Session._perform,
     Auth: Session._perform,
     Ping: Session._pong,
+    Chunk: Session._hand_over,
 }
 
 

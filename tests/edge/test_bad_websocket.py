@@ -141,8 +141,8 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_frame(peers: Peers) -> 
         pass
 
 
-async def test_a_binary_message_with_json_is_refused_and_nothing_more(peers: Peers) -> None:
+async def test_a_binary_message_with_json_is_a_chunk_for_no_handle(peers: Peers) -> None:
     async with by_hand(peers) as link:
         link.write(masked(b"\x00" * 100, OPCODE_BINARY) + masked(PING))
-        assert msgspec.json.decode((await link.frame()).payload)["code"] == "bad_request"
+        assert msgspec.json.decode((await link.frame()).payload)["code"] == "not_found"
         await pong_by_hand(link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any, get_args
 
 import msgspec
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.fanout.bodies import encode_body
-from hub.protocol.codec import Encoding, decode_frame, encode_event, encode_frame
+from hub.protocol.codec import BadFrame, Encoding, decode_chunk, decode_frame, encode_event, encode_frame
 from hub.protocol.frames import (
     Ack,
     Auth,
     Call,
+    Chunk,
     ClientFrame,
+    Credit,
     Drain,
     Error,
     ErrorBody,
@@ -86,6 +89,7 @@ server_frames = st.one_of(
     st.builds(Flags, flags),
     st.builds(Expiring, milliseconds),
     st.builds(Drain, milliseconds, texts),
+    st.builds(Credit, st.integers(1, 2**32 - 1), st.integers(0, 2**63), st.integers(0, 2**63)),
     st.builds(Heartbeat, milliseconds),
     st.builds(Pong, milliseconds, st.none() | ids),
 )
@@ -156,6 +160,40 @@ INBOUND = [
 ]
 
 
+BINARY = [({"type": "chunk", "handle": 1, "offset": 2**63, "data": b"abc"}, Chunk)]
+"""What only msgpack writes as a map."""
+
+
+def test_a_chunk_is_the_same_in_both_encodings() -> None:
+    message = msgspec.msgpack.encode(BINARY[0][0])
+    chunk = decode_frame(message, Encoding.MSGPACK)
+    assert chunk == decode_chunk(struct.pack("!IQ", 1, 2**63) + b"abc") == Chunk(1, 2**63, memoryview(b"abc"))
+    assert isinstance(chunk, Chunk)
+    assert chunk.data.obj is message
+
+
+@pytest.mark.parametrize("size", [0, 4, 11, 12])
+def test_a_chunk_that_is_too_short(size: int) -> None:
+    with pytest.raises(BadFrame, match="4 bytes handle") as raised:
+        decode_chunk(b"\x00" * size)
+    assert (raised.value.code, raised.value.frame_type) == ("bad_request", "chunk")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"handle": -1}, {"offset": -1}, {"offset": 1.5}, {"handle": "1"}, {"data": b""}, {"data": "text"}]
+)
+def test_a_chunk_that_is_malformed(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadFrame) as raised:
+        decode_frame(msgspec.msgpack.encode({**BINARY[0][0], **wrong}), Encoding.MSGPACK)
+    assert (raised.value.code, raised.value.frame_type) == ("bad_request", "chunk")
+
+
+def test_with_json_a_chunk_is_no_map() -> None:
+    with pytest.raises(BadFrame, match="binary message") as raised:
+        decode_frame('{"type":"chunk","handle":1,"offset":0,"data":"YWJj"}', Encoding.JSON)
+    assert raised.value.code == "bad_request"
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("fields", "kind"), INBOUND, ids=lambda value: getattr(value, "__name__", ""))
 def test_unknown_fields_of_the_client_are_ignored(fields: dict[str, Any], kind: type[Any], encoding: Encoding) -> None:
@@ -169,7 +207,7 @@ def test_unknown_fields_of_the_client_are_ignored(fields: dict[str, Any], kind: 
 
 
 def test_every_frame_of_the_client_is_covered_here() -> None:
-    assert {kind for _, kind in INBOUND} == set(get_args(ClientFrame))
+    assert {kind for _, kind in [*INBOUND, *BINARY]} == set(get_args(ClientFrame))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

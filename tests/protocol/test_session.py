@@ -17,6 +17,7 @@ from hub.protocol.frames import (
     Ack,
     Auth,
     Call,
+    Chunk,
     ClientFrame,
     Error,
     Hello,
@@ -41,6 +42,7 @@ from hub.protocol.session import (
     Send,
     Session,
     State,
+    Take,
     Wanted,
     error_frame,
     refusal,
@@ -58,8 +60,9 @@ FRAMES: dict[type[Any], ClientFrame] = {
     Ack: Ack({}),
     Auth: Auth(1, "token"),
     Ping: Ping(1),
+    Chunk: Chunk(1, 0, memoryview(b"x")),
 }
-ANSWERS: dict[type[Any], type[Any]] = {Hello: Open, Subscribe: Join, Unsubscribe: Leave, Ping: Pong}
+ANSWERS: dict[type[Any], type[Any]] = {Hello: Open, Subscribe: Join, Unsubscribe: Leave, Ping: Pong, Chunk: Take}
 
 
 class OwnedSession(Session):

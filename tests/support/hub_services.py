@@ -16,6 +16,7 @@ from hub.api import (
     SlowPolicy,
     TopicKind,
 )
+from tests.support.intakes import Intakes
 
 SERVICES = ("finance", "guest", "staff")
 SMALL = 5
@@ -33,6 +34,7 @@ class TestService:
         self.running = 0
         self.callers: list[tuple[str, str]] = []
         self.params: list[dict[str, Any]] = []
+        self.intakes = Intakes()
 
     def release(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets all calls of ``test.slow`` end; may be called from another thread."""
@@ -66,6 +68,11 @@ class TestService:
                 "test.crash": _crash,
                 "test.unencodable": _unencodable,
                 "test.slow": self._slow,
+            },
+            caller_methods={
+                "test.intake": self.intakes.open,
+                "test.credit": self.intakes.credit,
+                "test.close": self.intakes.close,
             },
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,8 @@ async def _publish(names: Names) -> list[bytes]:
 
 async def _call(names: Names) -> list[bytes]:
     answers = []
-    for method in (*names.hub.gateway.methods, *PRESENCE_METHODS):
+    gateway = names.hub.gateway
+    for method in (*gateway.methods, *gateway.caller_methods, *PRESENCE_METHODS):
         for params in METHODS[method](names):
             answers += await _conversation_of_a_call(names, method, params)
     return answers
@@ -188,6 +190,17 @@ async def _ping(names: Names) -> list[bytes]:
     return await _conversation(names, {"type": "ping", "id": names.session})
 
 
+async def _chunk(names: Names) -> list[bytes]:
+    """For handles that other connections have."""
+    async with Peers(names.hub) as peers:
+        client = await peers.open(names.token())
+        await client.send({"type": "hello", "id": "hello"})
+        for handle in range(4):
+            await client.send_raw_if_open(struct.pack("!IQ", handle, 0) + b"intruder")
+        await client.send_if_open({"type": "ping", "id": "end"})
+        return await _all_until_the_end(client)
+
+
 FRAMES: dict[type[Any], Walk] = {
     frames.Hello: _hello,
     frames.Subscribe: _subscribe,
@@ -197,6 +210,7 @@ FRAMES: dict[type[Any], Walk] = {
     frames.Ack: _ack,
     frames.Auth: _auth,
     frames.Ping: _ping,
+    frames.Chunk: _chunk,
 }
 
 
@@ -235,6 +249,10 @@ def _room(**more: Any) -> Callable[[Names], list[dict[str, Any]]]:
         return [{"room": names.topics["chat"].partition(":")[2], "user": names.user, "key": names.key, **more}]
 
     return params
+
+
+def _intake(names: Names) -> list[dict[str, Any]]:
+    return [{"name": names.key}]
 
 
 METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
@@ -277,6 +295,9 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "test.crash": _everything,
     "test.unencodable": _everything,
     "test.slow": _everything,
+    "test.intake": _intake,
+    "test.credit": _intake,
+    "test.close": _intake,
 }
 
 STREAMING = ("content.start", "content.replay", "assistant.generate")

@@ -251,7 +251,8 @@ async def test_every_topic_kind_is_walked(victim: Victim) -> None:
 
 
 async def test_every_method_is_walked(victim: Victim) -> None:
-    methods = set(victim.peers.hub.gateway.methods) | set(PRESENCE_METHODS)
+    gateway = victim.peers.hub.gateway
+    methods = {*gateway.methods, *gateway.caller_methods, *PRESENCE_METHODS}
     assert methods == set(walkers.METHODS), f"{HERE}: add the methods {methods - set(walkers.METHODS)} to METHODS"
 
 
