@@ -1,0 +1,60 @@
+"""One look into a file: is it what its name says, may it be sent as this type, and what is in it.
+
+Synchronous, for a thread. Whatever the bytes are, the answer is facts or ``Rejected``, within the bounds of the
+settings; another exception is a fault of ours or of the store.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from hub.api import ErrorCode, Settings
+from services.uploads.checking import formats
+from services.uploads.checking.facts import Facts, Rejected, too_large, unsupported
+from services.uploads.checking.filenames import extension_of
+from services.uploads.checking.formats import BY_NAME, FORMATS, Family, label
+from services.uploads.checking.images import image_facts
+from services.uploads.checking.sniffing import Sniffed, sniff
+from services.uploads.checking.source import Budget, Source
+from services.uploads.checking.types import DocumentType, names
+
+
+def inspect(file: BinaryIO, size: int, type: DocumentType, filename: str, bounds: Settings) -> Facts:
+    """Raises ``Rejected``. ``file`` has ``size`` bytes and is read by nobody else meanwhile; it is not closed."""
+    if size == 0:
+        raise Rejected(ErrorCode.EMPTY_CONTENT, f'"{filename}" is empty')
+    if size > type.max_bytes:
+        raise too_large(f'"{filename}" has {size} bytes; {type.name} takes {type.max_bytes}')
+    type.check_extension(filename)
+    source = Source(file, size, Budget(bounds.uploads_check_timeout_s))
+    sniffed = sniff(source, bounds.uploads_max_entries)
+    media_type = _agreed(sniffed, type, filename)
+    return _look(source, media_type, sniffed, bounds)
+
+
+def _agreed(sniffed: Sniffed, type: DocumentType, filename: str) -> str:
+    """The media type on which bytes, name and document type agree."""
+    extension = extension_of(filename)
+    found = sniffed.media_types
+    if sniffed.text and found[0] == formats.TEXT and extension in BY_NAME:
+        found = (BY_NAME[extension],)
+    named = [media_type for media_type in found if names(media_type, extension)]
+    if not named:
+        said = [media_type for media_type in type.media_types if names(media_type, extension)]
+        raise unsupported(
+            f'"{filename}" is not what its name says: {extension} is {label(said[0])}, the bytes are {label(found[0])}'
+            if said
+            else f'"{filename}" is {label(found[0])}'
+        )
+    for media_type in named:
+        if media_type in type.media_types:
+            return media_type
+    taken = ", ".join(label(media_type) for media_type in type.media_types)
+    raise unsupported(f'"{filename}" is {label(named[0])}; {type.name} takes {taken}')
+
+
+def _look(source: Source, media_type: str, sniffed: Sniffed, bounds: Settings) -> Facts:
+    family = FORMATS[media_type].family if media_type in FORMATS else Family.OTHER
+    if family is Family.IMAGE:
+        return Facts(media_type, image=image_facts(source, media_type, bounds.uploads_max_pixels))
+    return Facts(media_type)
