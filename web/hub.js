@@ -1,7 +1,7 @@
 /**
  * A client of the hub for browsers: one socket, many topics, nothing lost over a reconnect. No dependency.
  *
- * docs/protocol.md is the contract. What it leaves to the Python client: acknowledgement windows, msgpack, uploads.
+ * docs/protocol.md is the contract. What it leaves to the Python client: acknowledgement windows, msgpack.
  */
 
 const PROTOCOL = "hub.v1.json";
@@ -11,6 +11,8 @@ const NOT_AUTHENTICATED = 4401;
 const FATAL = new Set([BYE, 1002, 1007, 4400, 4403, 4405, 4409, 4413]);
 const LOOK_MS = 1000;
 const MOVE_MS = 50;
+/** Before the bytes of a chunk: its handle, and where it begins. */
+const CHUNK_HEAD_BYTES = 12;
 
 /** How long things may take, in milliseconds; the third argument of `HubClient` changes some. */
 const OPTIONS = {
@@ -109,6 +111,39 @@ class Subscription {
   }
 }
 
+/** A handle on the connection that it was given on: by it chunks go out, until `close` or until the connection is lost. */
+class Handle {
+  #socket;
+  #number;
+  #handles;
+
+  constructor(socket, number, handles) {
+    this.#socket = socket;
+    this.#number = number;
+    this.#handles = handles;
+  }
+
+  /** Bytes that wait to be sent, of this handle or anything else: whatever is sent now goes out after them. */
+  get unsent() {
+    return this.#socket.bufferedAmount;
+  }
+
+  /** @param {number} offset where in the upload `bytes` begin @param {ArrayBuffer} bytes at least one */
+  send(offset, bytes) {
+    const message = new Uint8Array(CHUNK_HEAD_BYTES + bytes.byteLength);
+    const head = new DataView(message.buffer);
+    head.setUint32(0, this.#number);
+    head.setBigUint64(4, BigInt(offset));
+    message.set(new Uint8Array(bytes), CHUNK_HEAD_BYTES);
+    this.#socket.send(message); // a socket that is closed drops it
+  }
+
+  /** Whoever bound it hears nothing of it any more. The hub is told by a method of the service. */
+  close() {
+    this.#handles.delete(this.#number);
+  }
+}
+
 /**
  * One connection that comes back by itself.
  *
@@ -145,6 +180,8 @@ export class HubClient {
   #greeted = new Map();
   /** By id of the request: whom to tell. */
   #waiting = new Map();
+  /** Of this connection. @type {Map<number, any>} */
+  #handles = new Map();
   #look;
 
   /**
@@ -189,6 +226,23 @@ export class HubClient {
   /** Publishes an event; with a `key` it may be repeated safely. @returns {Promise<{epoch: string, seq: number}>} */
   publish(topic, name, data, key = undefined) {
     return this.#ask({ type: "publish", topic, name, data, ...(key && { key }) });
+  }
+
+  /**
+   * Binds a handle to who sends chunks by it. `number` is what the answer to a call has just brought: nothing else may be
+   * awaited before, because it belongs to the connection that the answer came over.
+   *
+   * `onCredit`: everything below `offset` is safe, and `window` bytes from there on may be under way. `onError`:
+   * `details.offset`, if it is there, is the byte that is expected. `onLost`: the connection is gone, and the handle.
+   *
+   * @param {number} number
+   * @param {{onCredit: (credit: {offset: number, window: number}) => void, onError: (error: HubError) => void, onLost: () => void}} listener
+   * @returns {Handle}
+   */
+  handle(number, listener) {
+    const handle = new Handle(this.#socket, number, this.#handles);
+    this.#handles.set(number, listener);
+    return handle;
   }
 
   /** Ends it for good. */
@@ -258,8 +312,12 @@ export class HubClient {
       case "reply":
         this.#answered(frame.id)?.resolve(frame.result);
         break;
+      case "credit":
+        this.#handles.get(frame.handle)?.onCredit(frame);
+        break;
       case "error":
-        this.#answered(frame.id)?.reject(new HubError(frame));
+        if (frame.id) this.#answered(frame.id)?.reject(new HubError(frame));
+        else this.#handles.get(frame.details?.handle)?.onError(new HubError(frame));
         break;
       case "drain":
         this.#ticket = frame.ticket;
@@ -332,6 +390,9 @@ export class HubClient {
     this.#waiting.clear();
     const lost = { code: "connection_lost", message: "the connection went before the answer came" };
     for (const { reject } of waiting) reject(new HubError(lost));
+    const handles = [...this.#handles.values()];
+    this.#handles = new Map();
+    for (const { onLost } of handles) onLost();
 
     if (code === NOT_AUTHENTICATED) this.#refusals += 1;
     // A ticket or an old token may be refused; after that a fresh token had its chance.
@@ -408,7 +469,8 @@ export class HubClient {
 
   #request(frame, resolve, reject) {
     if (!this.#up) {
-      reject(new HubError({ code: "connection_lost", message: "there is no connection just now" }));
+      const message = this.#closed ? "this client is closed" : "there is no connection just now";
+      reject(new HubError({ code: "connection_lost", message, retry: this.#closed ? "never" : "later" }));
       return;
     }
     const id = ++this.#ids;

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.browser.chromium import HOW_TO_INSTALL, Chromium, find_chromium, running_chromium
 from tests.browser.detector import Detector, start_detector
+
+WEB = Path(__file__).parents[2] / "web"
+HTML = b'<!doctype html><link rel="icon" href="data:,">'
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,20 @@ async def session_detector(binary: str) -> AsyncIterator[Detector]:
 def detector(session_detector: Detector) -> Detector:
     session_detector.strays.clear()
     return session_detector
+
+
+@pytest.fixture(scope="session")
+async def address() -> AsyncIterator[str]:
+    """Where an empty page and our scripts are. A page that did not come from this machine may not connect to it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().removeprefix("/")
+        kind, body = ("text/javascript", (WEB / name).read_bytes()) if name else ("text/html", HTML)
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind.encode(), body))
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1")
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    server.close()
+    await server.wait_closed()

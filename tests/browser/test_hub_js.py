@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,6 @@ from tests.browser.chromium import Chromium, Page
 from tests.client.scripted_hub import Frame, Peer, ScriptedHub, scripted_hub
 from tests.support.waiting import until
 
-HTML = b'<!doctype html><link rel="icon" href="data:,">'
-HUB_JS = Path(__file__).parents[2] / "web" / "hub.js"
 A = "events:a"
 B = "events:b"
 WAIT_S = 10.0
@@ -76,23 +72,6 @@ class Browser:
     async def nothing(self) -> None:
         """Time for what must not happen."""
         await self.run(f"return new Promise((resolve) => setTimeout(resolve, {NOTHING_MS}))")
-
-
-@pytest.fixture(scope="module")
-async def address() -> AsyncIterator[str]:
-    """Where an empty page and the client are. A page that did not come from this machine may not connect to it."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
-        kind, body = (b"text/javascript", HUB_JS.read_bytes()) if path == b"/hub.js" else (b"text/html", HTML)
-        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind, body))
-        writer.close()
-        await writer.wait_closed()
-
-    server = await asyncio.start_server(answer, "127.0.0.1")
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    server.close()
-    await server.wait_closed()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class ScriptedHub:
         self.peers.append(peer)
         try:
             async for message in socket:
-                frame = (msgspec.msgpack if peer.packed else msgspec.json).decode(message)
+                frame = _frame(peer, message)
                 peer.frames.append(frame)
                 if self.script is None or not await self.script(peer, frame):
                     await self.answer(peer, frame)
@@ -201,6 +202,15 @@ class ScriptedHub:
             after += [] if gap is None else [gap]
             after += [event for event in log.events[start - 1 :] if _matches(item, event)]
         return verdicts, after
+
+
+def _frame(peer: Peer, message: str | bytes) -> Frame:
+    if peer.packed:
+        return dict(msgspec.msgpack.decode(message))
+    if isinstance(message, str):
+        return dict(msgspec.json.decode(message))
+    handle, offset = struct.unpack_from(">IQ", message)
+    return {"type": "chunk", "handle": handle, "offset": offset, "data": message[12:]}
 
 
 def _replay(log: Log, item: Frame, topic: str) -> tuple[int, Frame | None]:
