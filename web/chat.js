@@ -34,6 +34,7 @@ const NOT_SOON = new Set(["quota_exceeded", "feature_disabled"]);
  * @property {number} created_at
  * @property {number | null} [edited_at]
  * @property {number | null} reply_to
+ * @property {string[]} [attachments] ids of uploads
  * @property {Record<string, string[]>} reactions who, by emoji
  * @property {boolean} deleted
  */
@@ -408,9 +409,9 @@ export class ChatRoom {
   }
 
   /** Says something, once, whatever becomes of the connection meanwhile. */
-  send(text, { format = "text", replyTo = null, mentions = [] } = {}) {
+  send(text, { format = "text", replyTo = null, mentions = [], attachments = [] } = {}) {
     this.#typingUntil = 0;
-    return this.#ask("chat.send", { text, format, mentions, key: freshKey(), ...(replyTo && { reply_to: replyTo }) });
+    return this.#ask("chat.send", { text, format, mentions, attachments, key: freshKey(), ...(replyTo && { reply_to: replyTo }) });
   }
 
   edit(number, text, format = undefined) {

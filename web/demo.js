@@ -1,7 +1,8 @@
-/** The page that `hub dev` serves: events, a document that unfolds and a chat, over one socket. */
+/** The page that `hub dev` serves: events, a document that unfolds, uploads and a chat, over one socket. */
 
 import { ContentAssembler } from "./content.js";
 import { showChat } from "./demo_chat.js";
+import { showUploads } from "./demo_upload.js";
 import { HubClient } from "./hub.js";
 
 const SERVICES = ["finance", "guest", "staff", "tasks", "properties", "users", "dashboard", "branding", "analytics", "reports"];
@@ -43,13 +44,14 @@ hub.onState = (state, detail) => {
   find("who").textContent = detail;
   chat.welcomed();
 };
-const chat = showChat(hub);
+const uploads = showUploads(hub, (event) => line(eventText(event)));
+const chat = showChat(hub, uploads);
 
 for (const service of SERVICES) {
   hub.subscribe(
     `events:${service}`,
     {
-      onEvent: (event) => line(`${new Date(event.ts).toLocaleTimeString()} ${event.topic}/${event.seq} ${event.name} ${JSON.stringify(event.data)}`),
+      onEvent: (event) => line(eventText(event)),
       onGap: (gap) => line(`${gap.topic}: events ${gap.from ?? "?"}–${gap.to ?? "?"} will not come (${gap.reason})`, "gap"),
     },
     { last: 3 },
@@ -110,6 +112,10 @@ async function control(verb, params = {}) {
   } catch (error) {
     if (verb !== "speed" || error.code !== "conflict") say(`${error.code}: ${error.message}`);
   }
+}
+
+function eventText({ ts, topic, seq, name, data }) {
+  return `${new Date(ts).toLocaleTimeString()} ${topic}${seq ? `/${seq}` : ""} ${name} ${JSON.stringify(data)}`;
 }
 
 function line(text, kind = "") {

@@ -1,6 +1,7 @@
 /** The chat of the page that `hub dev` serves: one public room, with everything that `chat.js` knows of it. */
 
 import { ChatRoom } from "./chat.js";
+import { download, nameOf } from "./demo_upload.js";
 
 const ROOM = "lobby";
 const NAME = "Lobby";
@@ -8,8 +9,13 @@ const EMOJI = "👍";
 
 const find = (id) => document.getElementById(id);
 
-/** Shows the room in the page. @param {import("./hub.js").HubClient} hub */
-export function showChat(hub) {
+/**
+ * Shows the room in the page.
+ *
+ * @param {import("./hub.js").HubClient} hub
+ * @param {{last: {upload: string, filename: string} | null, onLast: () => void}} uploads what may be attached
+ */
+export function showChat(hub, uploads) {
   const list = find("messages");
   /** What a message's element was made of, so that only what has changed is made anew. */
   const shown = new WeakMap();
@@ -22,9 +28,14 @@ export function showChat(hub) {
     const text = find("text").value;
     const format = find("markdown").checked ? "markdown" : "text";
     act(async () => {
-      await (editing ? room.edit(editing, text, format) : room.send(text, { format }));
+      await (editing ? room.edit(editing, text, format) : room.send(text, { format, attachments: await attached() }));
       stopEditing();
     });
+  };
+  uploads.onLast = () => {
+    find("attach-last").hidden = uploads.last === null;
+    find("attach-name").textContent = uploads.last?.filename ?? "";
+    find("attach").checked = false;
   };
   find("text").oninput = () => room.typing(find("text").value !== "" && !editing);
   find("text").onkeydown = (event) => {
@@ -46,6 +57,14 @@ export function showChat(hub) {
       await hub.call("chat.create", { room: ROOM, name: NAME, public: true }).catch(() => {}); // others may do so as well
       act(() => room.open());
     }
+  }
+
+  /** The last upload, if it is to go along: whoever may read the room may read it from now on. */
+  async function attached() {
+    if (!find("attach").checked || uploads.last === null) return [];
+    const { upload } = uploads.last;
+    await hub.call("upload.share", { upload, topics: [`chat:${ROOM}`] });
+    return [upload];
   }
 
   /** Away in a tab that nobody sees; what is seen has been read. */
@@ -106,6 +125,7 @@ export function showChat(hub) {
       return item;
     }
     body.innerHTML = message.html; // sanitised by the hub
+    if (message.attachments?.length) item.appendChild(attachments(message.attachments));
     const row = item.appendChild(document.createElement("div"));
     row.className = "row";
     for (const [emoji, users] of Object.entries({ [EMOJI]: [], ...message.reactions })) {
@@ -118,6 +138,22 @@ export function showChat(hub) {
     if (own) button(row, "Edit", "edit", () => startEditing(message));
     if (own || room.view.room.role === "owner") button(row, "Delete", "delete", () => room.delete(message.number));
     return item;
+  }
+
+  function attachments(uploads) {
+    const row = document.createElement("div");
+    row.className = "row";
+    for (const upload of uploads) {
+      const made = button(row, "Attachment", "attachment", () => download(hub, upload));
+      nameOf(hub, upload).then((name) => {
+        made.textContent = `📎 ${name}`;
+        made.setAttribute("aria-label", `Download ${name}`);
+      }, (error) => {
+        made.disabled = true;
+        made.title = error.message;
+      });
+    }
+    return row;
   }
 
   function button(row, text, name, action) {
@@ -140,6 +176,7 @@ export function showChat(hub) {
     editing = 0;
     find("text").value = "";
     find("send").textContent = "Send";
+    find("attach").checked = false;
     room.typing(false);
   }
 
