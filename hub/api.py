@@ -14,7 +14,7 @@ from hub.edge.client_ip import client_ip, ip_block
 from hub.edge.front_door import break_off
 from hub.edge.http_bodies import json_body
 from hub.edge.openapi import problem_responses
-from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found
+from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found, unavailable
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
 from hub.nodes.answers import Answers, Ending
@@ -69,4 +69,5 @@ __all__ = (
     "markup",
     "not_found",
     "problem_responses",
+    "unavailable",
 )

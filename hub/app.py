@@ -51,6 +51,7 @@ from hub.fanout.turnstile import Turnstile
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
+from hub.nodes.broadcasts import Broadcasts
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
 from hub.nodes.expulsions import Expulsions
@@ -183,6 +184,8 @@ class Node:
             duties=self._duties,
             attention=self._attention,
             expulsions=self._expulsions,
+            kinds=kinds,
+            broadcasts=Broadcasts(self._control),
             answers=self._answers,
             markup=Markup(),
         )

@@ -23,6 +23,7 @@ from hub.fanout.redaction import Redaction
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
+from hub.nodes.broadcasts import Broadcasts
 from hub.nodes.cache import Cache
 from hub.nodes.callers import CallerMethod
 from hub.nodes.duties import DutyBook
@@ -30,7 +31,7 @@ from hub.nodes.expulsions import Expulsions
 from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId
 from hub.protocol.frames import Tags
-from hub.topics.kinds import TopicKind
+from hub.topics.kinds import TopicKind, TopicKinds
 from hub.topics.topic import parse_topic, user_key
 
 Method = Callable[[Principal, dict[str, Any]], Awaitable[Any]]
@@ -57,6 +58,9 @@ class Hub:
     """Work that one node does at a time: ``hub.duties.of("purpose")``, asked for when the service is made."""
     attention: Attention
     expulsions: Expulsions
+    kinds: TopicKinds
+    broadcasts: Broadcasts
+    """What a service tells itself on all nodes."""
     answers: Answers
     """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
     markup: Markup
@@ -132,6 +136,16 @@ class Hub:
         the message does not reach the kind's ``recheck`` finds. Raises ``HubError``: ``not_found``, ``unavailable``.
         """
         await self.expulsions.announce(parse_topic(org, topic), users, HubError(code, message))
+
+    async def may_subscribe(self, principal: Principal, topic: str) -> bool:
+        """Whether somebody may subscribe to a topic; also False where there can be no such topic."""
+        try:
+            await self.kinds.for_subscriber(principal, topic)
+        except HubError as error:
+            if error.code in (ErrorCode.NOT_FOUND, ErrorCode.BAD_REQUEST):
+                return False
+            raise
+        return True
 
     def user_topic(self, user: str) -> str:
         """The topic of the inbox of a user (``Principal.user``): what is published to it comes as ``user:me``."""

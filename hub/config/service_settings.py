@@ -222,6 +222,10 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     uploads_expire_s: Annotated[int, doc("Unfinished uploads are removed this long after their last byte.", ge=1)] = (
         86_400
     )
+    uploads_clear_s: Annotated[
+        float,
+        doc("What is left in the store by writers that were late is removed this long after an upload's end.", gt=0),
+    ] = 60.0
     uploads_keep_s: Annotated[int, doc("Finished documents are removed after this; 0: never.", ge=0)] = 0
     uploads_keep_records_s: Annotated[
         int, doc("It is known this long what became of uploads that were refused, cancelled or expired.", ge=1)

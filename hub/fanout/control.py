@@ -65,7 +65,16 @@ class Expel(Struct, tag="expel", frozen=True):
     message: str
 
 
-ControlMessage = Kick | TakeOver | Signal | Lags | Expel
+class Broadcast(Struct, tag="broadcast", frozen=True):
+    """What a service tells itself on all nodes (``hub.nodes.broadcasts``)."""
+
+    purpose: str
+    org: str
+    name: str
+    message: dict[str, Any]
+
+
+ControlMessage = Kick | TakeOver | Signal | Lags | Expel | Broadcast
 
 
 class _Body(Struct):

@@ -1,0 +1,88 @@
+-- Uploads: what is on its way or has arrived, of which objects in the store it consists, and how much began on a day.
+
+CREATE TABLE hub.uploads (
+  org text COLLATE "C" NOT NULL,
+  id text COLLATE "C" NOT NULL,
+  owner text COLLATE "C" NOT NULL,
+  owner_name text NOT NULL DEFAULT '',
+  -- The owner's: the same again is the same upload.
+  key text COLLATE "C",
+  state text NOT NULL DEFAULT 'receiving' CHECK (
+    state IN ('receiving', 'received', 'checking', 'available', 'rejected', 'cancelled', 'expired', 'joined')),
+  filename text NOT NULL,
+  document_type text NOT NULL,
+  size bigint NOT NULL CHECK (size > 0),
+  -- Acknowledged: stored, and recorded as parts.
+  received bigint NOT NULL DEFAULT 0 CHECK (received BETWEEN 0 AND size),
+  paused boolean NOT NULL DEFAULT false,
+  -- To be joined with others to one upload; never a document itself.
+  partial boolean NOT NULL DEFAULT false,
+  -- Token of the writer that counts: what any other records is refused.
+  writer text COLLATE "C",
+  metadata jsonb NOT NULL DEFAULT '{}',
+  -- Topics: whoever may subscribe to one of them may see this.
+  shares text[] NOT NULL DEFAULT '{}',
+  sha256_wanted text,
+  sha256 text,
+  media_type text,
+  facts jsonb,
+  error_code text,
+  error_message text,
+  -- Who checks it, and how often it was begun.
+  checker text COLLATE "C",
+  attempts integer NOT NULL DEFAULT 0,
+  -- Nothing is left in the store but what belongs to its state, as far as was looked after a while.
+  cleared boolean NOT NULL DEFAULT false,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  touched_at timestamptz NOT NULL DEFAULT now(),
+  finished_at timestamptz,
+  -- When some node has to look at it, if nothing happens before; what for says the state.
+  due_at timestamptz,
+  PRIMARY KEY (org, id),
+  CONSTRAINT uploads_key UNIQUE (org, owner, key)
+) WITH (fillfactor = 70);
+CREATE INDEX uploads_of_owner ON hub.uploads (org, owner, created_at DESC, id DESC);
+CREATE INDEX uploads_open ON hub.uploads (org, owner) WHERE state = 'receiving';
+CREATE INDEX uploads_due ON hub.uploads (due_at) WHERE due_at IS NOT NULL;
+CALL hub.isolate('hub.uploads');
+GRANT SELECT, INSERT, UPDATE, DELETE ON hub.uploads TO hub_app;
+
+-- An object in the store with `size` bytes of an upload, from its byte `first` on.
+CREATE TABLE hub.upload_parts (
+  org text COLLATE "C" NOT NULL,
+  upload text COLLATE "C" NOT NULL,
+  first bigint NOT NULL,
+  size bigint NOT NULL,
+  object text COLLATE "C" NOT NULL,
+  PRIMARY KEY (org, upload, first),
+  FOREIGN KEY (org, upload) REFERENCES hub.uploads (org, id) ON DELETE CASCADE
+) WITH (fillfactor = 70);
+CALL hub.isolate('hub.upload_parts');
+GRANT SELECT, INSERT, UPDATE, DELETE ON hub.upload_parts TO hub_app;
+
+CREATE TABLE hub.upload_days (
+  org text COLLATE "C" NOT NULL,
+  day date NOT NULL,
+  bytes bigint NOT NULL,
+  PRIMARY KEY (org, day)
+);
+CALL hub.isolate('hub.upload_days');
+GRANT SELECT, INSERT, UPDATE, DELETE ON hub.upload_days TO hub_app;
+
+-- Nodes look after the uploads of all organisations by a function of the owner, who sees nothing but what is due.
+DO $policy$
+BEGIN
+  EXECUTE format('CREATE POLICY due ON hub.uploads FOR SELECT TO %I USING (due_at < now())', current_user);
+END
+$policy$;
+
+CREATE FUNCTION hub.due_uploads(most integer) RETURNS TABLE (org text, id text, state text)
+LANGUAGE sql
+STABLE
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+  SELECT u.org, u.id, u.state FROM hub.uploads AS u WHERE u.due_at < now() ORDER BY u.due_at LIMIT most
+$body$;
+REVOKE ALL ON FUNCTION hub.due_uploads(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.due_uploads(integer) TO hub_app;

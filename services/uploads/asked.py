@@ -1,0 +1,106 @@
+"""What clients ask for: params of the methods, checked and with their defaults. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hub.api import ErrorCode, HubError, bad_request
+
+T = TypeVar("T")
+
+DEFAULT_TYPE: Final = "document"
+
+MetaKey = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+MetaText = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[Mapping[MetaKey, MetaText | int | float | bool], Meta(max_length=32)]
+Topics = Annotated[list[str], Meta(max_length=100)]
+Key = Annotated[str, Meta(min_length=1, max_length=128)]
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Create(Struct, frozen=True):
+    """``upload.create``."""
+
+    filename: str
+    size: Annotated[int, Meta(ge=0, le=2**53)]
+    document_type: str = DEFAULT_TYPE
+    sha256: str | None = None
+    metadata: Metadata = {}
+    key: Key | None = None
+    shares: Topics = []
+
+
+class OneUpload(Struct, frozen=True):
+    """``upload.resume``, ``pause``, ``cancel``, ``status``."""
+
+    upload: str
+
+
+class ListUploads(Struct, frozen=True):
+    """``upload.list``; ``after``: the ``next`` of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    state: Literal["receiving", "received", "checking", "available", "rejected", "cancelled", "expired"] | None = None
+    after: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class ShareUpload(Struct, frozen=True):
+    """``upload.share``."""
+
+    upload: str
+    topics: Topics
+
+
+class LinkUpload(Struct, frozen=True):
+    """``upload.link``; ``expires_s`` None: what is usual."""
+
+    upload: str
+    expires_s: Annotated[int, Meta(ge=1)] | None = None
+
+
+def asked(kind: type[T], params: Mapping[str, Any], method: str) -> T:
+    """``params`` as what ``method`` takes. Raises ``bad_request`` that names the param."""
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise bad_request(f"{method}: {error}") from None
+
+
+def metadata(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same for metadata that came another way."""
+    try:
+        checked: Mapping[str, Any] = msgspec.convert(values, Metadata)
+        return checked
+    except msgspec.ValidationError as error:
+        raise bad_request(f"metadata: {error}") from None
+
+
+def check_sha256(text: str | None) -> str | None:
+    """A sha256 in hexadecimal, in lower case. Raises ``bad_request``."""
+    if text is None:
+        return None
+    lower = text.lower()
+    if not _SHA256.fullmatch(lower):
+        raise bad_request("'sha256' must be 64 hexadecimal digits")
+    return lower
+
+
+def check_size(size: int, most: int) -> int:
+    """Raises ``empty_content`` and ``too_large``."""
+    if size == 0:
+        raise HubError(ErrorCode.EMPTY_CONTENT, "the file is empty; there is nothing to upload")
+    if size > most:
+        text = f"the file has {size} bytes; at most {most} are allowed"
+        raise HubError(ErrorCode.TOO_LARGE, text, details={"limit": most})
+    return size
+
+
+def check_topics(topics: Sequence[str]) -> Sequence[str]:
+    """Without those that stand there twice."""
+    return tuple(dict.fromkeys(topics))

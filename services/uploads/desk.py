@@ -1,0 +1,160 @@
+"""Where uploads are begun, shared, paused and ended: what the socket's methods and tus have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+
+from hub.api import ErrorCode, Hub, HubError, OrgId, Principal, bad_request
+from services.uploads.access import Access
+from services.uploads.asked import check_sha256, check_size, metadata
+from services.uploads.checking import DocumentTypes, check_filename
+from services.uploads.metrics import UploadMetrics
+from services.uploads.names import new_id
+from services.uploads.records import NewUpload, Records
+from services.uploads.shapes import State, Upload, wrong_state
+from services.uploads.store import Store
+from services.uploads.writers import Writers
+
+_LONGEST_NAME = 128
+
+_log = structlog.get_logger(__name__)
+
+
+class Wanted(NamedTuple):
+    """An upload that somebody wants to begin."""
+
+    filename: str
+    size: int
+    document_type: str
+    metadata: Mapping[str, Any]
+    sha256: str | None = None
+    key: str | None = None
+    shares: Sequence[str] = ()
+    partial: bool = False
+
+
+class Desk:
+    """Every way to begin or change an upload ends here."""
+
+    def __init__(
+        self, hub: Hub, records: Records, access: Access, writers: Writers, store: Store, metrics: UploadMetrics
+    ) -> None:
+        settings = hub.settings
+        self._hub = hub
+        self._records = records
+        self._access = access
+        self._writers = writers
+        self._store = store
+        self._metrics = metrics
+        self.types = DocumentTypes.load(settings)
+        self._begins = hub.limits.bucket(
+            "uploads",
+            per_second=settings.uploads_creates_per_minute / 60,
+            burst=settings.uploads_creates_burst,
+            what="uploads",
+        )
+        self.reads = hub.limits.bucket(
+            "upload-reads",
+            per_second=settings.uploads_reads_per_second,
+            burst=settings.uploads_reads_burst,
+            what="questions about uploads",
+        )
+        self._chores: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Waits for what is being removed."""
+        while self._chores:
+            await asyncio.wait(self._chores)
+
+    async def begin(self, principal: Principal, wanted: Wanted) -> tuple[Upload, bool]:
+        """A new upload, or the one of this key: (upload, whether it was there).
+
+        Raises ``bad_request``, ``empty_content``, ``too_large``, ``quota_exceeded``, ``rate_limited``.
+        """
+        new = await self._new(principal, wanted)
+        await self._begins.spend(principal.org, principal.user)
+        return await self._records.create(principal.org, new)
+
+    async def concatenate(self, principal: Principal, wanted: Wanted, partials: Sequence[str]) -> Upload:
+        """A new upload of the bytes of partial ones. Raises as ``begin``, ``not_found`` and ``conflict``."""
+        uploads = [await self._access.own(principal, name) for name in dict.fromkeys(partials)]
+        sizes = {upload.id: upload.size for upload in uploads}
+        new = await self._new(principal, wanted._replace(size=sum(sizes[name] for name in partials)))
+        await self._begins.spend(principal.org, principal.user)
+        upload = await self._records.concatenate(principal.org, new, partials)
+        self._writers.on_received(principal.org, upload.id)
+        return upload
+
+    async def share(self, principal: Principal, upload_id: str, topics: Sequence[str]) -> Upload:
+        """Whoever may subscribe to one of these topics may see it. One has to be allowed that oneself."""
+        upload = await self._access.own(principal, upload_id)
+        return await self._records.share(principal.org, upload.id, await self._shares(principal, topics))
+
+    async def pause(self, principal: Principal, upload_id: str) -> Upload:
+        """What has come is kept; whoever sends is told."""
+        upload = await self._access.own(principal, upload_id)
+        upload.check_receiving()
+        paused = HubError(ErrorCode.CONFLICT, "the upload was paused", details={"state": "paused"})
+        await self._writers.finish(principal.org, upload.id, paused)
+        return await self._records.pause(principal.org, upload.id)
+
+    async def cancel(self, principal: Principal, upload_id: str, *, finished: bool = False) -> Upload:
+        """Nothing of it is kept. ``finished``: also a document that is there."""
+        upload = await self._access.own(principal, upload_id)
+        ended, now = await self._records.cancel(principal.org, upload.id, finished=finished)
+        if now:
+            self._metrics.ended(State.CANCELLED)
+            self._spawn(self._clear(principal.org, upload.id))
+        return ended
+
+    async def _clear(self, org: OrgId, upload_id: str) -> None:
+        """At once, as far as it goes; the janitor does it again later."""
+        try:
+            await self._writers.finish(org, upload_id, wrong_state(State.CANCELLED))
+            await self._store.remove(org, upload_id)
+        except HubError as error:
+            _log.info("upload_removed_later", reason=error.message)
+        except Exception:
+            _log.exception("upload_not_removed")
+
+    async def _new(self, principal: Principal, wanted: Wanted) -> NewUpload:
+        kind = self.types.get(wanted.document_type)
+        most = min(kind.max_bytes, self._hub.settings.uploads_max_bytes)
+        name = "".join(char for char in principal.name if char.isprintable())[:_LONGEST_NAME].strip()
+        return NewUpload(
+            id=new_id(),
+            owner=principal.user,
+            owner_name=name,
+            key=wanted.key,
+            filename=check_filename(wanted.filename),
+            document_type=kind.name,
+            size=check_size(wanted.size, most),
+            partial=wanted.partial,
+            metadata=metadata(wanted.metadata),
+            shares=await self._shares(principal, wanted.shares),
+            sha256=check_sha256(wanted.sha256),
+        )
+
+    async def _shares(self, principal: Principal, topics: Sequence[str]) -> Sequence[str]:
+        most = self._hub.settings.uploads_max_shares
+        if len(topics) > most:
+            raise HubError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"an upload may be shared with {most} topics",
+                retry="never",
+                details={"limit": most},
+            )
+        for topic in topics:
+            # An inbox is somebody's own; and `user:me` would be another's for each who asks.
+            if topic.startswith("user:") or not await self._hub.may_subscribe(principal, topic):
+                raise bad_request(f"'shares' names a topic that you may not subscribe to: {topic[:200]!r}")
+        return tuple(dict.fromkeys(topics))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work, name="upload-clear")
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)

@@ -1,0 +1,148 @@
+"""The methods of uploads, by name. Each checks its params and hands them to whoever does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from hub.api import Caller, CallerMethod, Hub, HubError, Method, Principal
+from services.uploads.access import Access
+from services.uploads.asked import Create, ListUploads, OneUpload, ShareUpload, asked
+from services.uploads.desk import Desk, Wanted
+from services.uploads.intake import UploadIntake
+from services.uploads.records import Records
+from services.uploads.shapes import Upload, shape
+from services.uploads.writers import Writers
+
+
+class Intakes:
+    """All uploads that come over this node's sockets: opened here, kept alive by one clock."""
+
+    def __init__(self, hub: Hub, writers: Writers) -> None:
+        self._settings = hub.settings
+        self._writers = writers
+        self._intakes: set[UploadIntake] = set()
+        """Bounded by the writers."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clock: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to repeat credits. ``close`` must follow."""
+        self._clock = asyncio.create_task(self._tick(), name="upload-credit")
+
+    async def close(self) -> None:
+        """The writers have been closed before."""
+        if self._clock is not None:
+            self._clock.cancel()
+            await asyncio.gather(self._clock, return_exceptions=True)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def open(self, caller: Caller, upload_id: str) -> dict[str, Any]:
+        """A handle for an upload on this connection; what the client is answered. Raises as ``Writers.open``."""
+        intake = UploadIntake(self._settings, self._spawn, self._intakes.discard)
+        writer = await self._writers.open(
+            caller.principal.org, upload_id, on_ack=intake.acknowledged, on_end=intake.ended
+        )
+        try:
+            handle = caller.open_handle(intake)
+        except HubError:
+            await writer.discard()
+            raise
+        intake.begin(writer, handle)
+        self._intakes.add(intake)
+        offset, window = intake.grant()
+        return {
+            "upload": upload_id,
+            "topic": f"upload:{upload_id}",
+            "handle": handle.number,
+            "offset": offset,
+            "size": writer.size,
+            "chunk_bytes": self._settings.uploads_chunk_bytes,
+            "window": window,
+            "expires_in_ms": self._settings.uploads_expire_s * 1000,
+        }
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work, name="upload-intake")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.uploads_credit_s)
+            for intake in list(self._intakes):
+                intake.tick(loop.time())
+
+
+class UploadMethods:
+    """See the module."""
+
+    def __init__(self, desk: Desk, records: Records, access: Access, intakes: Intakes) -> None:
+        self._desk = desk
+        self._records = records
+        self._access = access
+        self._intakes = intakes
+
+    @property
+    def callers(self) -> Mapping[str, CallerMethod]:
+        """Those that open a handle."""
+        return {"upload.create": self._create, "upload.resume": self._resume}
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The others."""
+        return {
+            "upload.pause": self._pause,
+            "upload.cancel": self._cancel,
+            "upload.status": self._status,
+            "upload.list": self._list,
+            "upload.share": self._share,
+        }
+
+    async def _create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        it = asked(Create, params, "upload.create")
+        wanted = Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
+        upload, there = await self._desk.begin(caller.principal, wanted)
+        if there:
+            upload.check_receiving()
+        return await self._intakes.open(caller, upload.id)
+
+    async def _resume(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
+        principal = caller.principal
+        await self._pay(principal)
+        upload = await self._access.own(principal, asked(OneUpload, params, "upload.resume").upload)
+        upload.check_receiving()
+        return await self._intakes.open(caller, upload.id)
+
+    async def _pause(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        await self._pay(principal)
+        return shape(await self._desk.pause(principal, asked(OneUpload, params, "upload.pause").upload))
+
+    async def _cancel(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        await self._pay(principal)
+        return shape(await self._desk.cancel(principal, asked(OneUpload, params, "upload.cancel").upload))
+
+    async def _status(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        await self._pay(principal)
+        return shape(await self._access.seen(principal, asked(OneUpload, params, "upload.status").upload))
+
+    async def _list(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        it = asked(ListUploads, params, "upload.list")
+        await self._pay(principal)
+        uploads = await self._records.of_owner(principal.org, principal.user, it.limit + 1, it.state, it.after)
+        page: list[Upload] = list(uploads[: it.limit])
+        return {
+            "uploads": [shape(upload) for upload in page],
+            "next": page[-1].id if len(uploads) > it.limit else None,
+        }
+
+    async def _share(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        it = asked(ShareUpload, params, "upload.share")
+        await self._pay(principal)
+        return shape(await self._desk.share(principal, it.upload, it.topics))
+
+    async def _pay(self, principal: Principal) -> None:
+        await self._desk.reads.spend(principal.org, principal.user)

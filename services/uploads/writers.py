@@ -1,0 +1,176 @@
+"""The writers of this node: at most one of an upload, and how one takes over from another, here or on another node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from hub.api import ErrorCode, Hub, HubError, OrgId, not_found, unavailable
+from services.uploads.metrics import UploadMetrics
+from services.uploads.names import PROGRESS, upload_topic
+from services.uploads.records import Records, tags_of
+from services.uploads.shapes import State, Upload
+from services.uploads.store import Store
+from services.uploads.writer import OnAck, OnEnd, Writer
+
+_PURPOSE: Final = "uploads"
+_LEAST_WINDOW_CHUNKS: Final = 2
+_LOOK_S: Final = 0.05
+_TOKEN_BYTES: Final = 9
+
+Key = tuple[OrgId, str]
+
+_log = structlog.get_logger(__name__)
+
+
+class Writers:
+    """See the module. ``on_received``: what is told when an upload's last byte is there."""
+
+    def __init__(self, hub: Hub, records: Records, store: Store, metrics: UploadMetrics) -> None:
+        self._hub = hub
+        self._settings = hub.settings
+        self._records = records
+        self._store = store
+        self._metrics = metrics
+        self._writers: dict[Key, Writer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told_at: dict[Key, float] = {}
+        self._closing = False
+        self.on_received: Callable[[OrgId, str], None] = lambda _org, _upload: None
+        hub.broadcasts.on(_PURPOSE, self._receive)
+
+    def window(self) -> int:
+        """Bytes that one writer may hold now: what there is for all, shared."""
+        settings = self._settings
+        fair = settings.uploads_memory_bytes // max(1, len(self._writers))
+        return max(_LEAST_WINDOW_CHUNKS * settings.uploads_chunk_bytes, min(fair, settings.uploads_window_bytes))
+
+    async def open(self, org: OrgId, upload_id: str, *, on_ack: OnAck, on_end: OnEnd, hold: bool = False) -> Writer:
+        """A writer that counts from now on. The one before is asked to finish, and given ``uploads_release_s`` for it.
+
+        ``on_ack``: called with the new offset each time some more is acknowledged; ``on_end``: once, with what ended
+        it (None: its own ``finish``, or all bytes are there). Raises ``not_found``, ``conflict`` in another state than
+        receiving, ``quota_exceeded`` for an upload in too many parts, ``unavailable``.
+        """
+        if self._closing or len(self._writers) >= self._settings.uploads_writers:
+            raise unavailable("a node for this upload")
+        await self._ask_to_finish(org, upload_id)
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        seized = await self._records.seize(org, upload_id, token)
+        if seized is None:
+            raise not_found("upload")
+        upload, parts = seized
+        if parts >= self._settings.uploads_max_parts:
+            text = "this upload came in too many small parts; cancel it, and begin anew with larger ones"
+            raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never")
+        key = (org, upload_id)
+        if (other := self._writers.get(key)) is not None:
+            other.stop(_taken_over())  # it came while this one did, and does not count any more
+        tools = (self._records, self._store, self._settings, self)
+        writer = Writer(upload, token, tools, (self._acknowledged(upload, on_ack), on_end), parts=parts, hold=hold)
+        self._writers[key] = writer
+        self._metrics.writers.inc()
+        self._spawn(self._run(key, writer))
+        return writer
+
+    async def finish(self, org: OrgId, upload_id: str, farewell: HubError) -> None:
+        """Whoever writes this upload, on whichever node, is asked to finish; returns when it has, or after a while."""
+        await self._ask_to_finish(org, upload_id, farewell)
+
+    async def close(self) -> None:
+        """All finish: what has come is acknowledged, and other nodes may go on."""
+        self._closing = True
+        leaving = unavailable("this node, which is leaving,")
+        for writer in list(self._writers.values()):
+            self._spawn(_finished(writer, leaving))
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _run(self, key: Key, writer: Writer) -> None:
+        try:
+            await writer.run()
+        finally:
+            self._metrics.writers.dec()
+            if self._writers.get(key) is writer:
+                del self._writers[key]
+                self._told_at.pop(key, None)
+        if writer.acknowledged == writer.size and not writer.upload.partial:
+            self.on_received(*key)
+
+    async def _ask_to_finish(self, org: OrgId, upload_id: str, farewell: HubError | None = None) -> None:
+        told = farewell or _taken_over()
+        own = self._writers.get((org, upload_id))
+        if own is not None:
+            self._spawn(_finished(own, told))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.uploads_release_s):
+                    await own.ended.wait()
+            return
+        if await self._records.writer(org, upload_id) is None:
+            return
+        message = {"code": told.code.value, "message": told.message, "details": told.details}
+        try:
+            await self._hub.broadcasts.send(_PURPOSE, org, upload_id, message)
+        except HubError as error:
+            _log.info("upload_writer_not_asked", reason=error.message)
+            return
+        for _ in range(math.ceil(self._settings.uploads_release_s / _LOOK_S)):
+            if await self._records.writer(org, upload_id) is None:
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    def _receive(self, org: OrgId, upload_id: str, message: dict[str, Any]) -> None:
+        """Another node wants to go on with an upload, or its owner wants something else."""
+        writer = self._writers.get((org, upload_id))
+        if writer is not None:
+            error = HubError(ErrorCode(message["code"]), message["message"], details=message.get("details"))
+            self._spawn(_finished(writer, error))
+
+    def _acknowledged(self, upload: Upload, on_ack: OnAck) -> OnAck:
+        key = (upload.org, upload.id)
+        before = upload.offset
+
+        def acknowledged(offset: int) -> None:
+            nonlocal before
+            self._metrics.stored(offset - before)
+            before = offset
+            on_ack(offset)
+            now = time.monotonic()
+            if now - self._told_at.get(key, 0.0) >= self._settings.uploads_progress_s and offset < upload.size:
+                self._told_at[key] = now
+                self._spawn(self._tell_progress(upload, offset))
+
+        return acknowledged
+
+    async def _tell_progress(self, upload: Upload, offset: int) -> None:
+        data = {"offset": offset, "size": upload.size, "state": State.RECEIVING.value, "paused": False}
+        topic = upload_topic(upload.id)
+        try:
+            await self._hub.publish(
+                upload.org, topic, PROGRESS, data, tags=tags_of(upload.metadata), ephemeral=True, by=upload.owner
+            )
+        except HubError as error:
+            _log.debug("upload_progress_not_told", reason=error.message)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work, name="upload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _finished(writer: Writer, farewell: HubError) -> None:
+    try:
+        await writer.finish(farewell)
+    except HubError as error:
+        _log.debug("upload_writer_ended", code=error.code)
+
+
+def _taken_over() -> HubError:
+    return HubError(ErrorCode.CONFLICT, "another connection has gone on with this upload")
