@@ -23,13 +23,13 @@ _SAME = f"SELECT {_COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.owner =
 _COUNT = "SELECT count(*) FROM hub.uploads WHERE org = $1 AND owner = $2 AND state = 'receiving'"
 _SPEND_DAY = """
 INSERT INTO hub.upload_days AS d (org, day, bytes)
-SELECT $1, (now() AT TIME ZONE 'UTC')::date, $2 WHERE $2 <= $3
-ON CONFLICT (org, day) DO UPDATE SET bytes = d.bytes + excluded.bytes WHERE d.bytes + excluded.bytes <= $3
+SELECT $1, (now() AT TIME ZONE 'UTC')::date, $2::bigint WHERE $2::bigint <= $3::bigint
+ON CONFLICT (org, day) DO UPDATE SET bytes = d.bytes + excluded.bytes WHERE d.bytes + excluded.bytes <= $3::bigint
 RETURNING bytes
 """
 _GIVE_BACK = """
 UPDATE hub.upload_days SET bytes = greatest(0, bytes - $3)
-WHERE org = $1 AND day = (to_timestamp($2 / 1000.0) AT TIME ZONE 'UTC')::date
+WHERE org = $1 AND day = (to_timestamp($2::float8 / 1000) AT TIME ZONE 'UTC')::date
 """
 _CREATE = f"""
 INSERT INTO hub.uploads AS u
@@ -196,7 +196,9 @@ class Records:
             row = await tx.fetch_row(_GET, org, upload_id)
         return None if row is None else self._upload(row)
 
-    async def of_owner(self, org: OrgId, owner: str, limit: int, state: str | None, after: str | None) -> Sequence[Upload]:
+    async def of_owner(
+        self, org: OrgId, owner: str, limit: int, state: str | None, after: str | None
+    ) -> Sequence[Upload]:
         """Uploads of one user, the newest first."""
         async with self._database.transaction(org) as tx:
             rows = await tx.fetch(_LIST, org, owner, limit, state, after)

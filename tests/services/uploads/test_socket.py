@@ -1,0 +1,90 @@
+"""Uploads over the socket: bytes arrive in order, are acknowledged, and go on where they were, on any node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hub.protocol.codec import Encoding
+from hub.protocol.frames import Credit, Error
+from tests.services.uploads.depot import Depot, depot, sha256, some_text
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+MANY = some_text(3_000_000)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+async def test_a_file_arrives_as_it_was_sent(house: Depot, encoding: Encoding) -> None:
+    ada = await house.person(encoding=encoding)
+    opened = await ada.create(MANY)
+    assert opened["offset"] == 0
+    await ada.send(opened, MANY)
+    state = await ada.ended(opened["upload"], "received")
+    assert (state["offset"], state["size"], state["sha256"]) == (len(MANY), len(MANY), sha256(MANY))
+
+
+async def test_it_is_resumed_on_another_node_at_what_was_acknowledged(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, nodes=2) as house:
+        ada = await house.person()
+        opened = await ada.create(MANY)
+        await ada.send(opened, MANY, until=1_500_000)
+        again = await house.person(node=1)
+        resumed = await again.call("resume", upload=opened["upload"])
+        assert resumed["offset"] == 1_500_000  # the first writer was asked to finish, and did
+        told = await ada.client.await_kind(Error)
+        assert (told.code, told.details) == ("conflict", {"handle": opened["handle"], "offset": 1_500_000})
+        await again.send(resumed, MANY)
+        await again.ended(opened["upload"], "received")
+        parts = await house.rows("SELECT first, size FROM hub.upload_parts ORDER BY first")
+        assert [tuple(part) for part in parts] == [(0, 1_500_000), (1_500_000, 1_500_000)]
+
+
+async def test_a_wrong_offset_is_told_once(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(MANY)
+    await ada.chunk(opened["handle"], 0, MANY[:1000])
+    for offset in (2000, 3000, 999):
+        await ada.chunk(opened["handle"], offset, b"x" * 10)
+    told = await ada.client.await_kind(Error)
+    assert (told.code, told.details) == ("offset_mismatch", {"handle": opened["handle"], "offset": 1000})
+    await ada.send({**opened, "offset": 1000, "window": opened["window"] - 1000}, MANY)
+    await ada.ended(opened["upload"], "received")
+    assert [frame.code for frame in ada.client.came if isinstance(frame, Error)] == ["offset_mismatch"]
+
+
+async def test_who_pauses_goes_on_later(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(MANY)
+    await ada.send(opened, MANY, until=700_000)
+    await ada.acknowledged(opened, 700_000)
+    state = await ada.call("pause", upload=opened["upload"])
+    assert (state["state"], state["paused"], state["offset"]) == ("receiving", True, 700_000)
+    resumed = await ada.call("resume", upload=opened["upload"])
+    assert resumed["handle"] != opened["handle"]
+    await ada.send(resumed, MANY)
+    assert (await ada.ended(opened["upload"], "received"))["paused"] is False
+
+
+async def test_what_was_cancelled_leaves_nothing(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(MANY)
+    await ada.send(opened, MANY, until=700_000)
+    await ada.acknowledged(opened, 700_000)
+    assert (await ada.call("cancel", upload=opened["upload"]))["state"] == "cancelled"
+    await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+    await ada.refused("resume", "conflict", upload=opened["upload"])
+
+
+async def test_credit_is_repeated_while_the_client_may_send(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, uploads_credit_s=0.05) as house:
+        ada = await house.person()
+        opened = await ada.create(MANY)
+        for _ in range(3):
+            credit = await ada.client.await_kind(Credit)
+            assert (credit.handle, credit.offset, credit.window) == (opened["handle"], 0, len(MANY))
