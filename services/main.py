@@ -8,5 +8,6 @@ from hub.api import ServiceFactory
 from services.chat.service import chat
 from services.content.service import content
 from services.events.service import events
+from services.uploads.service import uploads
 
-SERVICES: Sequence[ServiceFactory] = (events, chat, content)
+SERVICES: Sequence[ServiceFactory] = (events, chat, content, uploads)

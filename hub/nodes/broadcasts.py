@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from hub.fanout.control import Broadcast, Control
-from hub.orgs import CONTROL_ORG, OrgId
+from hub.orgs import OrgId, parse_duty
 
 OnBroadcast = Callable[[OrgId, str, dict[str, Any]], None]
 
@@ -42,7 +42,6 @@ class Broadcasts:
         if receive is None:
             return
         try:
-            org = CONTROL_ORG if told.org == CONTROL_ORG else OrgId.from_row(told.org)
-            receive(org, told.name, told.message)
+            receive(*parse_duty(f"{told.org}/{told.name}"), told.message)
         except Exception:
             _log.exception("broadcast_failed", purpose=told.purpose)

@@ -13,8 +13,8 @@ from typing import Final
 import structlog
 
 from hub.api import ErrorCode, Hub, HubError, OrgId
+from services.uploads.endings import Endings
 from services.uploads.metrics import UploadMetrics
-from services.uploads.records import Records
 from services.uploads.shapes import GONE, State
 from services.uploads.store import Store
 
@@ -27,10 +27,10 @@ class Janitor:
     """One task per node. ``check``: begins the check of an upload, if this node has room for it."""
 
     def __init__(
-        self, hub: Hub, records: Records, store: Store, check: Callable[[OrgId, str], None], metrics: UploadMetrics
+        self, hub: Hub, endings: Endings, store: Store, check: Callable[[OrgId, str], None], metrics: UploadMetrics
     ) -> None:
         self._settings = hub.settings
-        self._records = records
+        self._endings = endings
         self._store = store
         self._check = check
         self._metrics = metrics
@@ -59,7 +59,7 @@ class Janitor:
 
     async def look_after(self) -> int:
         """One round; returns how many there were."""
-        due = await self._records.due(_PER_ROUND)
+        due = await self._endings.due(_PER_ROUND)
         for org, upload, state in due:
             try:
                 await self._do(org, upload, state)
@@ -74,18 +74,18 @@ class Janitor:
         if state is State.RECEIVING:
             await self._expire(org, upload)
         elif state in (State.RECEIVED, State.CHECKING):
-            if await self._records.expire(org, upload) is None:
+            if await self._endings.expire(org, upload) is None:
                 self._check(org, upload)
         elif state is State.AVAILABLE:
             await self._store.clear(org, upload)
-            if not await self._records.cleared(org, upload, state):
-                await self._records.remove_old(org, upload)
-        elif state in GONE and not (state is State.JOINED and await self._records.needed(org, upload)):
+            if not await self._endings.cleared(org, upload, state):
+                await self._endings.remove_old(org, upload)
+        elif state in GONE and not (state is State.JOINED and await self._endings.needed(org, upload)):
             await self._store.remove(org, upload)
-            await self._records.cleared(org, upload, state)
-            await self._records.forget(org, upload)
+            await self._endings.cleared(org, upload, state)
+            await self._endings.forget(org, upload)
 
     async def _expire(self, org: OrgId, upload: str) -> None:
-        if await self._records.expire(org, upload) is not None:
+        if await self._endings.expire(org, upload) is not None:
             self._metrics.ended(State.EXPIRED)
             await self._store.remove(org, upload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hub.api import Hub, OrgId, Service
 from services.uploads.access import Access
 from services.uploads.desk import Desk
+from services.uploads.endings import Endings
 from services.uploads.janitor import Janitor
 from services.uploads.kinds import upload_kind
 from services.uploads.methods import Intakes, UploadMethods
@@ -29,7 +30,7 @@ def uploads(hub: Hub) -> Service:
         """Replaced by the checker."""
 
     writers.on_received = check
-    janitor = Janitor(hub, records, store, check, metrics)
+    janitor = Janitor(hub, Endings(hub), store, check, metrics)
 
     async def start() -> None:
         await store.start()

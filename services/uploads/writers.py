@@ -15,7 +15,8 @@ import structlog
 from hub.api import ErrorCode, Hub, HubError, OrgId, not_found, unavailable
 from services.uploads.metrics import UploadMetrics
 from services.uploads.names import PROGRESS, upload_topic
-from services.uploads.records import Records, tags_of
+from services.uploads.records import Records
+from services.uploads.rows import tags_of
 from services.uploads.shapes import State, Upload
 from services.uploads.store import Store
 from services.uploads.writer import OnAck, OnEnd, Writer

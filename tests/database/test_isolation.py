@@ -24,6 +24,7 @@ _OF_OWNER = {
     "searched": ("hub.chat_messages", "true"),  # a policy with a condition would keep the text index from being used
     "all_of_them": ("hub.chat_policies", "true"),
     "left_over": ("hub.chat_erasures", "true"),
+    "due": ("hub.uploads", "(due_at < now())"),
     "untold": ("hub.chat_members", "(told_number < read_number)"),
 }
 _ALL = """

@@ -123,7 +123,9 @@ class Depot:
         await client.hello()
         return Person(client, hub, token)
 
-    def http(self, user: str = "ada", *, org: str = "acme", node: int = 0, scope: str = EVERYTHING) -> httpx.AsyncClient:
+    def http(
+        self, user: str = "ada", *, org: str = "acme", node: int = 0, scope: str = EVERYTHING
+    ) -> httpx.AsyncClient:
         """The same person by HTTP; to be entered."""
         hub = self.nodes[node]
         headers = {"Authorization": f"Bearer {hub.token(org, user, scope=scope)}"}
