@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import math
 import signal
@@ -27,6 +28,10 @@ from hub.telemetry import configure_logging
 Ready = Callable[[], None]
 Chore = Callable[[], Coroutine[Any, Any, None]]
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_FREE_BYTES = 8 << 20
+_FROM_KERNEL_BYTES = 4 << 20
+
 
 def run(settings: Settings, listener: sockets.socket, ready: Ready | None = None, chore: Chore | None = None) -> None:
     """Serves on ``listener`` until SIGTERM or SIGINT; drains, stops, returns. ``ready`` is called when it listens.
@@ -34,6 +39,7 @@ def run(settings: Settings, listener: sockets.socket, ready: Ready | None = None
     ``chore`` runs beside the node, from before its start until after its stop.
     """
     configure_logging(settings.log_level, node_name(settings))
+    keep_freed_memory()
     factories = load_services(settings.services)
 
     def started() -> None:
@@ -64,6 +70,22 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 100)
+
+
+def keep_freed_memory() -> bool:
+    """Lets the C library keep what large messages leave behind for the next ones. False: it is not glibc.
+
+    By default it gives every freed piece of a quarter of a megabyte back to the kernel, which hands it out again page
+    by page, zeroed: more than half of what it cost to take an upload's chunk. Bounded by ``_KEPT_FREE_BYTES`` for the
+    main thread, and as much for each other one.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, _FROM_KERNEL_BYTES) == 1 and mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE_BYTES) == 1
+    )
 
 
 async def serve(

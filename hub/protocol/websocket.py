@@ -38,6 +38,7 @@ _DATA: Final = frozenset((OPCODE_CONTINUATION, OPCODE_TEXT, OPCODE_BINARY))
 _MAX_CONTROL_BYTES: Final = 125
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _VERSION: Final = b"13"
+_VIEWED_FROM_BYTES: Final = 8192  # below this a copy is cheaper than a view
 
 Item = tuple[int, bytes]
 """(opcode, payload): a whole text or binary message, or a control frame."""
@@ -113,7 +114,8 @@ class MessageReader:
         end = start + header + size
         payload = b""
         if size:
-            payload = apply_mask(data[end - size : end], data[end - size - 4 : end - size])
+            masked = data[end - size : end] if size < _VIEWED_FROM_BYTES else memoryview(data)[end - size : end]
+            payload = apply_mask(masked, data[end - size - 4 : end - size])
         if opcode in (OPCODE_TEXT, OPCODE_BINARY):
             self._deflated = bool(first & 0x40)
         self._take(opcode, final, payload, items)
