@@ -16,12 +16,15 @@ from hub.client.errors import (
     RequestRefused,
     RequestTimeout,
     SubscriptionEnded,
+    UploadFailed,
 )
 from hub.client.messages import Member, Message
 from hub.client.options import ClientOptions
 from hub.client.presence import PresenceView, Present
 from hub.client.room import Change, Room
 from hub.client.subscription import Subscription
+from hub.client.upload import Upload
+from hub.client.upload_words import UploadInfo, UploadProgress, UploadState
 from hub.client.wire import Event, Gap, Published, Verdict
 from hub.protocol.frames import Position
 
@@ -48,5 +51,10 @@ __all__ = [
     "RoomView",
     "Subscription",
     "SubscriptionEnded",
+    "Upload",
+    "UploadFailed",
+    "UploadInfo",
+    "UploadProgress",
+    "UploadState",
     "Verdict",
 ]

@@ -1,11 +1,12 @@
-"""``HubClient``: the door of this package. Wires link, registry and acknowledgements; adds publish and call."""
+"""``HubClient``: the door of this package. Wires link, registry, acks and uploads; adds publish and call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +18,16 @@ from hub.client.link import Link, TokenSource
 from hub.client.options import ClientOptions
 from hub.client.registry import Counters, OnState, Registry
 from hub.client.subscription import OnGap, Subscription
+from hub.client.upload import OnProgress, Upload
+from hub.client.upload_lane import Lane, Lanes
+from hub.client.upload_source import Readable
+from hub.client.upload_words import Asked
 from hub.client.wire import Encoding, HubFrame, Published, Welcome, Wire
 from hub.errors import ErrorCode
 from hub.protocol.frames import Call, ClientFrame, Filter, Publish, Since, SubscribeItem, TagValue
+
+Read = Callable[[Connection, Any], Any]
+"""Makes something of a result, in its place among the frames of its connection."""
 
 _WAIT_AND_RETRY = frozenset((ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED))
 
@@ -53,6 +61,7 @@ class HubClient:
         self._link = Link(url, get_token, wire, self._options, self._registry, session)
         self._registry.link = self._link
         self._slots = asyncio.Semaphore(self._options.max_requests_in_flight)
+        self._uploads = _Uploads(self, self._registry.lanes, self._open_lane)
         self._running: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> HubClient:
@@ -185,8 +194,38 @@ class HubClient:
         """
         return await self._request(lambda number: Call(number, method, params or {}), retry=retry, timeout_s=timeout_s)
 
+    def upload(  # noqa: PLR0913 - what there is to say about a document
+        self,
+        source: Readable,
+        *,
+        document_type: str = "document",
+        filename: str | None = None,
+        metadata: Mapping[str, TagValue] | None = None,
+        sha256: str | bool | None = None,
+        shares: Sequence[str] = (),
+        key: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Upload:
+        """Uploads a file (its path, or an open binary file) or bytes, beginning now. See ``Upload``; ``await`` its end.
+
+        ``filename``: the file's own, when none is given. ``metadata`` become tags of the upload's events.
+        ``sha256=True`` reads the file once before, so that the hub can compare what has arrived; or give the sum.
+        ``shares``: topics whose readers may watch and read it. ``key``: the same again (of the same user) goes on with
+        the same upload, also after a crash. ``on_progress`` is called with every ``UploadProgress``; it must not block.
+        """
+        about = (document_type, key or uuid.uuid4().hex, filename, dict(metadata or {}), sha256, list(shares))
+        return self._uploads.begin(Upload(self._uploads, source, Asked(*about), on_progress=on_progress))
+
+    def resume_upload(self, upload: str, source: Readable, *, on_progress: OnProgress | None = None) -> Upload:
+        """Goes on with an upload that was begun elsewhere: by another process, on another way, or paused.
+
+        ``source`` is the same file; that its size is the same is checked. Whoever sends it now is asked to stop.
+        """
+        return self._uploads.begin(Upload(self._uploads, source, None, upload=upload, on_progress=on_progress))
+
     async def close(self) -> None:
         """Acknowledges, says goodbye, ends all iterations. Called by leaving the client."""
+        await self._uploads.stop()
         with contextlib.suppress(TimeoutError, ClientError):
             async with asyncio.timeout(self._options.close_timeout_s):
                 await self._registry.acks.send()
@@ -197,14 +236,22 @@ class HubClient:
         await self._link.close()
         self._link.fail(ConnectionLost("the client was closed"))
 
-    async def _request(self, build: Callable[[int], ClientFrame], *, retry: bool, timeout_s: float | None) -> Any:
+    async def _open_lane(self, method: str, params: dict[str, Any]) -> Lane:
+        lane: Lane = await self._request(
+            lambda number: Call(number, method, params), retry=True, timeout_s=None, read=self._registry.lanes.opened
+        )
+        return lane
+
+    async def _request(
+        self, build: Callable[[int], ClientFrame], *, retry: bool, timeout_s: float | None, read: Read | None = None
+    ) -> Any:
         limit_s = self._options.request_timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(limit_s) as deadline, self._slots:
                 while True:
                     connection: Connection = await self._link.ready()
                     try:
-                        return await connection.request(build)
+                        return await connection.request(build, read and functools.partial(read, connection))
                     except ConnectionLost:
                         if not retry:
                             raise
@@ -226,6 +273,30 @@ class HubClient:
             return
         self._registry.fail(failure)
         self._link.fail(failure)
+
+
+class _Uploads:
+    """The uploads of one client; implements ``UploadOwner``."""
+
+    def __init__(self, client: HubClient, lanes: Lanes, open_lane: Callable[[str, dict[str, Any]], Awaitable[Lane]]):
+        self._open = open_lane
+        self.options = client.options
+        self.slots = asyncio.Semaphore(self.options.max_uploads)
+        self.call = client.call
+        self.subscribe = client.subscribe
+        self.close_lane = lanes.close
+        self._running: set[Upload] = set()
+
+    async def open_lane(self, method: str, params: dict[str, Any]) -> Lane:
+        return await self._open(method, params)
+
+    def begin(self, upload: Upload) -> Upload:
+        self._running.add(upload)
+        upload.task.add_done_callback(lambda _: self._running.discard(upload))
+        return upload
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(upload.stop() for upload in self._running))
 
 
 def _filter(wanted: Mapping[str, TagValue | Sequence[TagValue]] | None) -> Filter | None:

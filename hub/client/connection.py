@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket as kernel
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,7 @@ class CannotConnect(Exception):
 async def open_socket(url: str, token: str | None, wire: Wire, options: ClientOptions) -> ClientConnection:
     """An open WebSocket. Raises ``CannotConnect``, whatever went wrong."""
     try:
-        return await connect(
+        socket = await connect(
             url,
             subprotocols=[Subprotocol(wire.subprotocol)],
             additional_headers={"Authorization": f"Bearer {token}"} if token is not None else None,
@@ -71,6 +72,17 @@ async def open_socket(url: str, token: str | None, wire: Wire, options: ClientOp
         raise CannotConnect(Ended(ABNORMAL, f"HTTP {status} at the handshake", status, wait_s)) from refused
     except (OSError, WebSocketException) as problem:
         raise CannotConnect(Ended(ABNORMAL, f"cannot connect: {problem}")) from problem
+    _keep_queue_short(socket, options.unsent_bytes)
+    return socket
+
+
+def _keep_queue_short(socket: ClientConnection, most_bytes: int) -> None:
+    """While an upload fills the line, what else is sent waits behind what the kernel has taken; let it take little."""
+    raw = socket.transport.get_extra_info("socket")
+    option = getattr(kernel, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
+    if raw is not None and option is not None:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            raw.setsockopt(kernel.IPPROTO_TCP, option, most_bytes)
 
 
 class Connection:
@@ -114,10 +126,11 @@ class Connection:
         if not self.welcomed.done():
             raise CannotConnect(await self.ended)
 
-    async def request(self, build: Callable[[int], ClientFrame]) -> Any:
+    async def request(self, build: Callable[[int], ClientFrame], read: Callable[[Any], Any] | None = None) -> Any:
         """Sends a request and returns its ``result``. Raises ``RequestRefused`` or ``ConnectionLost``.
 
-        ``build`` makes the frame for the id that the request gets.
+        ``build`` makes the frame for the id that the request gets. ``read`` makes something of the result in its place
+        among the frames, before the next one is looked at; its ``ProtocolViolation`` is raised here.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -127,7 +140,10 @@ class Connection:
             if answer is None:
                 future.set_exception(ConnectionLost("the connection was lost before the answer came"))
             elif isinstance(answer, Reply):
-                future.set_result(answer.result)
+                try:
+                    future.set_result(answer.result if read is None else read(answer.result))
+                except ProtocolViolation as violation:
+                    future.set_exception(violation)
             else:
                 future.set_exception(_refused(answer))
 
@@ -158,6 +174,14 @@ class Connection:
         """Sends a frame that has no answer. Raises ``ConnectionLost``."""
         await self._send(self._wire.encode(frame))
 
+    async def send_chunk(self, handle: int, offset: int, chunk: memoryview) -> None:
+        """Sends the bytes behind the first ``CHUNK_HEAD_BYTES`` of ``chunk``, which are made here. They may be reused.
+
+        Waits until the line takes more; who waits at the same time gets in one after the other. Raises
+        ``ConnectionLost``.
+        """
+        await self._send(self._wire.chunk(handle, offset, chunk), text=False)
+
     def abort(self, reason: str) -> None:
         """Ends the connection now, without a closing handshake."""
         self._end(Ended(ABNORMAL, reason))
@@ -172,11 +196,11 @@ class Connection:
         self.abort("closed by the client")
         await asyncio.wait({self._reader})
 
-    async def _send(self, message: bytes) -> None:
+    async def _send(self, message: bytes | memoryview, text: bool | None = None) -> None:
         if self.ended.done():
             raise ConnectionLost("the connection was lost")
         try:
-            await self._socket.send(message, text=self._wire.text)
+            await self._socket.send(message, text=self._wire.text if text is None else text)
         except ConnectionClosed as closed:
             # The reader may not have heard of it yet. Whoever sends again must not find this connection in order: he
             # would go on trying without ever letting the reader have its turn.

@@ -68,3 +68,17 @@ class GapError(ClientError):
 
 class ProtocolViolation(ClientError):
     """The hub broke the protocol: an unannounced hole, a malformed frame. Counted, and treated as a lost connection."""
+
+
+class UploadFailed(RequestRefused):
+    """An upload has come to an end without its document being there. The message says why, and what to do next.
+
+    ``code``: the hub's, or ``file``, ``file_changed``, ``wrong_file``, ``cancelled``, ``expired``. ``retry`` is
+    ``later`` when the upload is still there and can be gone on with: ``client.resume_upload(upload, path)``.
+    """
+
+    def __init__(
+        self, code: str, message: str, retry: Retry, *, details: dict[str, Any] | None = None, upload: str = ""
+    ) -> None:
+        super().__init__(code, message, retry, None, details)
+        self.upload = upload

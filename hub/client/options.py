@@ -49,6 +49,23 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """Negotiate permessage-deflate: saves traffic, costs time on both sides."""
     use_system_proxy: bool = True
 
+    # --- uploads
+    max_uploads: int = 8
+    """Uploads that send at once; a further one waits."""
+    upload_chunk_s: float = 0.1
+    """A chunk is about what goes out in this time, at most what the hub allows …"""
+    upload_least_chunk_bytes: int = 16_384
+    """… and at least this."""
+    unsent_bytes: int = 131_072
+    """What the kernel takes of what cannot leave yet: everything else that is sent waits behind it."""
+    upload_stall_s: float = 20.0
+    """A handle is opened anew when bytes are under way, or credit is due, and nothing is heard for this long."""
+    upload_patience_s: float = 300.0
+    """Refusals that pass (a full store, for example) are borne this long without a byte acknowledged. Time without a
+    connection does not count."""
+    upload_ask_s: float = 5.0
+    """While an upload is checked: its status is asked for when its topic says nothing for this long."""
+
     # --- presence
     presence_patience_s: float = 2.0
     """``Room`` asks who is there when a snapshot that is due does not come for this long."""

@@ -1,4 +1,5 @@
-"""The subscriptions of one client: asks for them, hands them their frames, takes care that none is forgotten.
+"""The subscriptions of one client: asks for them, hands them their frames, takes care that none is forgotten. What is
+about uploads goes on to ``upload_lane``.
 
 Reading never stops for a slow consumer, because answers come over the same socket. A subscription whose buffer is full
 is left instead (``State.BEHIND``) and joined again from its position, with ``ack: true``, when its consumer has made
@@ -22,7 +23,9 @@ from hub.client.link import Link
 from hub.client.options import ClientOptions
 from hub.client.progress import Outcome
 from hub.client.subscription import OnGap, State, Subscription
+from hub.client.upload_lane import Lanes
 from hub.client.wire import (
+    Credit,
     Error,
     ErrorBody,
     Gap,
@@ -75,6 +78,7 @@ class Registry:
         self._failure: ClientError | None = None
         self.link: Link
         self.acks = Acks(options, self._flush)
+        self.lanes = Lanes()
         self.counters = Counters()
         self.welcome: Welcome | None = None
         self.on_gap: OnGap | None = None
@@ -148,6 +152,7 @@ class Registry:
     def on_welcome(self, connection: Connection, welcome: Welcome) -> None:
         """Takes the verdicts; what has changed since the ``hello`` is put right."""
         self.counters.connections += 1
+        self.lanes.moved(connection)
         self.welcome = welcome
         asked, self._asked = self._asked, {}
         for verdict in welcome.topics:
@@ -177,7 +182,9 @@ class Registry:
                 subscription = self._subscriptions.get(topic)
                 if subscription is not None and subscription.state is State.LIVE:
                     self._refused(subscription, Refusal(frame.code, frame.message, frame.retry))
-            case Error():
+            case Credit():
+                self.lanes.credit(frame)
+            case Error() if not self.lanes.refused(frame):
                 logger.warning(
                     "the hub says %s about %s: %s", frame.code, frame.topic or "the connection", frame.message
                 )
@@ -189,6 +196,7 @@ class Registry:
     def on_down(self, reason: str, retry_in_s: float) -> None:
         """The subscriptions wait for the next ``hello``."""
         logger.info("the connection is down (%s); next attempt in %.2f s", reason, retry_in_s)
+        self.lanes.moved(None)
         for subscription in self._subscriptions.values():
             if subscription.state is not State.BEHIND:
                 subscription.state = State.OUT
@@ -301,6 +309,7 @@ class Registry:
         return later
 
     def _end_all(self, reason: BaseException) -> None:
+        self.lanes.moved(None)
         for topic in list(self._timers):
             self._stop_timer(topic)
         subscriptions, self._subscriptions = self._subscriptions, {}

@@ -6,6 +6,7 @@ would break with the next version of the hub.
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,9 @@ from hub.errors import Retry
 from hub.protocol import frames
 
 Encoding = Literal["json", "msgpack"]
+
+CHUNK_HEAD_BYTES = 12
+"""Before the bytes of a chunk with JSON: the handle in 4 bytes and the offset in 8, big-endian."""
 
 SUBPROTOCOLS: dict[Encoding, str] = {"json": "hub.v1.json", "msgpack": "hub.v1.msgpack"}
 
@@ -145,6 +149,15 @@ class Wire:
         """The bytes of a frame. Raises ``TypeError`` for values that are not of the JSON model."""
         encoded: bytes = self._encoder.encode(frame)
         return encoded
+
+    def chunk(self, handle: int, offset: int, chunk: memoryview) -> bytes | memoryview:
+        """The message with the bytes of ``chunk`` behind its first ``CHUNK_HEAD_BYTES``, which may be overwritten."""
+        if self.text:
+            struct.pack_into(">IQ", chunk, 0, handle, offset)
+            return chunk
+        data = chunk[CHUNK_HEAD_BYTES:]
+        packed: bytes = self._encoder.encode({"type": "chunk", "handle": handle, "offset": offset, "data": data})
+        return packed
 
     def raw(self, item: Struct) -> Raw:
         """A part of a frame, encoded beforehand."""
