@@ -128,7 +128,11 @@ class Upload:
 
     async def _run(self) -> None:
         try:
-            self._conclude(await self._live())
+            try:
+                info = await self._live()
+            finally:
+                await self._journey.close()
+            self._conclude(info)
         except asyncio.CancelledError:
             self._fail(ConnectionLost(f"the upload {self.id!r} was stopped; it can be resumed"))
             raise
@@ -137,8 +141,6 @@ class Upload:
         except Exception as problem:
             logger.exception("an upload failed by a fault of the client")
             self._fail(ClientError(f"the client failed: {type(problem).__name__}: {problem}"))
-        finally:
-            await self._journey.close()
 
     async def _live(self) -> UploadInfo:
         """What is wished is done by one task, which is ended when something else is wished."""

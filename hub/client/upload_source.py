@@ -112,7 +112,8 @@ class _File:
         await self._in_thread(self._check)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.close_now)
+        # Also when whoever waits for it is cancelled.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self.close_now))
 
     async def _in_thread(self, work: Callable[..., None], *arguments: object) -> None:
         try:
