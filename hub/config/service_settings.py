@@ -193,7 +193,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         bool, doc("A folder: what is acknowledged is on the disk and not only in the kernel's memory.")
     ] = False
     uploads_store_threads: Annotated[
-        int, doc("A folder: threads of a process that write, read and copy; what comes beyond waits.", ge=1, le=64)
+        int, doc("Threads of a process that write, read, copy and hash; what comes beyond waits.", ge=1, le=64)
     ] = 4
     uploads_types_file: Annotated[
         str, doc("TOML file with document types: media types, extensions, sizes; empty: those that ship.")

@@ -3,7 +3,19 @@ is for others to say.
 """
 
 from services.uploads.store.folder import FolderStore
+from services.uploads.store.objects import ObjectStore
 from services.uploads.store.opening import open_store
-from services.uploads.store.words import Digest, Part, Piece, Store, StoreFull, Stretch
+from services.uploads.store.words import Digest, Part, Piece, SpentStretch, Store, StoreFull, Stretch
 
-__all__ = ("Digest", "FolderStore", "Part", "Piece", "Store", "StoreFull", "Stretch", "open_store")
+__all__ = (
+    "Digest",
+    "FolderStore",
+    "ObjectStore",
+    "Part",
+    "Piece",
+    "SpentStretch",
+    "Store",
+    "StoreFull",
+    "Stretch",
+    "open_store",
+)

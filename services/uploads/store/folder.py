@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
-import structlog
-
-from hub.api import HubError, OrgId, not_found
+from hub.api import HubError, OrgId
+from services.uploads.store.failing import failed
 from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, write_all
 from services.uploads.store.names import CONTENT, check_part_path, content_path, part_path, upload_path
 from services.uploads.store.threads import Threads
-from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, StoreFull, store_unavailable
+from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, SpentStretch
 
 T = TypeVar("T")
 
@@ -30,8 +29,6 @@ BLOCK_BYTES: Final = 1_048_576
 _COPY_STEP_BYTES = 67_108_864
 _SEEN_STEP_BYTES = 4_194_304
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-_log = structlog.get_logger(__name__)
 
 
 class FolderStore:
@@ -135,7 +132,7 @@ class FolderStore:
         try:
             return os.fdopen(self._tree.open(content_path(org, upload)), "rb")
         except OSError as error:
-            raise _failure(error, "content") from error
+            raise _told(error, "content") from error
 
     async def read(self, org: OrgId, upload: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Each piece is read in a thread when it is asked for."""
@@ -167,7 +164,7 @@ class FolderStore:
         try:
             return await self._threads.run(call)
         except OSError as error:
-            raise _failure(error, missing) from error
+            raise _told(error, missing) from error
 
 
 class FolderStretch:
@@ -182,9 +179,9 @@ class FolderStretch:
         self._spent = False
 
     async def write(self, pieces: Sequence[Piece], digest: Digest | None) -> Part:
-        """Raises ``RuntimeError`` when the stretch is spent."""
+        """Raises ``SpentStretch``."""
         if self._spent:
-            raise RuntimeError("this stretch has failed, or was closed; ask for another")
+            raise SpentStretch
         self._spent = True
         await self._run(partial(self._write, pieces, digest))
         self._size += sum(len(piece) for piece in pieces)
@@ -238,12 +235,5 @@ def _pread(source: SharedFile, start: int, count: int) -> bytes:
     return piece
 
 
-def _failure(error: OSError, missing: str | None) -> HubError:
-    if isinstance(error, FileNotFoundError) and missing is not None:
-        return not_found(missing)
-    if error.errno in _FULL:
-        failure: HubError = StoreFull()
-    else:
-        failure = store_unavailable()
-    _log.warning("uploads_store_failed", error=repr(error))
-    return failure
+def _told(error: OSError, missing: str | None) -> HubError:
+    return failed(error, full=error.errno in _FULL, missing=missing)

@@ -50,6 +50,13 @@ class StoreFull(HubError):
         )
 
 
+class SpentStretch(RuntimeError):
+    """A stretch was written to after it had failed, or was closed: a fault of whoever does."""
+
+    def __init__(self) -> None:
+        super().__init__("this stretch has failed, or was closed; ask for another")
+
+
 def store_unavailable() -> HubError:
     """The store does not answer, or answers what makes no sense; raised ``from`` what it was."""
     return HubError(
@@ -87,7 +94,8 @@ class Store(Protocol):
         """Whether the blocks of a stretch become one part that grows, or a part each."""
 
     async def start(self) -> None:
-        """Before everything else. Raises when the store cannot be used."""
+        """Before everything else. Raises ``HubError`` when the store can never be used as it is set; one that does not
+        answer just now is no reason."""
 
     async def close(self) -> None:
         """After everything else; waits for what is under way."""
