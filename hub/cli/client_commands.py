@@ -1,8 +1,9 @@
-"""``hub publish``, ``tail``, ``call``, ``chat``, ``stream``, ``kick``: they talk to a running hub as its clients do."""
+"""``hub publish``, ``tail``, ``call``, ``chat``, ``stream``, ``upload``, ``kick``: clients of a running hub."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -159,6 +160,40 @@ def stream(
         how |= {"kind": "chat", "messages": [{"role": "user", "content": chat}]}
     if not _talk(unfold(HubClient(_url(url), _tokens(token, org, user), options=_options()), method, how)):
         raise typer.Exit(1)
+
+
+@reported
+def upload(
+    file: Annotated[Path, typer.Argument(help="What to upload.", exists=True, dir_okay=False, readable=True)],
+    document_type: Annotated[
+        str | None, typer.Option("--type", show_default="document", help="passport, image, csv, …")
+    ] = None,
+    meta: Annotated[list[str] | None, typer.Option(help="Metadata k=v, for example guest_id=7; several times.")] = None,
+    name: Annotated[str | None, typer.Option(show_default="the file's", help="What it is to be called.")] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="A topic whose readers may read it, for example chat:lobby; several times.")
+    ] = None,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Read the file before, so that the hub can compare.")
+    ] = False,
+    resume: Annotated[str | None, typer.Option(help="Go on with this upload instead.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the hub knows of it as JSON.")] = False,
+    url: Url = "",
+    token: Token = "",
+    org: Org = "acme",
+    user: User = "cli",
+) -> None:
+    """Upload a file and wait until it was checked; prints its id. Ctrl-C pauses, and says how to go on."""
+    from hub.cli.uploading import Job, carry
+    from hub.cli.values import tags
+    from hub.client import HubClient
+
+    if resume is not None and (document_type or meta or name or share or sha256):
+        raise typer.BadParameter("--resume goes on with what was begun: its type, name and metadata stay")
+    job = Job(file, resume, document_type or "document", name, tags(meta or []), sha256, share or [])
+    code = _talk(carry(HubClient(_url(url), _tokens(token, org, user), options=_options()), job, as_json=as_json))
+    if code:
+        raise typer.Exit(code)
 
 
 @reported

@@ -248,7 +248,7 @@ class Journey:
         elif opening:
             await self._wait(conflict)
         else:
-            text = f"{conflict.message}; {self._how_to_go_on()}"
+            text = f"{conflict.message}; {self._what_is_left()}"
             raise self.failure(conflict.code, text, conflict.details, resumable=True)
 
     async def _wait(self, refusal: Refusal) -> None:
@@ -258,16 +258,16 @@ class Journey:
             self._backoff.reset()
         wait_s = max(self._backoff.next_s(), (refusal.retry_after_ms or 0) / 1000)
         if now + wait_s - self._refused_since > self._options.upload_patience_s:
-            text = f"{refusal.message}; {self._how_to_go_on()}"
+            text = f"{refusal.message}; {self._what_is_left()}"
             raise self.failure(refusal.code, text, refusal.details, resumable=bool(self._id))
         self.tell(UploadState.WAITING, problem=f"{refusal.message}; again in {wait_s:.1f} s")
         await asyncio.sleep(wait_s)
 
-    def _how_to_go_on(self) -> str:
+    def _what_is_left(self) -> str:
         at = self.progress
         if not self._id:
             return "nothing was sent yet; upload it again later"
-        return f"{at.offset} of {at.size} bytes are safe: go on later by resume_upload({self._id!r}, …)"
+        return f"{at.offset} of {at.size} bytes are safe; upload {self._id} can be resumed"
 
     # --- being checked
 
