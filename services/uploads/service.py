@@ -11,7 +11,11 @@ from services.uploads.kinds import upload_kind
 from services.uploads.methods import Intakes, UploadMethods
 from services.uploads.metrics import UploadMetrics
 from services.uploads.records import Records
+from services.uploads.serving import CORS_ANSWER_HEADERS, CORS_REQUEST_HEADERS, Serving, serving_routes
 from services.uploads.store import open_store
+from services.uploads.tus.headers import ANSWER_HEADERS, REQUEST_HEADERS
+from services.uploads.tus.requests import Tus
+from services.uploads.tus.routes import tus_answer_headers, tus_routes
 from services.uploads.writers import Writers
 
 
@@ -25,6 +29,8 @@ def uploads(hub: Hub) -> Service:
     desk = Desk(hub, records, access, writers, store, metrics)
     intakes = Intakes(hub, writers)
     methods = UploadMethods(desk, records, access, intakes)
+    serving = Serving(hub, records, access, desk, store)
+    tus = Tus(hub, access, desk, writers)
 
     def check(org: OrgId, upload: str) -> None:
         """Replaced by the checker."""
@@ -47,8 +53,12 @@ def uploads(hub: Hub) -> Service:
     return Service(
         name="uploads",
         kinds=[upload_kind(access)],
-        methods=methods.methods,
+        methods={**methods.methods, **serving.methods},
         caller_methods=methods.callers,
+        routes=[*tus_routes(tus, access, desk), *serving_routes(serving)],
+        answer_headers=tus_answer_headers(hub.settings),
+        cors_request_headers=[*REQUEST_HEADERS, *CORS_REQUEST_HEADERS],
+        cors_answer_headers=[*ANSWER_HEADERS, *CORS_ANSWER_HEADERS],
         start=start,
         stop=stop,
     )

@@ -1,0 +1,340 @@
+"""tus 1.0.0 by hand: what the specification wants of a server, over real HTTP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.edge.http_hub import assert_problem
+from tests.services.uploads.depot import Depot, depot, some_text
+from tests.services.uploads.tus_client import BODY, GUESTS, TusClient, encoded, hanging, tus
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+MANY = some_text(600_000)
+
+
+@pytest.fixture
+async def ada(house: Depot) -> AsyncIterator[TusClient]:
+    client = tus(house)
+    async with client.http:
+        yield client
+
+
+def checksum(algorithm: str, data: bytes) -> str:
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, data).digest()).decode()}"
+
+
+async def state_of(client: TusClient, url: str) -> dict[str, Any]:
+    answer = await client.http.get(url)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_an_upload_from_creation_to_the_last_byte(ada: TusClient) -> None:
+    metadata = {**GUESTS, "guest_id": "g-7", "filetype": "text/csv"}
+    answer = await ada.post(len(MANY), metadata)
+    assert answer.status_code == 201
+    url = answer.headers["location"]
+    assert url.startswith("/v1/uploads/")
+    expires = parsedate_to_datetime(answer.headers["upload-expires"])
+    first = await ada.patch(url, 0, MANY[:200_000])
+    assert (first.status_code, first.headers["upload-offset"]) == (204, "200000")
+    assert parsedate_to_datetime(first.headers["upload-expires"]) >= expires
+    head = await ada.ask("HEAD", url)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["cache-control"] == "no-store"
+    assert (head.headers["upload-offset"], head.headers["upload-length"]) == ("200000", str(len(MANY)))
+    assert set(head.headers["upload-metadata"].split(",")) == set(encoded(metadata).split(","))
+    last = await ada.patch(url, 200_000, MANY[200_000:])
+    assert (last.status_code, last.headers["upload-offset"]) == (204, str(len(MANY)))
+    assert "upload-expires" not in last.headers
+    assert await ada.offset(url) == len(MANY)
+    state = await state_of(ada, url)
+    assert state["metadata"] == {"guest_id": "g-7", "filetype": "text/csv"}
+    assert state["filename"] == "guests.csv"
+
+
+async def test_creation_with_upload(ada: TusClient) -> None:
+    part = await ada.post(len(MANY), content=MANY[:1000], Content_Type=BODY)
+    assert (part.status_code, part.headers["upload-offset"]) == (201, "1000")
+    whole = await ada.post(len(MANY), content=MANY, Content_Type=BODY, Upload_Checksum=checksum("sha256", MANY))
+    assert (whole.status_code, whole.headers["upload-offset"]) == (201, str(len(MANY)))
+    wrong = await ada.post(10, content=b"0123456789", Content_Type=BODY, Upload_Checksum=checksum("md5", b"other"))
+    assert_problem(wrong, "checksum_mismatch", 460)
+    assert_problem(await ada.post(10, content=b"0123456789"), "content_type")
+    assert_problem(await ada.post(9, content=b"0123456789", Content_Type=BODY), "too_large")
+
+
+async def test_options_say_what_is_spoken(ada: TusClient, house: Depot) -> None:
+    for path in ("/v1/uploads", "/v1/uploads/whatever"):
+        answer = await ada.http.options(path, headers={"Authorization": ""})
+        assert answer.status_code == 204
+        assert answer.headers["tus-version"] == "1.0.0"
+        assert "concatenation" in answer.headers["tus-extension"]
+        assert answer.headers["tus-max-size"] == str(house.nodes[0].settings.uploads_max_bytes)
+        assert answer.headers["tus-checksum-algorithm"] == "sha256,sha1,md5"
+
+
+async def test_every_request_says_the_version(ada: TusClient) -> None:
+    url = await ada.create(10)
+    for method, path in (("POST", "/v1/uploads"), ("HEAD", url), ("PATCH", url), ("DELETE", url)):
+        for version in (None, "0.2.2", "1.0.1", ["1.0.0", "1.0.0"]):
+            answer = await ada.ask(method, path, {"Tus-Resumable": version})
+            assert answer.status_code == (400 if isinstance(version, list) else 412)
+            assert answer.headers["tus-version"] == "1.0.0"
+    assert await ada.offset(url) == 0, "nothing was done"
+
+
+CREATIONS: list[tuple[dict[str, Any], str, int]] = [
+    ({"Upload-Length": None}, "bad_request", 400),
+    ({"Upload-Length": "-1"}, "bad_request", 400),
+    ({"Upload-Length": "1e3"}, "bad_request", 400),
+    ({"Upload-Length": "+1"}, "bad_request", 400),
+    ({"Upload-Length": ["10", "10"]}, "bad_request", 400),
+    ({"Upload-Length": "0"}, "empty_content", 400),
+    ({"Upload-Length": "9999999999999999"}, "too_large", 413),
+    ({"Upload-Length": "10", "Upload-Defer-Length": "1"}, "bad_request", 400),
+    ({"Upload-Length": None, "Upload-Defer-Length": "1"}, "bad_request", 400),
+    ({"Upload-Metadata": None}, "bad_request", 400),
+    ({"Upload-Metadata": "filename"}, "bad_request", 400),
+    ({"Upload-Metadata": "filename !!!"}, "bad_request", 400),
+    ({"Upload-Metadata": "filename /w=="}, "bad_request", 400),
+    ({"Upload-Metadata": "filename YQ==,filename YQ=="}, "bad_request", 400),
+    ({"Upload-Metadata": ["filename YQ==", "filename YQ=="]}, "bad_request", 400),
+    ({"Upload-Metadata": "filename YQ==,,"}, "bad_request", 400),
+    ({"Upload-Metadata": encoded({"filename": "../a.csv"})}, "bad_request", 400),
+    ({"Upload-Metadata": encoded({**GUESTS, "document_type": "no such"})}, "bad_request", 400),
+    ({"Upload-Metadata": encoded({**GUESTS, "sha256": "abc"})}, "bad_request", 400),
+    ({"Upload-Metadata": encoded({**GUESTS, "shares": "chat:hall"})}, "bad_request", 400),
+    ({"Upload-Concat": "partially"}, "bad_request", 400),
+    ({"Upload-Concat": "final;"}, "bad_request", 400),
+    ({"Upload-Concat": "final;/v1/uploads/a"}, "bad_request", 400),
+    ({"Upload-Length": None, "Upload-Concat": "final;/v1/uploads/a"}, "not_found", 404),
+    ({"X-HTTP-Method-Override": "PATCH"}, "bad_request", 405),
+]
+
+
+async def test_creations_that_are_refused(ada: TusClient, house: Depot) -> None:
+    for headers, code, status in CREATIONS:
+        asked = {"Upload-Length": "10", "Upload-Metadata": encoded(GUESTS), **headers}
+        assert_problem(await ada.ask("POST", "/v1/uploads", asked), code, status)
+    assert await house.rows("SELECT id FROM hub.uploads") == []
+
+
+PATCHES: list[tuple[dict[str, Any], str, int]] = [
+    ({"Upload-Offset": None}, "bad_request", 400),
+    ({"Upload-Offset": "x"}, "bad_request", 400),
+    ({"Upload-Offset": ["4", "4"]}, "bad_request", 400),
+    ({"Upload-Offset": "3"}, "offset_mismatch", 409),
+    ({"Upload-Offset": "5"}, "offset_mismatch", 409),
+    ({"Content-Type": None}, "content_type", 415),
+    ({"Content-Type": "application/octet-stream"}, "content_type", 415),
+    ({"Upload-Checksum": "sha1"}, "bad_request", 400),
+    ({"Upload-Checksum": "sha1 abc"}, "bad_request", 400),
+    ({"Upload-Checksum": "crc32 AAAAAA=="}, "bad_request", 400),
+    ({"Upload-Checksum": checksum("md5", b"else")}, "checksum_mismatch", 460),
+    ({"Upload-Checksum": checksum("sha1", b"else")}, "checksum_mismatch", 460),
+]
+
+
+async def test_patches_that_are_refused_leave_nothing(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(10)
+    await ada.patch(url, 0, b"0123")
+    for headers, code, status in PATCHES:
+        asked = {"Upload-Offset": "4", "Content-Type": BODY, **headers}
+        body = assert_problem(await ada.ask("PATCH", url, asked, content=b"456789"), code, status)
+        if code == "offset_mismatch":
+            assert body["details"] == {"offset": 4}
+        assert await ada.offset(url) == 4, headers
+    assert_problem(await ada.patch(url, 4, b"4567890"), "too_large")
+    assert await ada.offset(url) == 4
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"456", b"7890"):
+            yield piece
+
+    # Without a length nobody knows before: what fits is kept, and nothing of the rest.
+    assert_problem(await ada.patch(url, 4, pieces()), "too_large")
+    assert await ada.offset(url) == 10
+    parts = await house.rows("SELECT sum(size)::int AS bytes FROM hub.upload_parts")
+    assert parts[0]["bytes"] == 10
+
+
+async def test_checksums_of_bodies(ada: TusClient) -> None:
+    url = await ada.create(len(MANY))
+    offset = 0
+    for algorithm in ("sha1", "sha256", "md5"):
+        piece = MANY[offset : offset + 100_000]
+        answer = await ada.patch(url, offset, piece, Upload_Checksum=checksum(algorithm, piece))
+        assert answer.status_code == 204
+        offset += len(piece)
+    rest = MANY[offset:]
+    # The one that would complete it, too.
+    refused = await ada.patch(url, offset, rest[:-1] + b"?", Upload_Checksum=checksum("sha1", rest))
+    assert_problem(refused, "checksum_mismatch", 460)
+    assert await ada.offset(url) == offset
+    assert (await state_of(ada, url))["state"] == "receiving"
+    assert (await ada.patch(url, offset, rest, Upload_Checksum=checksum("sha1", rest))).status_code == 204
+
+
+async def acknowledged(house: Depot, offset: int) -> None:
+    """Waits until so much of the only upload is."""
+
+    async def is_there() -> bool:
+        (row,) = await house.rows("SELECT received::int FROM hub.uploads")
+        return bool(row["received"] >= offset)
+
+    await until(is_there, what=f"{offset} bytes to be acknowledged")
+
+
+async def test_a_cut_connection_keeps_what_has_come(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY))
+    async with hanging(house, url, 0, len(MANY)) as request:
+        await request.send(MANY[:50_000])
+        await acknowledged(house, 50_000)
+        await request.send(MANY[50_000:60_000])
+        await request.cut()
+        await acknowledged(house, 60_000)
+    assert await ada.offset(url) == 60_000
+
+
+async def test_a_cut_connection_with_a_checksum_keeps_nothing(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY))
+    async with hanging(house, url, 0, len(MANY), f"Upload-Checksum: {checksum('md5', MANY)}") as request:
+        await request.send(MANY[:-1])
+        await until(lambda: house.stored() != [], what="bytes to be in the store")
+    assert await ada.offset(url) == 0
+    assert (await ada.patch(url, 0, MANY)).status_code == 204
+    assert await ada.offset(url) == len(MANY)
+
+
+async def test_who_comes_back_takes_over_from_a_request_that_hangs(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY))
+    async with hanging(house, url, 0, len(MANY)) as request:
+        await request.send(MANY[:70_000])
+        await acknowledged(house, 70_000)
+        assert await ada.offset(url) == 70_000, "whose owner asks is about to go on"
+        status, _ = await request.answer()
+        assert status == 400, "with 409 tus-js-client would take it back"
+        async with hanging(house, url, 70_000, len(MANY) - 70_000) as another:
+            await another.send(MANY[70_000:80_000])
+            await acknowledged(house, 80_000)
+            assert (await ada.patch(url, 80_000, MANY[80_000:])).status_code == 204
+            assert (await another.answer())[0] == 400
+
+
+async def test_one_that_sends_nothing_is_ended(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    async with depot(redis_url, hub_database, tmp_path, uploads_idle_s=0.2) as house:
+        ada = tus(house)
+        async with ada.http:
+            url = await ada.create(len(MANY))
+            async with hanging(house, url, 0, len(MANY)) as request:
+                await request.send(MANY[:1000])
+                assert (await request.answer())[0] == 504
+                assert await ada.offset(url) == 1000
+
+
+async def test_a_node_that_leaves_keeps_what_has_come(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, nodes=2) as house:
+        ada = tus(house, node=1)
+        async with ada.http:
+            url = await ada.create(len(MANY))
+            async with hanging(house, url, 0, len(MANY)) as request:
+                await request.send(MANY[:300_000])
+                await acknowledged(house, 1)
+                house.nodes[0].leave()
+                status, head = await request.answer()
+            assert status == 503
+            assert b"tus-resumable: 1.0.0" in head
+            offset = await ada.offset(url)
+            assert offset > 0
+            assert (await ada.patch(url, offset, MANY[offset:])).status_code == 204
+
+
+async def test_termination(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(10)
+    await ada.patch(url, 0, b"0123")
+    assert (await ada.ask("DELETE", url)).status_code == 204
+    assert (await ada.ask("HEAD", url)).status_code == 410
+    assert_problem(await ada.patch(url, 4, b"4"), "conflict", 410)
+    assert_problem(await ada.ask("DELETE", url), "conflict", 410)
+    await until(lambda: house.stored() == [], what="its bytes to be removed")
+    assert (await ada.ask("HEAD", "/v1/uploads/nobodys")).status_code == 404
+
+
+async def test_concatenation(ada: TusClient, house: Depot) -> None:
+    urls = []
+    for piece in (MANY[:250_000], MANY[250_000:]):
+        url = await ada.create(len(piece), {}, Upload_Concat="partial")
+        urls.append(url)
+        early = await ada.post(None, Upload_Concat=f"final;{url}")
+        assert_problem(early, "conflict")
+        assert (await ada.patch(url, 0, piece)).status_code == 204
+        assert (await ada.ask("HEAD", url)).headers["upload-concat"] == "partial"
+    grace = tus(house, "grace")
+    async with grace.http:
+        assert_problem(await grace.post(None, Upload_Concat="final;" + " ".join(urls)), "not_found")
+    # As tus-js-client writes them: with the host.
+    final = await ada.post(None, Upload_Concat="final;" + " ".join(house.nodes[0].http_url + url for url in urls))
+    assert final.status_code == 201, final.text
+    url = final.headers["location"]
+    head = await ada.ask("HEAD", url)
+    assert head.headers["upload-offset"] == head.headers["upload-length"] == str(len(MANY))
+    assert (await ada.patch(url, len(MANY), b"more")).status_code in (403, 413)
+    whole = await ada.create(10)
+    assert_problem(await ada.post(None, Upload_Concat=f"final;{whole}"), "not_found")
+    assert_problem(await ada.post(None, Upload_Concat="final;" + " ".join(urls)), "conflict")
+
+
+async def test_methods_by_another_name(ada: TusClient) -> None:
+    url = await ada.create(4)
+    sent = {"X-HTTP-Method-Override": "PATCH", "Upload-Offset": "0", "Content-Type": BODY}
+    assert (await ada.ask("POST", url, sent, content=b"01")).status_code == 204
+    head = await ada.ask("POST", url, {"X-HTTP-Method-Override": "HEAD"})
+    assert head.headers["upload-offset"] == "2"
+    assert (await ada.ask("POST", url)).status_code == 405
+    assert (await ada.ask("POST", url, {"X-HTTP-Method-Override": "DELETE"})).status_code == 204
+    assert (await ada.ask("HEAD", url)).status_code == 410
+
+
+async def test_nobody_else_sees_or_changes_it(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(10)
+    stranger, foreigner = tus(house, "grace"), tus(house, "ada", org="other")
+    weak = tus(house, scope="subscribe:*")
+    async with stranger.http, foreigner.http, weak.http:
+        for client, status in ((stranger, 404), (foreigner, 404), (weak, 403)):
+            assert (await client.ask("HEAD", url)).status_code == status
+            assert (await client.patch(url, 0, b"0")).status_code == status
+            assert (await client.ask("DELETE", url)).status_code == status
+            assert (await client.http.get(url)).status_code == status
+        assert_problem(await weak.post(10), "forbidden")
+        refused = await weak.ask("POST", "/v1/uploads", {"Authorization": "Bearer nonsense"})
+        assert refused.status_code == 401
+    assert await ada.offset(url) == 0
+
+
+async def test_begun_on_the_socket_and_finished_by_tus_and_the_other_way(house: Depot, ada: TusClient) -> None:
+    person = await house.person()
+    opened = await person.create(MANY)
+    await person.send(opened, MANY, until=100_000)
+    await person.acknowledged(opened, 100_000)
+    url = f"/v1/uploads/{opened['upload']}"
+    assert await ada.offset(url) == 100_000
+    assert (await ada.patch(url, 100_000, MANY[100_000:200_000])).status_code == 204
+    resumed = await person.call("resume", upload=opened["upload"])
+    assert resumed["offset"] == 200_000
+    await person.send(resumed, MANY)
+
+    async def is_there() -> bool:
+        return await ada.offset(url) == len(MANY)
+
+    await until(is_there)
