@@ -79,7 +79,7 @@ class Links:
                 # By our own clock, below.
                 options={"require": ["aud", "exp"], "verify_exp": False},
             )
-            grant = Grant(OrgId.from_row(claims["org"]), claims["sub"], claims["upload"], claims["exp"])
+            grant = Grant(OrgId.from_claim(claims["org"]), claims["sub"], claims["upload"], claims["exp"])
         except (jwt.PyJWTError, KeyError, TypeError, ValueError):
             raise _refused() from None
         if grant.expires_at <= self._clock() or not is_id(grant.upload):

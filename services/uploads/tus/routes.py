@@ -161,6 +161,10 @@ def tus_routes(tus: Tus, access: Access, desk: Desk) -> list[Any]:
         """Nothing of it is kept; also a document that is available. Needs the scope `call:upload.cancel`."""
         return await tus.of_one(request, upload)
 
+    return [create, look, append, end, _override(tus), _status(access, desk)]
+
+
+def _override(tus: Tus) -> Any:
     @post(
         _ONE,
         status_code=204,
@@ -174,6 +178,10 @@ def tus_routes(tus: Tus, access: Access, desk: Desk) -> list[Any]:
         """For clients that can send POST only."""
         return await tus.of_one(request, upload)
 
+    return override
+
+
+def _status(access: Access, desk: Desk) -> Any:
     @get(
         _ONE,
         summary="An upload",
@@ -187,4 +195,4 @@ def tus_routes(tus: Tus, access: Access, desk: Desk) -> list[Any]:
         await desk.reads.spend(principal.org, principal.user)
         return shape(await access.seen(principal, check_id(upload)))
 
-    return [create, look, append, end, override, status]
+    return status
