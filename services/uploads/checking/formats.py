@@ -17,6 +17,7 @@ class Family(Enum):
     COMPOUND = auto()
     TABLE = auto()
     TEXT = auto()
+    PACKED = auto()
     OTHER = auto()
 
 
@@ -104,9 +105,9 @@ FORMATS: dict[str, Format] = {
         Format(PHP, "a PHP script", (".php",), Family.TEXT),
         Format(SCRIPT, "a script", (".sh",), Family.TEXT),
         Format(RTF, "an RTF document", (".rtf",), Family.OTHER),
-        Format("application/gzip", "a gzip archive", (".gz", ".tgz"), Family.OTHER),
-        Format("application/x-7z-compressed", "a 7-Zip archive", (".7z",), Family.OTHER),
-        Format("application/vnd.rar", "a RAR archive", (".rar",), Family.OTHER),
+        Format("application/gzip", "a gzip archive", (".gz", ".tgz"), Family.PACKED),
+        Format("application/x-7z-compressed", "a 7-Zip archive", (".7z",), Family.PACKED),
+        Format("application/vnd.rar", "a RAR archive", (".rar",), Family.PACKED),
         Format("application/vnd.microsoft.portable-executable", "a Windows program", (".exe", ".dll"), Family.OTHER),
         Format("video/mp4", "an MP4 video", (".mp4", ".m4v"), Family.OTHER),
         Format("video/quicktime", "a QuickTime video", (".mov", ".qt"), Family.OTHER),

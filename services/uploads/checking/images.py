@@ -20,6 +20,7 @@ from services.uploads.checking.source import Headers, Source
 
 _MAX_HEADERS = 33_554_432
 _MAX_BOXES = 10_000
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 _OPENERS: dict[str, type[ImageFile]] = {
     formats.JPEG: JpegImagePlugin.JpegImageFile,
     formats.PNG: PngImagePlugin.PngImageFile,
@@ -49,6 +50,8 @@ def _pillow_size(source: Source, opener: type[ImageFile]) -> tuple[int, int]:
     headers = Headers(source, _MAX_HEADERS)
     try:
         with opener(cast(IO[bytes], headers)) as image:
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _check_strips(image, source.size)
             return image.size
     except (Rejected, MemoryError):
         raise
@@ -56,6 +59,15 @@ def _pillow_size(source: Source, opener: type[ImageFile]) -> tuple[int, int]:
         if headers.fault is not None:
             raise
         raise damaged("its headers are not those of an image") from error
+
+
+def _check_strips(image: TiffImagePlugin.TiffImageFile, size: int) -> None:
+    """A TIFF has no end marker, but says where its pixels are."""
+    tags = image.tag_v2
+    for offsets, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
+        pairs = zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
+        if any(offset + length > size for offset, length in pairs):
+            raise damaged("the image is incomplete")
 
 
 def _webp_size(source: Source) -> tuple[int, int]:

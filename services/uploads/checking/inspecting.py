@@ -10,13 +10,17 @@ from typing import BinaryIO
 
 from hub.api import ErrorCode, Settings
 from services.uploads.checking import formats
+from services.uploads.checking.archives import Archive
 from services.uploads.checking.facts import Facts, Rejected, too_large, unsupported
 from services.uploads.checking.filenames import extension_of
 from services.uploads.checking.formats import BY_NAME, FORMATS, Family, label
 from services.uploads.checking.images import image_facts
+from services.uploads.checking.polyglots import refuse_hidden_archive, refuse_image_polyglots, refuse_pdf_polyglots
 from services.uploads.checking.sniffing import Sniffed, sniff
 from services.uploads.checking.source import Budget, Source
+from services.uploads.checking.tables import table_facts
 from services.uploads.checking.types import DocumentType, names
+from services.uploads.checking.workbooks import workbook_facts
 
 
 def inspect(file: BinaryIO, size: int, type: DocumentType, filename: str, bounds: Settings) -> Facts:
@@ -56,5 +60,18 @@ def _agreed(sniffed: Sniffed, type: DocumentType, filename: str) -> str:
 def _look(source: Source, media_type: str, sniffed: Sniffed, bounds: Settings) -> Facts:
     family = FORMATS[media_type].family if media_type in FORMATS else Family.OTHER
     if family is Family.IMAGE:
-        return Facts(media_type, image=image_facts(source, media_type, bounds.uploads_max_pixels))
+        facts = Facts(media_type, image=image_facts(source, media_type, bounds.uploads_max_pixels))
+        refuse_image_polyglots(source, media_type)
+        return facts
+    if family in (Family.ZIP, Family.WORKBOOK):
+        archive = Archive(source, sniffed.entries or [], bounds)
+        unpacked = archive.facts()
+        table = workbook_facts(archive, bounds) if family is Family.WORKBOOK else None
+        return Facts(media_type, table=table, archive=unpacked)
+    if family is Family.PDF:
+        refuse_pdf_polyglots(source)
+    elif family in (Family.TABLE, Family.TEXT, Family.OTHER):
+        refuse_hidden_archive(source)
+    if family is Family.TABLE:
+        return Facts(media_type, table=table_facts(source, media_type, bounds))
     return Facts(media_type)

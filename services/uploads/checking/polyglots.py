@@ -1,0 +1,85 @@
+"""Files that are two things at once: one for whoever checks them, another for the program that opens them.
+
+What a format is begins at its first byte (``sniffing``); here is what else would be found in it: an archive from
+behind, a page or script in its beginning, another file behind its end. Phones append to their pictures on purpose
+(previews, gain maps, short films), so what may follow an image is known by its kind, not forbidden.
+"""
+
+from __future__ import annotations
+
+import re
+
+from services.uploads.checking import formats
+from services.uploads.checking.endings import end_of_image
+from services.uploads.checking.facts import Rejected, damaged, unsupported
+from services.uploads.checking.source import Source
+from services.uploads.checking.zip_files import ends_as_zip
+
+# How far browsers, PDF readers and PHP's users look for something that they know.
+_BEGIN = 4096
+# Padding is smaller. Of JPEGs as much is taken as the image itself has: makers of phones append what nobody documents.
+_MAX_TRAILER = 65_536
+_PDF_END = 65_536
+_MARKUP = re.compile(rb"<(\?php|script|html|!doctype|body|iframe|svg)\b|%PDF-\d", re.IGNORECASE)
+# Long enough to be no accident in megabytes of a film.
+_ARCHIVE = re.compile(rb"Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|%PDF-1\.\d|<\?php\s|<script[\s>]", re.IGNORECASE)
+_OVERLAP = 16
+_NO_ZIP = "it is an archive as well, when it is opened from behind; save it again with a program that makes such files"
+
+
+def refuse_image_polyglots(source: Source, media_type: str) -> None:
+    """Raises ``Rejected``: markup in its beginning, or behind its end what is not part of a picture."""
+    if _MARKUP.search(source.at(0, _BEGIN)):
+        raise unsupported(
+            "the image has a page, a script or a PDF in its beginning; save it again without its metadata"
+        )
+    _refuse_zip(source)
+    end = end_of_image(source, media_type)
+    if end is not None and end < source.size:
+        _check_trailer(source, end, media_type)
+
+
+def refuse_pdf_polyglots(source: Source) -> None:
+    """Raises ``Rejected``: an archive as well, incomplete, or something long behind its end."""
+    _refuse_zip(source)
+    start = max(0, source.size - _PDF_END)
+    tail = source.at(start, source.size - start)
+    end = tail.rfind(b"%%EOF")
+    if end < 0:
+        raise damaged("its end is missing")
+
+
+def refuse_hidden_archive(source: Source) -> None:
+    """For all that is no archive itself. Raises ``Rejected``."""
+    _refuse_zip(source)
+
+
+def _refuse_zip(source: Source) -> None:
+    if ends_as_zip(source):
+        raise unsupported(_NO_ZIP)
+
+
+def _check_trailer(source: Source, end: int, media_type: str) -> None:
+    counted, before = 0, b""
+    for block in source.blocks(end):
+        source.budget.tick()
+        if _ARCHIVE.search(before + block):
+            raise _hidden()
+        before = block[-_OVERLAP:]
+        counted += len(block.strip(b"\0"))
+    if counted > _MAX_TRAILER and not (media_type == formats.JPEG and (counted <= end or _of_a_phone(source, end))):
+        raise _hidden()
+
+
+def _of_a_phone(source: Source, end: int) -> bool:
+    """Another JPEG (preview, gain map, depth), a film (motion photo), or Samsung's list of such things at the end."""
+    begin = source.at(end, _MAX_TRAILER)
+    return (
+        begin.lstrip(b"\0").startswith(b"\xff\xd8\xff")
+        or begin[4:8] == b"ftyp"
+        or source.at(source.size - 4, 4) == b"SEFT"
+    )
+
+
+def _hidden() -> Rejected:
+    return unsupported("something else follows the end of the image; save it again with a program for images")

@@ -1,0 +1,164 @@
+"""CSV and workbooks: encoding, header and rows; and those that would cost their reader memory or time."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from hub.api import ErrorCode
+from services.uploads.checking import DocumentTypes, Facts, Rejected, SheetFacts, TableFacts, inspect
+from tests.services.uploads.checking.samples import (
+    archive,
+    look,
+    number,
+    settings,
+    shared,
+    sheet,
+    workbook,
+    workbook_files,
+)
+
+
+def table(data: bytes, filename: str = "a.csv", **overrides: object) -> TableFacts:
+    facts = look(data, filename, "csv" if filename.endswith("sv") else "excel", **overrides)
+    assert facts.table
+    return facts.table
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"name,room\nAnn,12\nBob,13\n", TableFacts(["name", "room"], 2, False, "utf-8", ",")),
+        (b"name,room", TableFacts(["name", "room"], 0, False, "utf-8", ",")),
+        (b"name;price\r\nAnn;1,5\r\n\r\nBob;2,5", TableFacts(["name", "price"], 2, False, "utf-8", ";")),
+        (b"sep=|\nname|room\nAnn,x|12\n", TableFacts(["name", "room"], 1, False, "utf-8", "|")),
+        (b"\n\n name , room \nAnn,12\n,\n", TableFacts(["name", "room"], 1, False, "utf-8", ",")),
+        (b'"a\nb","c ""d"""\n"1\n\n2",3\n', TableFacts(["a\nb", 'c "d"'], 1, False, "utf-8", ",")),
+        (b"only\n1\n2\n3\n", TableFacts(["only"], 3, False, "utf-8", ",")),
+        (b"\xef\xbb\xbfname\n1\n", TableFacts(["name"], 1, False, "utf-8", ",")),
+        ("Größe;Ort\n1;Köln\n".encode("utf-16"), TableFacts(["Größe", "Ort"], 1, False, "utf-16-le", ";")),
+        ("Größe;Ort\n1;Köln\n".encode("utf-16-be"), TableFacts(["Größe", "Ort"], 1, False, "utf-16-be", ";")),
+        ("Größe;Ort\n1;Köln €\n".encode("cp1252"), TableFacts(["Größe", "Ort"], 1, False, "windows-1252", ";")),
+        (b"name\r1\r2\r", TableFacts(["name"], 2, False, "utf-8", ",")),
+        (b'=HYPERLINK("x"),b\n@SUM(1),2\n', TableFacts(['=HYPERLINK("x")', "b"], 1, False, "utf-8", ",")),
+    ],
+)
+def test_csv(data: bytes, expected: TableFacts) -> None:
+    assert table(data) == expected
+
+
+def test_tabs() -> None:
+    assert table(b"name\tprice\nAnn\t1,5\n", "a.tsv") == TableFacts(["name", "price"], 1, False, "utf-8", "\t")
+
+
+def test_another_encoding_is_seen_late() -> None:
+    data = b"name,room\n" + b"Ann,12\n" * 50_000 + "Jürgen,13\n".encode("cp1252") + b"Bob,14\n" * 20_000
+    assert table(data) == TableFacts(["name", "room"], 70_001, False, "windows-1252", ",")
+
+
+def test_rows_and_columns_are_counted_up_to_a_bound() -> None:
+    data = b"a,b,c\n" + b"1,2,3\n" * 100
+    assert table(data, uploads_max_rows=40, uploads_max_columns=2) == TableFacts(["a", "b"], 40, True, "utf-8", ",")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b'a,b\n1,"' + b"x\n" * 200_000, "field limit"),
+        (b"a,b\n" + b"x" * 2_000_000, "field limit|line"),
+        (b"a,b\n" + b"x," * 1_000_000, "a line of more"),
+        (b'"a\n",' * 600_000, "a row of more"),
+        (b"a,b\n" * 50_000 + b"\0\1\2" + b"a,b\n" * 50_000, "no text"),
+        (b"a,b\n" * 50_000 + b"\x81\xff" + b"a,b\n" * 50_000, "neither UTF-8"),
+    ],
+)
+def test_tables_that_are_none(data: bytes, why: str) -> None:
+    with pytest.raises(Rejected, match=why):
+        table(data)
+
+
+@pytest.mark.parametrize("data", [b"\n\n\n", b",,,\n,,\n", b"sep=;\n"])
+def test_nothing_in_it(data: bytes) -> None:
+    with pytest.raises(Rejected) as refused:
+        table(data)
+    assert refused.value.code is ErrorCode.EMPTY_CONTENT
+
+
+def test_a_workbook() -> None:
+    expected = TableFacts(["guest", "first name"], 2, sheets=[SheetFacts("Guests", 2), SheetFacts("Rooms", 1)])
+    assert table(workbook(), "a.xlsx") == expected
+
+
+def test_a_workbook_with_gaps_and_readings() -> None:
+    """Cells say where they are; the reading of a Japanese name is no part of it."""
+    header = ['<c r="B1" t="s"><v>1</v></c>', '<c r="D1" t="str"><f>A1</f><v>sum</v></c>', '<c r="E1"><v>7</v></c>']
+    strings = "<si><t>unused</t></si><si><t>山田</t><rPh sb='0' eb='2'><t>ヤマダ</t></rPh></si><si><t>late</t></si>"
+    data = archive(workbook_files({"S": sheet([[], header, [number(1)]])}, strings))
+    assert table(data, "a.xlsx").header == ["", "山田", "", "sum", "7"]
+    assert table(data, "a.xlsx", uploads_max_columns=2).header == ["", "山田"]
+
+
+def test_rows_of_a_workbook_are_bounded() -> None:
+    data = archive(workbook_files({"S": sheet([[number(1)]] * 500), "T": sheet([[number(1)]] * 5)}))
+    facts = table(data, "a.xlsx", uploads_max_rows=100)
+    assert facts.more
+    assert facts.sheets
+    assert facts.sheets[1].rows == 0
+
+
+LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (LAUGHS + "<worksheet><sheetData><row><c><v>&b;</v></c></row></sheetData></worksheet>", "document type"),
+        ('<!DOCTYPE x SYSTEM "file:///etc/passwd"><worksheet/>', "document type"),
+        ("<a>" * 100_000, "nested deeper"),
+        ('<worksheet x="' + "y" * 3_000_000 + '"/>', "more than a megabyte"),
+        ("<worksheet>" + "".join(f"<n{index}/>" for index in range(60_000)) + "</worksheet>", "different names"),
+        (
+            "<worksheet>" + "".join(f'<n xmlns:p{index}="u"/>' for index in range(60_000)) + "</worksheet>",
+            "different names",
+        ),
+        ("<worksheet><sheetData>", "well-formed"),
+        ("", "well-formed"),
+    ],
+)
+def test_xml_that_costs_its_reader(text: str, why: str) -> None:
+    with pytest.raises(Rejected, match=why):
+        look(archive(workbook_files({"S": text})), "a.xlsx", "excel", uploads_max_unpack_ratio=10_000)
+
+
+def test_a_workbook_that_lacks_parts() -> None:
+    files = workbook_files({"S": sheet([[shared(0)]])})
+    assert table(archive(files), "a.xlsx").header == [""], "without its strings a header is empty"
+    for part in ("xl/_rels/workbook.xml.rels", "xl/worksheets/sheet1.xml"):
+        with pytest.raises(Rejected, match="lacks"):
+            look(archive({name: text for name, text in files.items() if name != part}), "a.xlsx", "excel")
+
+
+def test_the_same_sheet_many_times_is_read_once() -> None:
+    files = workbook_files({"S": sheet([[number(1)]])})
+    files["xl/workbook.xml"] = str(files["xl/workbook.xml"]).replace(
+        "</sheets>", '<sheet name="T" r:id="rId1"/></sheets>'
+    )
+    with pytest.raises(Rejected, match="lacks the sheet"):
+        look(archive(files), "a.xlsx", "excel")
+
+
+def test_time_is_bounded() -> None:
+    """A table is counted as far as the time reaches; an archive that takes too long is refused."""
+
+    def in_no_time(data: bytes, name: str) -> Facts:
+        bounds = settings(uploads_check_timeout_s=0.05)
+        return inspect(io.BytesIO(data), len(data), DocumentTypes.load(bounds).get("document"), name, bounds)
+
+    facts = in_no_time(b"a,b\n" + b"1,2\n" * 3_000_000, "a.csv")
+    assert facts.table
+    assert facts.table.more
+    assert 0 < facts.table.rows < 3_000_000
+    with pytest.raises(Rejected) as refused:
+        in_no_time(archive(workbook_files({"S": sheet([[number(1)] * 10] * 50_000)})), "a.xlsx")
+    assert refused.value.code is ErrorCode.TIMEOUT
