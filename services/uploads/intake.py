@@ -49,8 +49,10 @@ class UploadIntake:
         """Takes a chunk, or says where the client is to go on: once, until it does."""
         writer = self._writer
         end = offset + len(data)
+        if not writer.takes:
+            return  # its client is about to be told why
         self._heard_at = asyncio.get_running_loop().time()
-        if offset == writer.accepted and end <= self._edge and not self._over:
+        if offset == writer.accepted and end <= self._edge:
             self._astray = False
             self._dropped = 0
             writer.take(data)

@@ -88,14 +88,19 @@ class Writer:
 
     def room(self) -> int:
         """Bytes it takes now."""
-        if self._finishing or self._error is not None:
+        if not self.takes:
             return 0
         # Nothing of what is held is acknowledged before the end; then what is stored makes room.
         safe = self._stored if self._hold else self.acknowledged
         return max(0, min(safe + self._share.window(), self.size) - self.accepted)
 
+    @property
+    def takes(self) -> bool:
+        """Whether what comes now is still stored. Bytes taken later would wait for somebody who has left."""
+        return not self._finishing and self._error is None
+
     def take(self, data: Piece) -> None:
-        """Takes bytes that follow the ones before. Whoever calls it has looked at ``room``, and at ``size``."""
+        """Takes bytes that follow the ones before. Whoever calls it has looked at ``room``, or at ``takes``."""
         if not self._pieces:
             self._since = asyncio.get_running_loop().time()
         self._pieces.append(data)

@@ -69,6 +69,26 @@ async def test_who_pauses_goes_on_later(house: Depot) -> None:
     assert (await ada.ended(opened["upload"], "received"))["paused"] is False
 
 
+async def test_what_comes_while_a_writer_finishes_is_not_taken(house: Depot) -> None:
+    """It would wait for a writer that has left, and the writer for it."""
+    ada, other = await house.person(), await house.person()
+    opened = await ada.create(MANY)
+    async with house.database.connect("postgres") as link, link.transaction():
+        await link.execute("SELECT FROM hub.uploads FOR UPDATE")  # so it cannot be acknowledged, and goes on finishing
+        await ada.chunk(opened["handle"], 0, MANY[:1000])
+        await until(house.stored, what="the first chunk to be stored")
+        await other.client.send({"type": "call", "id": "p", "method": "upload.pause", "params": opened})
+        for offset in range(1000, 1100):
+            await ada.chunk(opened["handle"], offset, MANY[offset : offset + 1])
+            await ada.call("status", upload=opened["upload"])
+    told = await ada.client.await_kind(Error)
+    assert (told.code, (told.details or {})["state"]) == ("conflict", "paused")
+    await other.client.answer_to("p")
+    resumed = await ada.call("resume", upload=opened["upload"])
+    await ada.send(resumed, MANY)
+    assert (await ada.ended(opened["upload"], "received"))["sha256"] in (None, sha256(MANY))
+
+
 async def test_what_was_cancelled_leaves_nothing(house: Depot) -> None:
     ada = await house.person()
     opened = await ada.create(MANY)
