@@ -212,6 +212,9 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         int, doc("An object store gets objects of this size while an upload goes on; at most half the window.", ge=1024)
     ] = 4_194_304
     uploads_flush_s: Annotated[float, doc("What has come is stored and acknowledged at least this often.", gt=0)] = 1.0
+    uploads_insist_s: Annotated[
+        float, doc("What is stored is tried to be recorded for so long while PostgreSQL is away.", ge=0)
+    ] = 15.0
     uploads_credit_s: Annotated[float, doc("Credit is repeated this often while the client may send.", gt=0)] = 1.0
     uploads_release_s: Annotated[
         float, doc("Who goes on with an upload waits this long for its previous writer to finish.", ge=0)

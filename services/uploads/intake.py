@@ -30,7 +30,7 @@ class UploadIntake:
         """It was told where to go on, and has not yet."""
         self._dropped = 0
         self._heard_at = asyncio.get_running_loop().time()
-        self._over = False
+        self._over = self._leaving = False
 
     def grant(self) -> tuple[int, int]:
         """(offset, window): how far the client may send from now on."""
@@ -109,6 +109,8 @@ class UploadIntake:
             if self._writer.accepted < self._writer.size:
                 self._handle.credit(*self.grant())
             return
+        if self._leaving:
+            return
         idle = HubError(
             ErrorCode.TIMEOUT,
             f"no byte has come for {self._settings.uploads_idle_s:g} s; go on with upload.resume",
@@ -125,6 +127,7 @@ class UploadIntake:
         self._dropped = 0
 
     async def _finish(self, farewell: HubError | None = None) -> None:
+        self._leaving = True
         # What goes wrong `ended` has said, to whoever is still there.
         with contextlib.suppress(HubError):
             await self._writer.finish(farewell)

@@ -62,12 +62,13 @@ class Upload(Struct, frozen=True):
     def check_receiving(self) -> None:
         """Raises ``conflict`` when no byte is taken any more."""
         if self.state is not State.RECEIVING:
-            raise wrong_state(self.state)
+            raise wrong_state(self.state, self.id)
 
 
-def wrong_state(state: State) -> HubError:
+def wrong_state(state: State, upload: str = "") -> HubError:
     """What cannot be done with an upload in its present state."""
-    return HubError(ErrorCode.CONFLICT, f"the upload is {state}", details={"state": state.value})
+    details = {"state": state.value} | ({"upload": upload} if upload else {})
+    return HubError(ErrorCode.CONFLICT, f"the upload is {state}", details=details)
 
 
 def shape(upload: Upload) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from hub.api import ErrorCode, HubError, Settings, unavailable
+from hub.api import ErrorCode, HubError, Settings, not_found
 from services.uploads.records import Records, Stored
-from services.uploads.shapes import Upload, wrong_state
+from services.uploads.shapes import State, Upload, wrong_state
 from services.uploads.store import Part, Piece, Store
 
 OnAck = Callable[[int], None]
@@ -25,6 +25,7 @@ OnEnd = Callable[[HubError | None], None]
 # What is stored is recorded when it has grown to a quarter of the window, or this old: one commit for many blocks.
 _RECORDS_PER_WINDOW: Final = 4
 _RECORD_S: Final = 0.05
+_AGAIN_S: Final = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -265,17 +266,37 @@ class Writer:
         news, self._news = self._news, []
         span = (self.acknowledged, self._stored)
         sha256 = self._digest.hexdigest() if self._digest is not None and span[1] == self.size else None
-        if not await self._records.record(self.upload, self.token, span, news, sha256):
-            raise await self._why_not()
+        await self._insist(span, news, sha256)
         self.acknowledged = span[1]
         self._moved.set()
         self._on_ack(self.acknowledged)
 
-    async def _why_not(self) -> HubError:
-        """This writer does not count any more."""
+    async def _insist(self, span: tuple[int, int], news: list[Stored], sha256: str | None) -> None:
+        """Records, also when the database is away for a moment: what was stored need not be sent again."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.uploads_insist_s
+        while True:
+            try:
+                if not await self._records.record(self.upload, self.token, span, news, sha256):
+                    await self._check_recorded(span[1])
+                return
+            except HubError as error:
+                if error.code is not ErrorCode.UNAVAILABLE or self._error is not None or loop.time() >= until:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _check_recorded(self, offset: int) -> None:
+        """Raises why it was refused; but it may have been recorded before, by an attempt whose answer was lost."""
         upload = await self._records.get(self.upload.org, self.upload.id)
-        if upload is None or upload.state != self.upload.state:
-            return wrong_state(upload.state) if upload is not None else unavailable("the upload")
+        if upload is None or upload.offset != offset:
+            raise self._why_not(upload)
+
+    def _why_not(self, upload: Upload | None) -> HubError:
+        """This writer does not count any more."""
+        if upload is None:
+            return not_found("upload")
+        if upload.state is not State.RECEIVING:
+            return wrong_state(upload.state)
         return HubError(ErrorCode.CONFLICT, "another connection has gone on with this upload")
 
 

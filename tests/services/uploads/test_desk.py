@@ -1,0 +1,102 @@
+"""Beginning, sharing and ending uploads: who may, how many, and what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hub.protocol.frames import Error
+from tests.services.uploads.depot import Depot, depot, some_text
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+FEW = some_text(200_000)
+
+
+async def test_the_same_key_is_the_same_upload(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(FEW, key="k1")
+    await ada.send(opened, FEW, until=100_000)
+    again = await (await house.person()).create(FEW, key="k1")
+    assert (again["upload"], again["offset"]) == (opened["upload"], 100_000)
+    other = await (await house.person("bob")).create(FEW, key="k1")
+    assert other["upload"] != opened["upload"]
+
+
+async def test_others_see_only_what_is_shared_with_them(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(FEW, shares=["events:finance"])
+    upload, topic = opened["upload"], opened["topic"]
+    bob = await house.person("bob")
+    assert (await bob.call("status", upload=upload))["owner"] == "ada"
+    await bob.client.joined({"topic": topic, "since": "start"})
+    for method in ("resume", "pause", "cancel"):
+        await bob.refused(method, "not_found", upload=upload)
+    assert (await bob.call("list"))["uploads"] == []
+    strangers = [
+        await house.person("eve", scope="subscribe:upload:* call:*"),
+        await house.person("ada", org="globex"),
+        await house.person("ada", scope="subscribe:events:* call:*"),
+    ]
+    for stranger in strangers:
+        await stranger.refused("status", "not_found", upload=upload)
+        verdicts = await stranger.client.subscribe({"topic": topic})
+        assert [verdict.ok for verdict in verdicts] == [False]
+    auditor = await house.person("eve", scope="subscribe:upload:* call:* uploads:read")
+    assert (await auditor.call("status", upload=upload))["upload"] == upload
+
+
+async def test_nobody_shares_with_a_topic_he_may_not_read(house: Depot) -> None:
+    ada = await house.person(scope="subscribe:upload:* subscribe:events:guest call:*")
+    await ada.refused("create", "bad_request", filename="a.csv", size=5, document_type="csv", shares=["events:finance"])
+    opened = await ada.create(FEW)
+    for topic in ("events:finance", "user:me", "user:bob", "nonsense", "chat:nobody-knows"):
+        await ada.refused("share", "bad_request", upload=opened["upload"], topics=[topic])
+    shared = await ada.call("share", upload=opened["upload"], topics=["events:guest"])
+    assert shared["shares"] == ["events:guest"]
+
+
+async def test_quotas(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    bounds = {"uploads_open_per_user": 2, "uploads_org_bytes_per_day": 500_000, "uploads_max_bytes": 400_000}
+    async with depot(redis_url, hub_database, tmp_path, **bounds) as house:
+        ada, bob = await house.person(), await house.person("bob")
+        opened = await ada.create(FEW)
+        refused = await ada.refused("create", "too_large", filename="a.csv", size=400_001, document_type="csv")
+        assert refused.details == {"limit": 400_000}
+        refused = await ada.refused("create", "quota_exceeded", filename="a.csv", size=300_001, document_type="csv")
+        assert refused.details == {"limit": 500_000}
+        await ada.create(FEW)
+        refused = await ada.refused("create", "quota_exceeded", filename="a.csv", size=1, document_type="csv")
+        assert refused.details == {"limit": 2}
+        await bob.refused("create", "quota_exceeded", filename="a.csv", size=200_000, document_type="csv")
+        await ada.send(opened, FEW, until=50_000)
+        await ada.acknowledged(opened, 50_000)
+        await ada.call("cancel", upload=opened["upload"])  # gives back what was not sent
+        await bob.create(FEW)
+
+
+async def test_an_upload_that_nobody_follows_is_closed_and_later_expires(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    quick = {"uploads_idle_s": 0.3, "uploads_credit_s": 0.1, "uploads_expire_s": 2, "uploads_clear_s": 0.2}
+    async with depot(redis_url, hub_database, tmp_path / "store", **quick) as house:
+        ada = await house.person()
+        opened = await ada.create(FEW)
+        await ada.send(opened, FEW, until=1000)
+        told = await ada.client.await_kind(Error)
+        assert (told.code, told.details) == ("timeout", {"handle": opened["handle"], "offset": 1000})
+        assert (await ada.call("resume", upload=opened["upload"]))["offset"] == 1000
+        state = await ada.ended(opened["upload"], "expired")
+        assert state["error"] is None
+        await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+
+
+async def test_it_is_listed_in_pages_newest_first(house: Depot) -> None:
+    ada = await house.person()
+    names = [(await ada.create(FEW, filename=f"{n}.csv"))["upload"] for n in range(3)]
+    await ada.call("cancel", upload=names[0])
+    page = await ada.call("list", limit=2)
+    assert [one["upload"] for one in page["uploads"]] == [names[2], names[1]]
+    rest = await ada.call("list", limit=2, after=page["next"])
+    assert ([one["upload"] for one in rest["uploads"]], rest["next"]) == ([names[0]], None)
+    gone = await ada.call("list", state="cancelled")
+    assert [one["upload"] for one in gone["uploads"]] == [names[0]]
