@@ -14,6 +14,7 @@ from hub.edge.client_ip import client_ip, ip_block
 from hub.edge.front_door import break_off
 from hub.edge.http_bodies import json_body
 from hub.edge.openapi import problem_responses
+from hub.edge.problems import HttpError
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found, unavailable
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
@@ -43,6 +44,7 @@ __all__ = (
     "ErrorCode",
     "Handle",
     "History",
+    "HttpError",
     "Hub",
     "HubError",
     "HubRequest",

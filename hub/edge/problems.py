@@ -6,6 +6,7 @@ What a fault of the hub was stays in its log; the answer never holds a traceback
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
@@ -38,6 +39,23 @@ _TEXTS: Final[dict[int, str]] = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+class HttpError(HubError):
+    """``error``, where HTTP has a better status than the code's, or headers that go with it."""
+
+    def __init__(self, error: HubError, status: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(
+            error.code, error.message, retry=error.retry, retry_after_ms=error.retry_after_ms, details=error.details
+        )
+        self.headers: Mapping[str, str] = headers or {}
+        self._status = status
+        self.__cause__ = error.__cause__
+
+    @property
+    def http_status(self) -> int:
+        """Not the code's."""
+        return self._status
 
 
 class Problem(Struct, omit_defaults=True):
@@ -98,6 +116,8 @@ def problem_handlers(metrics: Metrics) -> ExceptionHandlersMap:
 
 def _headers(request: Request[Any, Any, Any], error: HubError, status: int) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
+    if isinstance(error, HttpError):
+        headers |= error.headers
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
     if status == 401:

@@ -24,12 +24,12 @@ from msgspec import Struct
 
 from hub.api import (
     PUBLIC,
-    ErrorCode,
+    HttpError,
     Hub,
-    HubError,
     HubRequest,
     Method,
     Principal,
+    bad_request,
     break_off,
     json_body,
     not_found,
@@ -47,7 +47,6 @@ from services.uploads.scopes import require
 from services.uploads.shapes import State, Upload, wrong_state
 from services.uploads.store import Store
 from services.uploads.tus.headers import Headers
-from services.uploads.tus.statuses import AnsweredAs
 
 CORS_REQUEST_HEADERS: Final = ("Range", "If-Range", "If-None-Match")
 CORS_ANSWER_HEADERS: Final = ("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag")
@@ -206,7 +205,7 @@ class Serving:
         part = wanted(conditions, etag, upload.size)
         if part is None:
             text = f"the document has {upload.size} bytes; the range begins behind its end"
-            raise AnsweredAs(416, HubError(ErrorCode.BAD_REQUEST, text, details={"size": upload.size}))
+            raise HttpError(bad_request(text, size=upload.size), 416, {"Content-Range": f"bytes */{upload.size}"})
         headers["content-type"] = upload.media_type or "application/octet-stream"
         headers["content-length"] = str(part.end - part.start)
         if not part.whole:

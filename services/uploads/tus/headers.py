@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from hub.api import ErrorCode, HubError, bad_request
-from services.uploads.tus.statuses import AnsweredAs
+from hub.api import ErrorCode, HttpError, HubError, bad_request
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = "creation,creation-with-upload,expiration,checksum,termination,concatenation"
@@ -110,7 +109,7 @@ class Headers:
         """Raises ``bad_request`` with status 412 unless the request speaks the version that is spoken here."""
         if self.one("Tus-Resumable") != VERSION:
             text = f"tus {VERSION} is spoken here; send the header 'Tus-Resumable: {VERSION}'"
-            raise AnsweredAs(412, bad_request(text))
+            raise HttpError(bad_request(text), 412, {"Tus-Version": VERSION})
 
     def checksum(self) -> Checksum | None:
         """``Upload-Checksum``. Raises ``bad_request``."""

@@ -44,8 +44,9 @@ _REQUIRED: Final = {"Tus-Resumable"}
 def tus_answer_headers(settings: Settings) -> dict[str, dict[str, str]]:
     """For ``Service.answer_headers``: what every answer has, errors and preflights too."""
     return {
-        PATH: {"Tus-Resumable": VERSION, "Tus-Version": VERSION},
+        PATH: {"Tus-Resumable": VERSION},
         f"OPTIONS {PATH}": {
+            "Tus-Version": VERSION,
             "Tus-Extension": EXTENSIONS,
             "Tus-Max-Size": str(settings.uploads_max_bytes),
             "Tus-Checksum-Algorithm": ",".join(CHECKSUMS),
