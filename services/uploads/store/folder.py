@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from hub.api import HubError, OrgId
 from services.uploads.store.failing import failed
-from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, write_all
+from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, forget, read_behind, write_all, write_behind
 from services.uploads.store.names import CONTENT, check_part_path, content_path, part_path, upload_path
 from services.uploads.store.threads import Threads
 from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, SpentStretch
@@ -26,7 +26,7 @@ T = TypeVar("T")
 BLOCK_BYTES: Final = 1_048_576
 
 # What one call does before others get its thread.
-_COPY_STEP_BYTES = 67_108_864
+_COPY_STEP_BYTES = 16_777_216
 _SEEN_STEP_BYTES = 4_194_304
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -96,6 +96,7 @@ class FolderStore:
         end = min(part.size, start + (_COPY_STEP_BYTES if digest is None else _SEEN_STEP_BYTES))
         at = start
         with _opened(self._tree.open(part.object)) as source, target.used() as file:
+            before = os.lseek(file, 0, os.SEEK_CUR)
             while at < end:
                 if digest is None:
                     copied = copy(source, at, end - at, file)
@@ -104,6 +105,8 @@ class FolderStore:
                 if not copied:
                     raise OSError(errno.EIO, "a part is shorter than it was", part.object)
                 at += copied
+            forget(source, start, end - start)
+            write_behind(file, before, before + end - start)
         return end - start
 
     def _finish_copy(self, joining: str, content: str, target: SharedFile) -> None:
@@ -192,6 +195,7 @@ class FolderStretch:
         with self._file.used() as file:
             try:
                 write_all(file, pieces)
+                write_behind(file, self._size, self._size + sum(len(piece) for piece in pieces))
                 if self._durable:
                     os.fsync(file)
             except OSError:
@@ -224,6 +228,7 @@ def _see(source: SharedFile, start: int, digest: Digest) -> int:
         while at < start + _SEEN_STEP_BYTES and (count := os.preadv(file, [buffer], at)):
             digest.update(buffer[:count])
             at += count
+        read_behind(file, start, at)
     return at - start
 
 

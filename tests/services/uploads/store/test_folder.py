@@ -257,3 +257,21 @@ async def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Pa
     with pytest.raises(HubError):
         await store.start()
     await store.close()
+
+
+async def test_a_large_file_leaves_the_cache_behind_its_end(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to the kernel is below what was written, in whole steps, and twice: to be written, to be dropped."""
+    monkeypatch.setattr(seam, "_BEHIND_STEP_BYTES", 1000)
+    monkeypatch.setattr(seam, "_BEHIND_BYTES", 3000)
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        seam.os, "posix_fadvise", lambda _file, start, count, _advice: told.append((start, start + count))
+    )
+    data = some_bytes(5500)
+    parts = await shelf.put("u1", "w1", data[:5200], block=700)
+    steps = [(start, start + 1000) for start in range(0, 5000, 1000)]
+    assert sorted(set(told)) == steps
+    assert [told.count(step) for step in steps] == [2, 2, 1, 1, 1]
+    parts += await shelf.put("u1", "w2", data[5200:])
+    await shelf.join("u1", parts)
+    assert await shelf.whole("u1") == data
