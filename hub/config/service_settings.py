@@ -253,6 +253,9 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         float, doc("How often uploads are looked for that a dead node should have checked or removed.", gt=0)
     ] = 5.0
     uploads_checks: Annotated[int, doc("Uploads that one process checks at the same time; more wait.", ge=1)] = 2
+    uploads_checks_waiting: Annotated[
+        int, doc("… and as many wait in its memory; the others are found in the table.", ge=1)
+    ] = 1000
     uploads_check_lease_s: Annotated[
         float, doc("Another node begins a check anew when this one says nothing for so long.", gt=0)
     ] = 15.0

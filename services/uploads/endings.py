@@ -21,6 +21,10 @@ _RENEW = """
 UPDATE hub.uploads SET due_at = now() + $4 * interval '1 second'
 WHERE org = $1 AND id = $2 AND checker = $3 AND state = 'checking'
 """
+_POSTPONE = """
+UPDATE hub.uploads SET checker = NULL, attempts = attempts - $4, due_at = now() + $5 * interval '1 second'
+WHERE org = $1 AND id = $2 AND checker = $3 AND state = 'checking'
+"""
 _SETTLE = f"""
 UPDATE hub.uploads AS u SET state = $4, checker = NULL, finished_at = clock_timestamp(), sha256 = $5, media_type = $6,
   facts = $7, error_code = $8, error_message = $9, due_at = now() + $10 * interval '1 second', cleared = false
@@ -90,6 +94,11 @@ class Endings:
         async with self._database.transaction(org) as tx:
             tag = await tx.execute(_RENEW, org, upload_id, token, self._settings.uploads_check_lease_s)
         return tag == "UPDATE 1"
+
+    async def postpone(self, upload: Upload, token: str, after_s: float, *, counts: bool) -> None:
+        """Gives up a claim; the check is due again later. ``counts``: as an attempt, the file may be to blame."""
+        async with self._database.transaction(upload.org) as tx:
+            await tx.execute(_POSTPONE, upload.org, upload.id, token, 0 if counts else 1, after_s)
 
     async def settle(self, upload: Upload, token: str, verdict: Verdict) -> Upload | None:
         """Ends a check; everybody is told. None: it is somebody else's now."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from hub.api import Hub, OrgId, Service
+from hub.api import Hub, Service
 from services.uploads.access import Access
+from services.uploads.checker import Checker, Tools
+from services.uploads.checking import open_scanner
 from services.uploads.desk import Desk
 from services.uploads.endings import Endings
 from services.uploads.janitor import Janitor
@@ -32,11 +34,11 @@ def uploads(hub: Hub) -> Service:
     serving = Serving(hub, records, access, desk, store)
     tus = Tus(hub, access, desk, writers)
 
-    def check(org: OrgId, upload: str) -> None:
-        """Replaced by the checker."""
-
-    writers.on_received = check
-    janitor = Janitor(hub, Endings(hub), store, check, metrics)
+    endings = Endings(hub)
+    scanner = open_scanner(hub.settings)
+    checker = Checker(hub, Tools(records, endings, store, desk.types, scanner, metrics))
+    writers.on_received = checker.begin
+    janitor = Janitor(hub, endings, store, checker.begin, metrics)
 
     async def start() -> None:
         await store.start()
@@ -47,6 +49,7 @@ def uploads(hub: Hub) -> Service:
         await janitor.close()
         await writers.close()
         await intakes.close()
+        await checker.close()
         await desk.close()
         await store.close()
 

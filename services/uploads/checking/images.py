@@ -57,7 +57,7 @@ def _pillow_size(source: Source, opener: type[ImageFile]) -> tuple[int, int]:
         raise
     except Exception as error:
         if headers.fault is not None:
-            raise
+            raise headers.fault from None
         raise damaged("its headers are not those of an image") from error
 
 

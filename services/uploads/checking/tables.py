@@ -61,7 +61,7 @@ def _read(source: Source, encoding: str, media_type: str, bounds: Settings, coun
                 continue
             rows += 1
             if rows == 0:
-                header = [cell.strip()[:MAX_CELL] for cell in record[: bounds.uploads_max_columns]]
+                header = [cell.replace("\0", "").strip()[:MAX_CELL] for cell in record[: bounds.uploads_max_columns]]
             elif rows >= bounds.uploads_max_rows:
                 more = True
                 break

@@ -1,0 +1,262 @@
+"""From received to available or rejected: by whichever node, once, and nothing is served before."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.protocol.frames import Event
+from services.uploads import checker
+from services.uploads.checker import Checker
+from services.uploads.checking import Facts
+from services.uploads.endings import Endings
+from tests.services.uploads.checking import samples
+from tests.services.uploads.depot import Depot, Person, depot, sha256, some_text
+from tests.services.uploads.fake_clamd import EICAR, fake_clamd
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+TABLE = some_text(100_000)
+QUICK: dict[str, Any] = {"uploads_check_lease_s": 0.6, "uploads_janitor_s": 0.1}
+
+
+async def sent(person: Person, data: bytes, filename: str, document_type: str = "document", **more: Any) -> str:
+    opened = await person.create(data, filename, document_type, **more)
+    await person.send(opened, data)
+    return str(opened["upload"])
+
+
+async def told(person: Person, name: str) -> Any:
+    """What the next event of this name says."""
+    while (event := await person.client.await_kind(Event)).name != name:
+        pass
+    return event.data
+
+
+async def watched(house: Depot, user: str = "gus") -> Person:
+    person = await house.person(user)
+    await person.client.joined("events:guest")
+    return person
+
+
+async def test_a_document_becomes_available(house: Depot) -> None:
+    ada, gus = await house.person(), await watched(house)
+    data = samples.workbook()
+    opened = await ada.create(data, "guests.xlsx", "excel", sha256=sha256(data), metadata={"guest_id": "g-7"})
+    await ada.client.joined(opened["topic"])
+    await ada.send(opened, data)
+    completed = await told(ada, "completed")
+    state = await ada.ended(opened["upload"])
+    assert completed == state
+    assert (state["sha256"], state["error"]) == (sha256(data), None)
+    assert state["media_type"] == samples.look(data, "guests.xlsx").media_type
+    assert state["facts"]["table"]["header"] == ["guest", "first name"]
+    assert state["facts"]["archive"]["entries"] == 6
+    document = await told(gus, "document.uploaded")
+    assert (document["upload"], document["media_type"]) == (opened["upload"], state["media_type"])
+    assert house.content(opened["upload"]) == data
+    await until(lambda: house.stored() == [f"acme/{opened['upload']}/content"], 5.0, "the parts to be cleared")
+
+
+@pytest.mark.parametrize(
+    ("data", "filename", "document_type", "more", "code"),
+    [
+        (samples.image("PNG"), "a.pdf", "passport", {}, "unsupported_media"),
+        (b"%PDF-1.4 and no more", "a.pdf", "passport", {}, "unsupported_media"),
+        (TABLE, "a.csv", "csv", {"sha256": "0" * 64}, "checksum_mismatch"),
+        (samples.archive({"a": bytes(10_000_000)}), "a.zip", "document", {}, "too_large"),
+        (b"\n\n\n", "a.csv", "csv", {}, "empty_content"),
+    ],
+)
+async def test_rejected(
+    house: Depot, data: bytes, filename: str, document_type: str, more: dict[str, Any], code: str
+) -> None:
+    ada = await house.person()
+    opened = await ada.create(data, filename, document_type, **more)
+    await ada.client.joined(opened["topic"])
+    await ada.send(opened, data)
+    state = await ada.ended(opened["upload"], "rejected")
+    assert state["error"]["code"] == code
+    assert state["sha256"] == sha256(data)
+    failed = await told(ada, "failed")
+    assert failed == state
+    await until(lambda: not house.stored(), 5.0, "the bytes to be removed")
+    async with house.http() as http:
+        answer = await http.get(f"/v1/uploads/{opened['upload']}/content")
+        assert answer.status_code in (404, 409)
+
+
+async def test_nothing_is_served_before(house: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, go_on = threading.Event(), threading.Event()
+    real = checker.inspect
+
+    def held(*args: Any) -> Facts:
+        looked.set()
+        assert go_on.wait(10)
+        return real(*args)
+
+    monkeypatch.setattr(checker, "inspect", held)
+    ada = await house.person()
+    upload = await sent(ada, TABLE, "a.csv")
+    await until(looked.is_set, 5.0, "the check to begin")
+    assert (await ada.call("status", upload=upload))["state"] == "checking"
+    async with house.http() as http:
+        assert (await http.get(f"/v1/uploads/{upload}/content")).status_code == 409
+        go_on.set()
+        await ada.ended(upload)
+        answer = await http.get(f"/v1/uploads/{upload}/content")
+        assert (answer.status_code, answer.content) == (200, TABLE)
+
+
+@pytest.mark.parametrize("step", ["received", "claimed", "joined"])
+async def test_a_node_that_died_in_the_middle(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The row and the store are left as they were at that moment; another node finishes."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Checker, "begin", lambda *_: None)
+        async with depot(redis_url, hub_database, tmp_path) as house:
+            ada = await house.person()
+            opened = await ada.create(TABLE)
+            await ada.send(opened, TABLE, until=60_000)
+            await ada.acknowledged(opened, 60_000)
+            resumed = await ada.call("resume", upload=opened["upload"])
+            await ada.send(resumed, TABLE)
+            await ada.ended(opened["upload"], "received")
+    rows = "UPDATE hub.uploads SET {} WHERE id = $1 RETURNING id"
+    async with depot(redis_url, hub_database, tmp_path, **QUICK, uploads_check_attempts=2) as house:
+        if step == "received":
+            await house.rows(rows.format("due_at = now()"), opened["upload"])
+        else:
+            if step == "joined":
+                folder = tmp_path / "acme" / opened["upload"]
+                (folder / "content").write_bytes(TABLE)
+            dead = "state = 'checking', checker = 'dead', attempts = 1, due_at = now() + interval '0.5 seconds'"
+            await house.rows(rows.format(dead), opened["upload"])
+        gus, bob = await watched(house), await house.person()
+        state = await bob.ended(opened["upload"])
+        assert state["sha256"] == sha256(TABLE)
+        assert house.content(opened["upload"]) == TABLE
+        events = await gus.client.events(1)
+        assert [event.data["upload"] for event in events] == [opened["upload"]]
+        await until(lambda: len(house.stored()) == 1, 5.0, "the parts to be cleared")
+
+
+async def test_a_node_that_hangs_and_comes_back(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim ended meanwhile: another one has finished, and it changes nothing."""
+    looked, go_on = threading.Semaphore(0), threading.Event()
+    real, real_renew, hung = checker.inspect, Endings.renew, []
+
+    def first_hangs(*args: Any) -> Facts:
+        looked.release()
+        if not hung:
+            hung.append(threading.current_thread())
+            assert go_on.wait(20)
+        return real(*args)
+
+    async def never_heard(self: Endings, *args: Any) -> bool:
+        return True if not go_on.is_set() else await real_renew(self, *args)
+
+    monkeypatch.setattr(checker, "inspect", first_hangs)
+    monkeypatch.setattr(Endings, "renew", never_heard)
+    async with depot(redis_url, hub_database, tmp_path, nodes=2, **QUICK) as house:
+        gus, ada = await watched(house), await house.person()
+        upload = await sent(ada, TABLE, "a.csv")
+        finished = (await ada.ended(upload))["finished_at"]
+        go_on.set()
+        second = await sent(ada, TABLE, "b.csv")
+        await ada.ended(second)
+        events = await gus.client.events(2)
+        assert [event.data["upload"] for event in events] == [upload, second], "nothing twice"
+        assert (await ada.call("status", upload=upload))["finished_at"] == finished
+        assert house.content(upload) == TABLE
+
+
+async def test_faults_of_ours_are_tried_again_and_end(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+    real = checker.inspect
+
+    def fails(file: Any, size: int, kind: Any, filename: str, bounds: Any) -> Facts:
+        tries.append(filename)
+        if filename == "always.csv" or tries.count(filename) < 3:
+            raise RuntimeError("a fault of ours")
+        return real(file, size, kind, filename, bounds)
+
+    monkeypatch.setattr(checker, "inspect", fails)
+    faults = ("upload_check_failed", "upload_given_up")
+    settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 3}
+    async with depot(redis_url, hub_database, tmp_path, allowed_errors=faults, **settings) as house:
+        ada = await house.person()
+        good, bad = await sent(ada, TABLE, "later.csv"), await sent(ada, TABLE, "always.csv")
+        await ada.ended(good)
+        state = await ada.ended(bad, "rejected")
+        assert state["error"]["code"] == "internal"
+        assert (tries.count("later.csv"), tries.count("always.csv")) == (3, 3)
+
+
+async def test_a_scanner_that_is_away_and_back(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    """Nothing passes without it, and its absence is not counted against the file."""
+    async with fake_clamd() as clamd:
+        url = f"tcp://127.0.0.1:{clamd.port}"
+        settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 1, "uploads_scan_url": url}
+        async with depot(redis_url, hub_database, tmp_path, **settings) as house:
+            ada = await house.person()
+            clamd.mood = "breaks_off"
+            clean = await sent(ada, TABLE, "clean.csv")
+            logs = house.nodes[0].logs
+            await until(lambda: len(logs.named("upload_checked_again")) > 3, 10.0, "several attempts")
+            assert (await ada.call("status", upload=clean))["state"] == "checking"
+            clamd.mood = "well"
+            await ada.ended(clean)
+            infected = await sent(ada, EICAR + b"\n" + TABLE, "infected.txt")
+            state = await ada.ended(infected, "rejected")
+            assert state["error"] == {
+                "code": "unsupported_media",
+                "message": "the virus scanner has found Eicar-Test-Signature in the file",
+            }
+            await until(lambda: len(house.stored()) == 1, 5.0, "the bytes to be removed")
+
+
+async def test_what_finds_no_room_is_found_in_the_table(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    settings = {**QUICK, "uploads_checks": 1, "uploads_checks_waiting": 1}
+    async with depot(redis_url, hub_database, tmp_path, **settings) as house:
+        ada = await house.person()
+        uploads = [await sent(ada, TABLE, f"{index}.csv") for index in range(12)]
+        for upload in uploads:
+            await ada.ended(upload)
+
+
+async def test_a_node_that_leaves_hands_its_checks_over(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once and not after the lease, and not counted against the file."""
+    looked = threading.Event()
+    real, readers = checker.inspect, []
+
+    def first_reads_on(file: Any, *args: Any) -> Facts:
+        readers.append(file)
+        if len(readers) == 1:
+            looked.set()
+            while True:
+                file.read(1)
+                file.seek(0)
+        return real(file, *args)
+
+    monkeypatch.setattr(checker, "inspect", first_reads_on)
+    settings = {**QUICK, "uploads_check_lease_s": 100.0, "uploads_check_attempts": 1}
+    async with depot(redis_url, hub_database, tmp_path, **settings) as house:
+        ada = await house.person()
+        upload = await sent(ada, TABLE, "a.csv")
+        await until(looked.is_set, 5.0, "the check to begin")
+    async with depot(redis_url, hub_database, tmp_path, **settings) as house:
+        ada = await house.person()
+        await ada.ended(upload)
