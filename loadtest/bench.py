@@ -46,6 +46,9 @@ ROWS = (
     "chat_send",
     "chat_rooms",
     "chat_history",
+    "upload_socket",
+    "upload_tus",
+    "upload_events",
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0

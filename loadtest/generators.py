@@ -29,16 +29,17 @@ class Programs:
 
     wsload: Path
     paced: Path
+    upload: Path
 
 
 def compile_programs(folder: Path) -> Programs:
-    """Compiles both into ``folder``. Raises ``NoCompiler``."""
+    """Compiles them into ``folder``. Raises ``NoCompiler``."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise NoCompiler("no C compiler (cc, gcc, clang) on PATH: install one, e.g. apt-get install gcc libc6-dev")
-    for name in ("wsload", "paced"):
+    for name in ("wsload", "paced", "upload"):
         subprocess.run([compiler, "-O2", "-o", folder / name, FOLDER / f"{name}.c"], check=True)
-    return Programs(folder / "wsload", folder / "paced")
+    return Programs(folder / "wsload", folder / "paced", folder / "upload")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,13 @@ def publish(programs: Programs, publication: Publication, **options: Any) -> Gen
         command += ["--answer", publication.answer]
     # One that waits for answers needs no precedence, and would keep those from running who answer.
     return _start([*command, *flags(options)], folder, prompt=bool(options.get("rate")))
+
+
+def upload(programs: Programs, way: str, port: int, size: int, **options: Any) -> Generator:
+    """Starts an upload; ``options`` are those of upload.c (``seed=1``). It says one line at its end."""
+    folder = tempfile.TemporaryDirectory(prefix="hub-load-")
+    command = [str(programs.upload), "--way", way, "--port", str(port), "--size", str(size)]
+    return _start([*command, *flags(options)], folder)
 
 
 def flags(options: dict[str, Any]) -> list[str]:
