@@ -36,7 +36,8 @@ async def _body(method: str, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
         pass
     status = 201 if method == "POST" else 204
-    await send({"type": "http.response.start", "status": status, "headers": [(b"location", b"/uploads/x")]})
+    headers = [(b"location", b"/uploads/x"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body"})
 
 

@@ -314,8 +314,8 @@ static void await_answer(char *answer, size_t room, const char *wanted) {
 
 static void request(const char *method, const char *path, const char *headers) {
     char text[TEXT_BYTES];
-    int bytes = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\nTus-Resumable: 1.0.0\r\n%s\r\n",
-                         method, path, options.port, options.header, headers);
+    int bytes = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nTus-Resumable: 1.0.0\r\n%s%s%s\r\n",
+                         method, path, options.port, options.header, *options.header ? "\r\n" : "", headers);
     put_text(text, (size_t)bytes);
     write_all();
 }

@@ -144,7 +144,10 @@ def digest_of(programs: Programs, seed: int) -> str:
     command = [str(programs.upload), "--way", "pipe", "--size", str(FILE_BYTES), "--seed", str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        return hashlib.file_digest(process.stdout, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while piece := process.stdout.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def spread(pids: Sequence[int]) -> None:
