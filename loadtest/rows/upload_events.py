@@ -17,6 +17,7 @@ _LONG_S = 600.0
 def run(bench: Bench) -> list[Result]:
     """Both listen to the same topic of a hub on one core."""
     with upload_hub(bench) as hub:
+        alone = [bench.deliveries(hub.server, Stream(rate=_RATE, connections=1)) for _ in range(bench.repetitions)]
         samples = [_beside(hub, seed) for seed in range(bench.repetitions)]
     idle, busy = summary_of(samples, "idle_p99"), summary_of(samples, "p99")
     return [
@@ -27,7 +28,8 @@ def run(bench: Bench) -> list[Result]:
             figure=summary_of(samples, "ratio"),
             target=Target(text="≤ 3 ×", at_most=3.0),
             void=void_of(samples),
-            note=f"{busy.median:.1f} ms against {idle.median:.1f} ms, "
+            note=f"{busy.median:.1f} ms against {idle.median:.1f} ms "
+            f"({summary_of(alone, 'p99').median:.1f} ms while nobody uploads), "
             f"at {summary_of(samples, 'mb_per_s').median:.0f} MB/s",
         )
     ]
