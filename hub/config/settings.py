@@ -126,6 +126,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
         doc("SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0),
     ] = 262_144
     no_progress_s: Annotated[float, doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = 60.0
+    http_linger_s: Annotated[
+        float, doc("A client that still sends its request this long after the answer is cut off.", gt=0)
+    ] = 10.0
     ack_window: Annotated[
         int, doc("Delivered and unacknowledged events of an ack:true subscription before it pauses.", ge=1)
     ] = 1000

@@ -22,7 +22,7 @@ async def test_a_client_that_leaves_in_the_turn_in_which_it_is_let_in() -> None:
     def door() -> FrontDoor:
         config = uvicorn.Config(app=lambda *_: None, log_config=None)  # type: ignore[arg-type, return-value]
         config.load()
-        doors.append(front_door(turnstile)(config=config, server_state=ServerState(), app_state={}))
+        doors.append(front_door(turnstile, 1.0)(config=config, server_state=ServerState(), app_state={}))
         return doors[-1]
 
     loop = asyncio.get_running_loop()
@@ -42,4 +42,35 @@ async def test_a_client_that_leaves_in_the_turn_in_which_it_is_let_in() -> None:
         await writer.wait_closed()
     finally:
         loop.set_exception_handler(None)
+        server.close()
+
+
+async def test_a_client_that_goes_on_sending_after_its_answer_is_cut_off() -> None:
+    async def refuses(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    door = front_door(Turnstile(settings(), Metrics()), 0.05)
+    config = uvicorn.Config(app=refuses, log_config=None)  # type: ignore[arg-type]
+    config.load()
+    loop = asyncio.get_running_loop()
+    state = ServerState()
+    server = await loop.create_server(lambda: door(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    try:
+        head = b"POST / HTTP/1.1\r\nHost: hub\r\nContent-Length: %d\r\n\r\n"
+        for size, sent in ((10, 10), (10**9, 10)):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(head % size + b"x" * sent)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+            if sent == size:
+                writer.write(head % 0)
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413"), "the connection goes on"
+            else:
+                writer.write(b"x" * 100)  # uvicorn would now wait for ever
+                async with asyncio.timeout(5):
+                    assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: not state.connections)
+    finally:
         server.close()

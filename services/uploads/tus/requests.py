@@ -98,11 +98,8 @@ class Tus:
         checksum = self._check_body(it, size)
         wanted = _wanted(params, size, partial=concat is not None)
         upload, _ = await self._desk.begin(it.principal, wanted)
-        headers = {"Location": f"{PATH}/{upload.id}"}
-        offset = upload.offset
-        if it.headers.has_body():
-            offset = await self._first_bytes(it, upload, checksum)
-            headers["Upload-Offset"] = str(offset)
+        offset = await self._first_bytes(it, upload, checksum) if it.headers.has_body() else upload.offset
+        headers = {"Location": f"{PATH}/{upload.id}", "Upload-Offset": str(offset)}
         return _answer(201, headers | self._expiry(upload, offset))
 
     def _check_body(self, it: Asked, size: int) -> Checksum | None:

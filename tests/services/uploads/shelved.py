@@ -15,6 +15,12 @@ async def available(house: Depot, client: TusClient, data: bytes, filename: str 
     """The URL of a new document of this content."""
     url = await client.create(len(data), GUESTS | {"filename": filename})
     assert (await client.patch(url, 0, data)).status_code == 204
+    await checked(house, client, url, data)
+    return url
+
+
+async def checked(house: Depot, client: TusClient, url: str, data: bytes) -> None:
+    """Waits until an upload that has arrived is available."""
     upload = url.rpartition("/")[2]
     await house.nodes[0].within(lambda: _check(house, upload, data))
 
@@ -22,7 +28,6 @@ async def available(house: Depot, client: TusClient, data: bytes, filename: str 
         return bool((await client.http.get(url)).json()["state"] == "available")
 
     await until(is_there, what="the document to be available")
-    return url
 
 
 async def _check(house: Depot, upload: str, data: bytes) -> None:
