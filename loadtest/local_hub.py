@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,7 @@ def local_hub(settings: Mapping[str, str] | None = None, *, log: Path | None = N
             "HUB_DATABASE_RELAY_URL": servers.postgres.url("hub_relay"),
             "HUB_DATABASE_OWNER_URL": servers.postgres.url(),
             "HUB_DRAIN_WINDOW_S": "0",
+            "HUB_UPLOADS_STORE": f"file:{stack.enter_context(tempfile.TemporaryDirectory(prefix='hub-uploads-'))}",
             **(settings or {}),
         }
         output = stack.enter_context(log.open("ab")) if log is not None else None

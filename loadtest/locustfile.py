@@ -3,5 +3,6 @@
 from loadtest.people.chatty_room import ChattyRoom
 from loadtest.people.dashboard import Dashboard
 from loadtest.people.flapping_phone import FlappingPhone
+from loadtest.people.uploader import Uploader
 
-__all__ = ["ChattyRoom", "Dashboard", "FlappingPhone"]
+__all__ = ["ChattyRoom", "Dashboard", "FlappingPhone", "Uploader"]

@@ -21,6 +21,7 @@ from gevent.event import AsyncResult
 ANSWER_S = 10.0
 CONNECT_S = 10.0
 _SUBPROTOCOL = "hub.v1.json"
+_CHUNK_HEAD = struct.Struct(">IQ")
 
 Frame = dict[str, Any]
 
@@ -73,6 +74,15 @@ class Link:
             raise self._lost
         try:
             self._socket.send(msgspec.json.encode(frame).decode())
+        except (OSError, websocket.WebSocketException) as error:
+            raise self._end(LinkLost(1006, str(error))) from error
+
+    def send_chunk(self, handle: int, offset: int, data: bytes) -> None:
+        """Sends bytes of an upload. Raises ``LinkLost``."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._socket.send(_CHUNK_HEAD.pack(handle, offset) + data, opcode=websocket.ABNF.OPCODE_BINARY)
         except (OSError, websocket.WebSocketException) as error:
             raise self._end(LinkLost(1006, str(error))) from error
 

@@ -26,7 +26,7 @@ ROOMS = ("guest", "tasks", "staff")
 QUIET = ("finance", "reports")
 """Services whose topics nobody writes to."""
 
-_SCOPE = "subscribe:* publish:*"
+_SCOPE = "subscribe:* publish:* call:upload.*"
 _TOKEN_LIFE_S = 3600.0
 _RETURN_S = 3.0  # longest wait before a lost connection is opened again; full jitter
 _DRAIN_CODES = frozenset((1012, 4504))
