@@ -117,6 +117,7 @@ export class Upload {
     this.done = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
+    this.done.catch(() => {}); // who only looks at `onProgress` is told there
     options.signal?.addEventListener("abort", this.#abort);
     if (options.signal?.aborted) this.#aim = "cancel";
     this.#work();
