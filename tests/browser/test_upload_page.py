@@ -126,6 +126,7 @@ async def test_a_document_is_uploaded_attached_and_downloaded(
     """With a name that tries to be a script, in every place where names are shown."""
     ben = await tab(chromium, hub, "ben")
     for one in (ann, ben):
+        await one.here(ann="online", ben="online")
         await one.run("globalThis.done = []; globalThis.alert = (what) => done.push(what)")
     data = csv(2000)
     await choose(ann, HOSTILE, data, "csv")
