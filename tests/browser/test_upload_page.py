@@ -188,7 +188,7 @@ async def test_a_file_arrives_over_cut_connections_and_a_pause(hub: RunningHub, 
     offsets = await one.run("return offsets")
     assert offsets == sorted(offsets)
     assert len(set(offsets)) > 4
-    assert await one.run("return downs") == 2
+    assert await one.run("return downs") >= 2
     await one.run("hub.close()")
     await one.page.close()
 
