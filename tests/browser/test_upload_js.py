@@ -148,7 +148,8 @@ class Browser:
         self.intake = Intake(hub)
 
     async def start(self, **options: Any) -> None:
-        await self.page.run(START, self.hub.url, self.intake.size, options)
+        # Nothing here is to be saved by patience that asks for it too late.
+        await self.page.run(START, self.hub.url, self.intake.size, {"patienceMs": 60_000, **options})
 
     async def run(self, expression: str) -> Any:
         return await self.page.run(f"() => {{ {expression} }}")
@@ -407,6 +408,17 @@ async def test_little_is_under_way_where_it_goes_slowly(browser: Browser) -> Non
     await browser.came(500_000)
     await asyncio.sleep(0.1)
     assert len(intake.data) < 1_500_000
+
+
+async def test_nothing_is_added_to_what_waits_in_the_browser(browser: Browser) -> None:
+    full = "Object.defineProperty(WebSocket.prototype, 'bufferedAmount', { value: %s, configurable: true })"
+    await browser.run(full % 2_000_000)
+    await browser.start()
+    await until(lambda: browser.intake.handles, WAIT_S, "the handle")
+    await asyncio.sleep(0.1)
+    assert not browser.intake.data
+    await browser.run(full % 0)
+    await browser.arrived()
 
 
 async def _call(browser: Browser, peer: int, method: str) -> Frame:
