@@ -150,11 +150,14 @@ class Journey:
     async def _compare(self, source: Source) -> None:
         """What another process began must be of this file."""
         info = await self._status()
-        if source.size != info.size:
-            text = f"the upload has {info.size} bytes and this file {source.size}; give the file that it was begun with"
-            raise self.failure("wrong_file", text, resumable=info.state == _RECEIVING)
+        self._check_size(source, info.size)
         self.arrived = info.state != _RECEIVING
         self.tell(UploadState.WAITING, offset=info.offset, size=info.size)
+
+    def _check_size(self, source: Source, size: int) -> None:
+        if source.size != size:
+            text = f"the upload has {size} bytes and this file {source.size}; give the file that it was begun with"
+            raise self.failure("wrong_file", text, resumable=True)
 
     async def _create_params(self, source: Source, asked: Asked) -> dict[str, Any]:
         filename = asked.filename or source.name
@@ -200,6 +203,8 @@ class Journey:
                 opening = False
                 try:
                     self._under_way(lane)
+                    if lane.grant.size is not None:
+                        self._check_size(source, lane.grant.size)  # with a key, it may have been begun elsewhere
                     lane.on_acknowledged = self._acknowledged
                     await send_all(lane, source, self._options)
                     self.arrived = True
@@ -240,6 +245,9 @@ class Journey:
 
     async def _look_into(self, conflict: Refusal, opening: bool) -> None:
         """A conflict: it has arrived already, or somebody else is at it."""
+        known = (conflict.details or {}).get("upload")
+        if not self._id and isinstance(known, str):
+            self.tell(upload=known)  # with a key, it may have been finished elsewhere
         if not self._id:
             raise self.failure(conflict.code, conflict.message, conflict.details)
         info = await self._status()

@@ -32,6 +32,7 @@ class Grant(Struct, frozen=True):
     offset: int
     chunk_bytes: int
     window: int
+    size: int | None = None
 
 
 class LaneLost(Exception):

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from hub.api import Caller, CallerMethod, Hub, HubError, Method, Principal
+from hub.api import Caller, CallerMethod, ErrorCode, Hub, HubError, Method, Principal
 from services.uploads.access import Access
 from services.uploads.asked import Create, ListUploads, OneUpload, ShareUpload, asked
 from services.uploads.desk import Desk, Wanted
 from services.uploads.intake import UploadIntake
 from services.uploads.records import Records
-from services.uploads.shapes import Upload, shape
+from services.uploads.shapes import State, Upload, shape
 from services.uploads.writers import Writers
 
 
@@ -106,8 +106,10 @@ class UploadMethods:
         it = asked(Create, params, "upload.create")
         wanted = Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
         upload, there = await self._desk.begin(caller.principal, wanted)
-        if there:
-            upload.check_receiving()
+        if there and upload.state is not State.RECEIVING:
+            # The answer to an earlier one may have been lost: here is what became of it.
+            details = {"state": upload.state.value, "upload": upload.id}
+            raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)
         return await self._intakes.open(caller, upload.id)
 
     async def _resume(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:

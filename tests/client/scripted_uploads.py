@@ -134,6 +134,9 @@ class ScriptedUploads:
     async def _create(self, peer: Peer, params: Data) -> Data:
         for document in self.documents.values():
             if document.params["key"] == params["key"]:
+                if document.state != "receiving":
+                    details = {"state": document.state, "upload": document.id}
+                    raise Refused("conflict", "it has ended", details=details)
                 break
         else:
             document = Document(f"up{len(self.documents)}", params)
@@ -154,7 +157,7 @@ class ScriptedUploads:
         return {
             "upload": document.id, "topic": f"upload:{document.id}", "handle": number,
             "offset": len(document.content), "chunk_bytes": self.chunk_bytes, "window": self.window,
-            "expires_in_ms": 1000,
+            "expires_in_ms": 1000, "size": document.params["size"],
         }  # fmt: skip
 
     async def _pause(self, _: Peer, params: Data) -> Data:

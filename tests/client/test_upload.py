@@ -184,6 +184,19 @@ async def test_the_lost_answer_of_create(
     assert uploads.only.content == BYTES
 
 
+async def test_the_same_key_goes_on_with_the_same_upload(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path
+) -> None:
+    async with HubClient(hub.url, options=options) as client:
+        first = client.upload(file, key="k")
+        await eventually(lambda: first.id)
+        await first.stop()
+        assert (await failure_of(client.upload(BYTES[1:], filename="f", key="k"))).code == "wrong_file"
+        for _ in range(2):  # goes on; is there already
+            assert (await end_of(client.upload(file, key="k"))).upload == "up0"
+    assert uploads.only.content == BYTES
+
+
 async def test_credit_is_kept_to(
     hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path
 ) -> None:

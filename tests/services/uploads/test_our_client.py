@@ -1,0 +1,102 @@
+"""``client.upload`` against real nodes, also over a line that is cut: the file is there, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub.client import ClientOptions, HubClient, UploadFailed, UploadState
+from tests.services.uploads.depot import Depot, depot, sha256, some_text
+from tests.support.cut_proxy import CutProxy
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+FILE = some_text(6_000_000)
+QUICK = ClientOptions(
+    backoff_base_s=0.02, backoff_max_s=0.1, backoff_floor_s=0.005, now_jitter_s=0.01, use_system_proxy=False
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "guests.csv"
+    path.write_bytes(FILE)
+    return path
+
+
+@asynccontextmanager
+async def connected(house: Depot, line: CutProxy | None = None, **more: Any) -> AsyncIterator[HubClient]:
+    node = house.nodes[0]
+    url = node.url if line is None else f"ws://127.0.0.1:{line.port}/ws"
+    async with HubClient(url, lambda: node.token("acme", "ada"), options=QUICK, **more) as client:
+        yield client
+
+
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+async def test_over_a_line_that_is_cut_and_leads_elsewhere(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, file: Path, encoding: Any
+) -> None:
+    dice = random.Random(encoding)
+    async with depot(redis_url, hub_database, tmp_path / "store", nodes=2) as house, CutProxy(("", 0)) as line:
+        line.target = ("127.0.0.1", house.nodes[0].port)
+        left, came, cut_at = 8, 0, dice.randrange(700_000)
+
+        def drops(direction: str, data: bytes) -> bool:
+            nonlocal left, came, cut_at
+            came += len(data) if direction == "to_target" else 0
+            if not left or came < cut_at:
+                return False
+            left, cut_at = left - 1, came + dice.randrange(1_400_000)
+            line.target = ("127.0.0.1", house.nodes[left % 2].port)
+            return True
+
+        line.drops = drops
+        async with connected(house, line, encoding=encoding) as client, asyncio.timeout(60):
+            first = client.upload(file, document_type="csv", metadata={"guest_id": 7}, sha256=True)
+            second = client.upload(FILE[::-1], document_type="document", filename="backwards.txt")
+            info, other = await asyncio.gather(first, second)
+        assert left == 0
+        assert (info.sha256, info.size) == (sha256(FILE), len(FILE))
+        assert house.content(first.id) == FILE
+        assert hashlib.sha256(house.content(second.id)).hexdigest() == other.sha256 == sha256(FILE[::-1])
+
+
+async def test_paused_here_and_finished_there(house: Depot, file: Path) -> None:
+    async with connected(house) as one, connected(house) as two:
+        upload = one.upload(file, document_type="csv")
+        async for progress in upload:
+            if progress.offset > 0 or progress.state is UploadState.CHECKING:
+                break
+        await upload.pause()
+        status = await two.call("upload.status", {"upload": upload.id})
+        if status["state"] == "receiving":  # else it was too quick for us
+            assert status["paused"] is True
+        info = await asyncio.wait_for(two.resume_upload(upload.id, file), 20)
+        assert (info.sha256, info.owner) == (sha256(FILE), "ada")
+        assert house.content(upload.id) == FILE
+        with pytest.raises(UploadFailed) as caught:
+            await two.upload(b"%PDF-1.7 no table", filename="a.csv", document_type="csv")
+        assert caught.value.upload
+        with pytest.raises(UploadFailed) as caught:
+            await two.upload(FILE, filename="a.csv", document_type="no_such_type")
+        assert caught.value.code == "bad_request"
+
+
+async def test_the_same_key_is_the_same_upload(house: Depot, file: Path) -> None:
+    async with connected(house) as client:
+        first = client.upload(file, document_type="csv", key="passport-7")
+        await until(lambda: first.id, what="an id")
+        await first.stop()
+        again = client.upload(file, document_type="csv", key="passport-7")
+        await asyncio.wait_for(again.done(), 20)
+        assert again.id == first.id
+        assert house.content(first.id) == FILE
+        afterwards = await asyncio.wait_for(client.upload(file, document_type="csv", key="passport-7").done(), 20)
+        assert afterwards.upload == first.id
