@@ -298,6 +298,9 @@ class Journey:
                 info = await self._status()
                 if info.state not in _UNDER_WAY:
                     return info
+                self._refused_since = None
+                if self.progress.state is not UploadState.CHECKING:
+                    self.tell(UploadState.CHECKING)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -84,7 +84,6 @@ class Lane:
         self._window = window
         if offset > self.acknowledged:
             self.acknowledged = offset
-            self.sent = max(self.sent, offset)
             self._rewinds = 0
             self.on_acknowledged(offset)
         self._news.set()

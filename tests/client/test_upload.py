@@ -67,7 +67,8 @@ async def test_a_file_arrives(
     hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path, encoding: Any
 ) -> None:
     seen: list[UploadProgress] = []
-    async with HubClient(hub.url, encoding=encoding, options=options) as client:
+    patient = msgspec.structs.replace(options, upload_ask_s=1000)
+    async with HubClient(hub.url, encoding=encoding, options=patient) as client:
         upload = client.upload(
             file, document_type="csv", metadata={"guest_id": 7}, sha256=True, shares=["chat:a"], on_progress=seen.append
         )
@@ -195,6 +196,39 @@ async def test_the_same_key_goes_on_with_the_same_upload(
         for _ in range(2):  # goes on; is there already
             assert (await end_of(client.upload(file, key="k"))).upload == "up0"
     assert uploads.only.content == BYTES
+
+
+async def test_it_goes_where_the_hub_says(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path
+) -> None:
+    async def lost(_: Peer, document: Document, __: Data) -> bool:
+        lose = document.accepted > 9000
+        if lose:
+            uploads.faults = None
+        return lose
+
+    uploads.faults = lost
+    async with HubClient(hub.url, options=options) as client:
+        await end_of(client.upload(file))
+    assert uploads.only.content == BYTES
+    assert not uploads.called("upload.resume")
+
+
+async def test_a_planned_move(hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path) -> None:
+    async def move(peer: Peer, document: Document, _: Data) -> bool:
+        if peer is hub.peers[0] and document.accepted > 9000:
+            uploads.ack_every = 1 << 30  # whoever stays gets no credit any more
+            await peer.send({"type": "drain", "after_ms": 1, "ticket": "t"})
+        elif peer is not hub.peers[0]:
+            uploads.ack_every = 2048
+        return False
+
+    uploads.faults = move
+    patient = msgspec.structs.replace(options, upload_stall_s=1000)
+    async with HubClient(hub.url, options=patient) as client:
+        await end_of(client.upload(file))
+    assert uploads.only.content == BYTES
+    assert len(uploads.called("upload.resume")) == 1
 
 
 async def test_credit_is_kept_to(
@@ -397,7 +431,8 @@ async def test_the_end_is_asked_for_when_it_is_not_told(
         return True
 
     hub.script = refuse
-    async with HubClient(hub.url, options=options) as client:
+    asking = msgspec.structs.replace(options, upload_ask_s=0.3 if how == "silent" else 1000)
+    async with HubClient(hub.url, options=asking) as client:
         if how == "watched":
             async with client.subscribe("upload:up0"):
                 await end_of(client.upload(BYTES, filename="f"))
