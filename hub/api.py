@@ -25,7 +25,7 @@ from hub.nodes.callers import Caller, CallerMethod, Handle, Intake
 from hub.nodes.duties import Duties, DutyBook
 from hub.nodes.limits import Bucket, Quota, SharedLimits
 from hub.orgs import OrgId
-from hub.service import Hub, Method, Service, ServiceFactory
+from hub.service import Check, Finding, Hub, Method, Service, ServiceFactory
 from hub.topics.kinds import History, SlowPolicy, TopicKind
 
 __all__ = (
@@ -36,12 +36,14 @@ __all__ = (
     "Cache",
     "Caller",
     "CallerMethod",
+    "Check",
     "ConfigError",
     "Database",
     "Duties",
     "DutyBook",
     "Ending",
     "ErrorCode",
+    "Finding",
     "Handle",
     "History",
     "HttpError",

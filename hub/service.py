@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
@@ -175,3 +175,17 @@ class Service:
 
 
 ServiceFactory = Callable[[Hub], Service]
+
+
+class Finding(NamedTuple):
+    """One row of ``hub doctor`` about what a service needs beside the hub."""
+
+    well: bool
+    check: str
+    found: str
+    remedy: str = ""
+    """What to set or run; names the setting."""
+
+
+Check = Callable[[Settings], Awaitable[Sequence[Finding]]]
+"""Those of a deployment are ``CHECKS``, beside its list of services."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,7 +74,8 @@ def dev(
 
 @contextlib.contextmanager
 def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[tuple[dict[str, str], Sequence[Server]]]:
-    """Starts what the environment names no address for; yields the settings that lead there, and the servers.
+    """Starts what the environment names no address for; yields the settings that lead there, and the servers. Uploads
+    are kept in the folder, too.
 
     ``path`` None: in a temporary folder. Raises ``ConfigError`` when another hub uses the folder.
     """
@@ -82,10 +84,11 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[tuple[di
 
     wants_redis = not environ.get("HUB_REDIS_URL")
     wants_postgres = not environ.get("HUB_DATABASE_URL")
-    if not wants_redis and not wants_postgres:
-        yield {}, ()
-        return
     with contextlib.ExitStack() as stack:
+        if not wants_redis and not wants_postgres:
+            home = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-")))
+            yield _store_in(home, environ), ()
+            return
         folder = stack.enter_context(DataFolder(path))
         kept = not folder.temporary
         redis = RedisServer(folder.path / "redis", append_only=kept, sockets=folder.sockets) if wants_redis else None
@@ -98,12 +101,18 @@ def dev_servers(path: Path | None, environ: dict[str, str]) -> Iterator[tuple[di
             server.launch()
         for server in servers:
             server.wait()
-        addresses = {"redis_url": redis.url} if redis is not None else {}
+        addresses = _store_in(folder.path, environ)
+        if redis is not None:
+            addresses["redis_url"] = redis.url
         if postgres is not None:
             addresses["database_url"] = postgres.url("hub_app")
             addresses["database_relay_url"] = postgres.url("hub_relay")
             addresses["database_owner_url"] = postgres.url()
         yield addresses, servers
+
+
+def _store_in(home: Path, environ: dict[str, str]) -> dict[str, str]:
+    return {} if environ.get("HUB_UPLOADS_STORE") else {"uploads_store": f"file:{home / 'uploads'}"}
 
 
 async def revive(servers: Sequence[Server]) -> None:

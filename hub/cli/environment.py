@@ -60,6 +60,8 @@ def dev_environ(folder: Path = DEV_FOLDER) -> dict[str, str]:
     found = {}
     if (folder / "secret").is_file():
         found["HUB_JWT_SECRET"] = read_secret(folder)
+    if (folder / "uploads").is_dir():
+        found["HUB_UPLOADS_STORE"] = f"file:{folder / 'uploads'}"
     sockets = (folder / "run").resolve()
     if (sockets / "redis.sock").exists():
         found["HUB_REDIS_URL"] = f"unix://{sockets / 'redis.sock'}"

@@ -61,6 +61,9 @@ async def test_from_nothing_to_events(hub_command: Commands) -> None:
         assert token in run.out
     assert (hub_command.folder / ".hub" / "secret").stat().st_mode & 0o777 == 0o600
     assert servers_in(hub_command.folder)
+    # Uploads are kept there, and commands in this folder find them.
+    assert (hub_command.folder / ".hub" / "uploads").is_dir()
+    assert "file:.hub/uploads" in (await hub_command("doctor")).out
 
     published = await hub_command("publish", "events:finance", "invoice.paid", '{"amount": 12}')
     assert (published.err, published.process.returncode) == ("", 0)

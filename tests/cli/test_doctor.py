@@ -10,6 +10,7 @@ import pytest
 from hub.cli.checks import Verdict, clock
 from hub.cli.checks_database import check_database
 from hub.cli.checks_redis import check_redis
+from hub.cli.checks_services import check_services
 from hub.cli.checks_tokens import check_tokens
 from hub.config import Settings
 from hub.embedded import RedisServer
@@ -39,7 +40,7 @@ async def test_all_is_well(hub_command: Commands, hub_database: HubDatabase) -> 
     assert (run.process.returncode, run.err) == (0, "")
     assert "fail" not in run.out
     assert "warn" not in run.out
-    assert run.out.count("│ ok") == 12
+    assert run.out.count("│ ok") == 13
 
 
 async def test_nothing_is_set(hub_command: Commands) -> None:
@@ -47,7 +48,7 @@ async def test_nothing_is_set(hub_command: Commands) -> None:
     assert run.process.returncode == 1
     for text in ("HUB_REDIS_URL is not set", "HUB_DATABASE_URL is not set", "nothing to verify them with"):
         assert text in run.out
-    assert "3 of 3 checks failed" in run.out
+    assert "3 of 4 checks failed" in run.out
 
 
 async def test_nobody_answers() -> None:
@@ -58,6 +59,20 @@ async def test_nobody_answers() -> None:
     assert (row.status, row.remedy) == ("fail", "start PostgreSQL, or correct HUB_DATABASE_URL")
     (row,) = await check_redis(settings(redis_url="http://x"))
     assert (row.status, row.remedy) == ("fail", "correct HUB_REDIS_URL")
+
+
+async def test_uploads_that_cannot_be_kept(hub_command: Commands) -> None:
+    (hub_command.folder / "data").write_text("in the way")
+    run = await hub_command("doctor", HUB_JWT_SECRET="")
+    assert "4 of 4 checks failed" in run.out
+    assert "correct HUB_UPLOADS_STORE" in run.out
+    assert "uploads_store_failed" not in run.out + run.err
+
+
+async def test_services_without_checks_and_no_services() -> None:
+    assert await check_services(settings(services="tests.support.hub_services:SERVICES")) == []
+    (row,) = await check_services(settings(services="tests.support.nothing:SERVICES"))
+    assert (row.status, row.remedy) == ("fail", "correct HUB_SERVICES")
 
 
 async def test_a_redis_that_evicts_and_has_small_buffers() -> None:

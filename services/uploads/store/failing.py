@@ -12,12 +12,13 @@ _MOST_CHARS = 500  # of a failure's text; object stores answer with whole pages
 _log = structlog.get_logger(__name__)
 
 
-def failed(error: Exception, *, full: bool = False, missing: str | None = None) -> HubError:
+def failed(error: Exception, *, full: bool = False, missing: str | None = None, logged: bool = True) -> HubError:
     """To be raised ``from error``: ``not_found`` if it was ``missing`` that is not there, else as ``words`` says.
 
     A secret never stands in these texts: they name objects and answers, not requests.
     """
     if missing is not None and isinstance(error, FileNotFoundError):
         return not_found(missing)
-    _log.warning("uploads_store_failed", error=repr(error)[:_MOST_CHARS], full=full)
+    if logged:
+        _log.warning("uploads_store_failed", error=repr(error)[:_MOST_CHARS], full=full)
     return StoreFull() if full else store_unavailable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from services.uploads.store.words import Digest, Piece
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_PROBE = b"hub"
 _MOST_VECTORS = os.sysconf("SC_IOV_MAX")
 _COPY_BYTES = 1_048_576
 # What is written is sent to the disk in such steps, and leaves the kernel's cache so far behind the end: large files
@@ -35,9 +37,21 @@ class Tree:
     def prepare(self) -> None:
         """The root is there, and files can be made in it."""
         self.root.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        with self._root() as folder, contextlib.suppress(FileNotFoundError):  # another node does the same
-            os.close(os.open(".writable", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE, dir_fd=folder))
-            os.unlink(".writable", dir_fd=folder)
+        self.probe()
+
+    def probe(self) -> None:
+        """Writes a file, reads and removes it. What a crash leaves of it is in nobody's way."""
+        path = f".probe-{secrets.token_hex(8)}"
+        file = self.create(path)
+        try:
+            write_all(file, [_PROBE])
+            if self.durable:
+                os.fsync(file)
+            if os.pread(file, len(_PROBE), 0) != _PROBE:
+                raise OSError(errno.EIO, "what was written is not what is read")
+        finally:
+            os.close(file)
+            self.unlink(path)
 
     def create(self, path: str) -> int:
         """A new file to be written, with the folders above it. ``FileExistsError`` when there is one."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
-from hub.api import HubError, OrgId
+from hub.api import ConfigError, HubError, OrgId
 from services.uploads.store.failing import failed
 from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, forget, read_behind, write_all, write_behind
 from services.uploads.store.names import CONTENT, check_part_path, content_path, part_path, upload_path
@@ -45,8 +45,18 @@ class FolderStore:
         self._threads = Threads(threads, timeout_s)
 
     async def start(self) -> None:
-        """Makes the folder. Raises ``HubError`` when nothing can be written there."""
-        await self._run(self._tree.prepare)
+        """Makes the folder. Raises ``ConfigError`` when nothing can be written there."""
+        try:
+            await self._threads.run(self._tree.prepare)
+        except OSError as error:
+            raise ConfigError(f"HUB_UPLOADS_STORE: uploads cannot be kept in {self._tree.root}: {error}") from error
+
+    async def probe(self) -> None:
+        """By a file in the root."""
+        try:
+            await self._threads.run(self._tree.probe)
+        except OSError as error:
+            raise _told(error, logged=False) from error
 
     async def close(self) -> None:
         """Waits for what is under way."""
@@ -240,5 +250,5 @@ def _pread(source: SharedFile, start: int, count: int) -> bytes:
     return piece
 
 
-def _told(error: OSError, missing: str | None) -> HubError:
-    return failed(error, full=error.errno in _FULL, missing=missing)
+def _told(error: OSError, missing: str | None = None, *, logged: bool = True) -> HubError:
+    return failed(error, full=error.errno in _FULL, missing=missing, logged=logged)

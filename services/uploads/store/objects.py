@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -42,6 +43,7 @@ _SENT_BYTES = 8 * _MIB
 _MOST_SENT = 9000
 _SENT_AT_ONCE = 2
 _PAGE = 1000
+_PROBE: Final = b"hub"
 _MOST_PAGES = 1000
 # What stands in the answers of stores without room: S3 and MinIO, Ceph, plain HTTP.
 _FULL_ANSWERS = ("XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507 Insufficient Storage")
@@ -73,6 +75,17 @@ class ObjectStore:
     async def close(self) -> None:
         """Waits for threads that hash."""
         await self._threads.close()
+
+    async def probe(self) -> None:
+        """By an object below the prefix."""
+        path = f".probe-{secrets.token_hex(8)}"
+        with _told(logged=False):
+            await self._ask(obstore.put_async(self._bucket, self._name(path), _PROBE, use_multipart=False))
+            found = await self._fetch(Span(path, 0, len(_PROBE)))
+            await self._folders(self.prefix)
+            await self._ask(obstore.delete_async(self._bucket, [self._name(path)]))
+            if bytes(found) != _PROBE:
+                raise OSError("what was written is not what is read")
 
     def stretch(self, org: OrgId, upload: str, token: str) -> ObjectStretch:
         """Objects named ``<token>-<number>``."""
@@ -314,10 +327,10 @@ def _spans(path: str, start: int, end: int, step: int) -> Iterator[Span]:
 
 
 @contextmanager
-def _told(missing: str | None = None) -> Iterator[None]:
+def _told(missing: str | None = None, *, logged: bool = True) -> Iterator[None]:
     """What obstore and the time limits raise comes out as ``HubError``."""
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
         full = any(answer in str(error) for answer in _FULL_ANSWERS)
-        raise failed(error, full=full, missing=missing) from error
+        raise failed(error, full=full, missing=missing, logged=logged) from error

@@ -94,11 +94,14 @@ class Store(Protocol):
         """Whether the blocks of a stretch become one part that grows, or a part each."""
 
     async def start(self) -> None:
-        """Before everything else. Raises ``HubError`` when the store can never be used as it is set; one that does not
+        """Before everything else. Raises ``ConfigError`` when the store cannot be used as it is set; one that does not
         answer just now is no reason."""
 
     async def close(self) -> None:
         """After everything else; waits for what is under way."""
+
+    async def probe(self) -> None:
+        """Writes a little, reads and removes it. Raises ``HubError``, whose cause says what it was; logs nothing."""
 
     def stretch(self, org: OrgId, upload: str, token: str) -> Stretch:
         """For one writer; ``token`` is its own and never used again. Nothing is there before the first write."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hub.errors import ErrorCode, HubError
+from hub.errors import ConfigError, ErrorCode, HubError
 from hub.orgs import OrgId
 from services.uploads.store import FolderStore, StoreFull
 from services.uploads.store import files as seam
@@ -254,8 +254,10 @@ async def test_a_disk_that_hangs_is_unavailable_and_its_file_stays_open_as_long(
 async def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = FolderStore(tmp_path / "file" / "uploads", durable=False, threads=1, timeout_s=5)
-    with pytest.raises(HubError):
+    with pytest.raises(ConfigError, match="HUB_UPLOADS_STORE"):
         await store.start()
+    with pytest.raises(HubError):
+        await store.probe()
     await store.close()
 
 

@@ -153,6 +153,7 @@ async def fails_everywhere(shelf: Shelf, parts: list[Part]) -> None:
         shelf.store.clear(ACME, "u1"),
         shelf.store.remove(ACME, "u1"),
         shelf.uploads(),
+        shelf.store.probe(),
     ]
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(outcome, HubError), outcome

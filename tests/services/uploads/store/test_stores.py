@@ -246,6 +246,12 @@ async def test_a_stretch_that_was_closed_writes_nothing(shelf: Shelf) -> None:
     assert await shelf.uploads() == []
 
 
+async def test_a_probe_leaves_nothing(shelf: Shelf) -> None:
+    for _ in range(2):
+        await shelf.store.probe()
+    assert await shelf.uploads() == []
+
+
 async def test_many_writers_at_once(shelf: Shelf) -> None:
     contents = {f"u{number}": some_bytes(200_000, number) for number in range(12)}
 
