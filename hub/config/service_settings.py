@@ -181,7 +181,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         str,
         doc(
             "Where uploads are kept: file:<folder> (of several nodes: one folder that all of them see), "
-            "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix; see uploads.md."
+            "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix; see uploads-stores.md."
         ),
     ] = "file:data/uploads"
     uploads_store_options: Annotated[
