@@ -45,6 +45,8 @@ export function showUploads(hub, onEvent) {
   function choose(chosen) {
     file = chosen;
     find("upload-start").disabled = file === null;
+    find("upload-size").textContent = "";
+    find("upload-progress").value = 0;
     say(file === null ? "" : `${file.name}, ${inBytes(file.size)}`);
   }
 
@@ -69,8 +71,9 @@ export function showUploads(hub, onEvent) {
 
   function onProgress({ state, offset, size, paused }) {
     find("upload-progress").value = size > 0 ? offset / size : 0;
+    find("upload-size").textContent = `${inBytes(offset)} of ${inBytes(size)}`;
     if (sending === null) return;
-    say(`${file.name}: ${paused ? "paused" : state}, ${inBytes(offset)} of ${inBytes(size)}`);
+    say(`${file.name}: ${paused ? "paused" : state}`);
     buttons();
   }
 
@@ -135,6 +138,7 @@ function inBytes(size) {
   return `${unit === 0 ? size : size.toFixed(1)} ${units[unit]}`;
 }
 
+/** It is read aloud: what changes with every chunk does not belong here. */
 function say(text) {
-  find("upload-said").textContent = text;
+  if (find("upload-said").textContent !== text) find("upload-said").textContent = text;
 }

@@ -183,24 +183,25 @@ export class Upload {
   async #begin() {
     this.#asked = true;
     const { documentType = "document", metadata = {}, shares = [], sha256, filename = this.#file.name, upload: known } = this.#options;
-    if (known) {
-      const shape = await this.#hub.call("upload.status", { upload: known });
-      if (shape.size !== this.#file.size) throw failure("conflict", `this file has ${this.#file.size} bytes, and that upload ${shape.size}`);
-      this.#watch(shape.upload, shape.topic);
-      this.#took(shape);
-      return;
+    if (known) return this.#recall(known);
+    const asked = { filename, size: this.#file.size, document_type: documentType, metadata, shares, key: this.#key };
+    try {
+      const begun = await this.#hub.call("upload.create", { ...asked, ...(sha256 && { sha256 }) });
+      this.#bind(begun); // before anything else is awaited
+      this.#watch(begun.upload, begun.topic);
+    } catch (error) {
+      if (error.code !== "conflict" || !error.details.upload) throw error;
+      await this.#recall(error.details.upload); // it was begun before, and its end has come meanwhile
     }
-    const begun = await this.#hub.call("upload.create", {
-      filename,
-      size: this.#file.size,
-      document_type: documentType,
-      metadata,
-      shares,
-      key: this.#key,
-      ...(sha256 && { sha256 }),
-    });
-    this.#bind(begun); // before anything else is awaited
-    this.#watch(begun.upload, begun.topic);
+    return 0;
+  }
+
+  async #recall(known) {
+    const shape = await this.#hub.call("upload.status", { upload: known });
+    if (shape.size !== this.#file.size) throw failure("conflict", `this file has ${this.#file.size} bytes, and that upload ${shape.size}`);
+    this.#watch(shape.upload, shape.topic);
+    this.#took(shape);
+    return 0;
   }
 
   async #resume() {

@@ -342,6 +342,15 @@ async def test_what_the_hub_does_not_begin_is_told(browser: Browser) -> None:
     assert await browser.run("return sending.state") == "failed"
 
 
+async def test_a_beginning_that_has_come_to_its_end_meanwhile(browser: Browser) -> None:
+    intake = browser.intake
+    intake.state = "available"
+    intake.refusals["create"] = [{"code": "conflict", "details": {"state": "available", "upload": NAME}}]
+    await browser.start()
+    await browser.ends("available")
+    assert intake.calls == ["create", "status"]
+
+
 async def test_cancelling(browser: Browser) -> None:
     intake = browser.intake
     intake.generous = False
