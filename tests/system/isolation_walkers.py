@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import jwt
 
 from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.protocol import frames
@@ -376,6 +377,38 @@ async def _chat(names: Names) -> list[bytes]:
     return [head, document(events(told.decode())).encode(), *refused]
 
 
+def _upload(names: Names) -> str:
+    """The name of the other organisation's upload."""
+    return names.topics.get("upload", "upload:0123456789ABCDEFGHJKMNPQRS").partition(":")[2]
+
+
+def _tus(method: str, path: str = "", content: bytes = b"", **headers: str) -> Walk:
+    async def walk(names: Names) -> list[bytes]:
+        token = f"Bearer {names.token()}"
+        sent = {"Authorization": token, "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+        sent |= {name.replace("_", "-"): value.replace("{upload}", _upload(names)) for name, value in headers.items()}
+        async with httpx.AsyncClient(base_url=names.hub.http_url) as http:
+            url = f"/v1/uploads{path}".replace("{upload}", _upload(names))
+            answer = await http.request(method, url, headers=sent, content=content)
+        kept = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
+        return [json.dumps([answer.status_code, kept]).encode(), answer.content]
+
+    return walk
+
+
+async def _upload_links(names: Names) -> list[bytes]:
+    return await _ask(names, "POST", f"/v1/uploads/{_upload(names)}/links", json={"expires_s": 60})
+
+
+async def _linked(names: Names) -> list[bytes]:
+    """Links that the intruder makes up of what it knows; what is signed by another secret names the other's upload."""
+    claims = {"aud": "hub:upload-link", "exp": 2**32, "org": names.org, "sub": names.user, "upload": _upload(names)}
+    found = []
+    for link in (names.token(), names.ticket, jwt.encode(claims, "x" * 32, algorithm="HS256")):
+        found += await _ask(names, "GET", "/v1/upload-links/content", params={"link": link})
+    return found
+
+
 ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/"): _plain("GET", "/"),
     ("GET", "/health/live"): _plain("GET", "/health/live"),
@@ -392,6 +425,20 @@ ROUTES: dict[tuple[str, str], Walk] = {
     ("POST", "/v1/chat/stream"): _chat,
     ("POST", "/v1/publish"): _publish_http,
     ("POST", "/v1/publish/{topic:str}"): _publish_to_path,
+    # A final upload may only be made of one's own; a new one would be the intruder's own.
+    ("POST", "/v1/uploads"): _tus(
+        "POST", Upload_Concat="final;/v1/uploads/{upload}", Upload_Metadata="filename YS5jc3Y="
+    ),
+    ("HEAD", "/v1/uploads/{upload:str}"): _tus("HEAD", "/{upload}"),
+    ("GET", "/v1/uploads/{upload:str}"): _tus("GET", "/{upload}"),
+    ("PATCH", "/v1/uploads/{upload:str}"): _tus("PATCH", "/{upload}", b"intruder", Upload_Offset="0"),
+    ("DELETE", "/v1/uploads/{upload:str}"): _tus("DELETE", "/{upload}"),
+    ("POST", "/v1/uploads/{upload:str}"): _tus("POST", "/{upload}", X_HTTP_Method_Override="DELETE"),
+    ("GET", "/v1/uploads/{upload:str}/content"): _tus("GET", "/{upload}/content"),
+    ("HEAD", "/v1/uploads/{upload:str}/content"): _tus("HEAD", "/{upload}/content"),
+    ("POST", "/v1/uploads/{upload:str}/links"): _upload_links,
+    ("GET", "/v1/upload-links/content"): _linked,
+    ("HEAD", "/v1/upload-links/content"): _linked,
 }
 """By method and path. OPTIONS is the framework's and is tried on every path without an entry."""
 

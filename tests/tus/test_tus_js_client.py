@@ -59,22 +59,22 @@ def drive(house: Depot, node_modules: Path, tmp_path: Path) -> Drive:
     return run
 
 
-async def arrived(house: Depot, ada: TusClient, told: dict[str, Any]) -> None:
+async def arrived(ada: TusClient, told: dict[str, Any]) -> None:
     """It is there, byte for byte."""
     assert "error" not in told, told
     url = urlsplit(told["url"]).path
-    await checked(house, ada, url, DATA)
+    await checked(ada, url)
     assert (await ada.http.get(url + "/content")).content == DATA
 
 
-async def test_uploads_that_end_well(house: Depot, ada: TusClient, drive: Drive) -> None:
+async def test_uploads_that_end_well(ada: TusClient, drive: Drive) -> None:
     for scenario in ("plain", "with_creation", "post_only", "parallel"):
-        await arrived(house, ada, await drive(scenario))
+        await arrived(ada, await drive(scenario))
 
 
 async def test_uploads_that_are_resumed(house: Depot, ada: TusClient, drive: Drive) -> None:
     told = await drive("aborted")
-    await arrived(house, ada, told)
+    await arrived(ada, told)
     assert told["same"], "it went on with the same upload"
     assert told["resumedAt"] == [1_200_000]
     async with CutProxy(("127.0.0.1", house.nodes[0].port)) as proxy:
@@ -87,12 +87,12 @@ async def test_uploads_that_are_resumed(house: Depot, ada: TusClient, drive: Dri
 
         proxy.drops = lost
         told = await drive("plain", f"http://127.0.0.1:{proxy.port}")
-    await arrived(house, ada, told)
+    await arrived(ada, told)
     assert 0 < told["resumedAt"][0] < 2_000_000
     assert proxy.accepted > 1
 
 
-async def test_uploads_that_do_not(house: Depot, ada: TusClient, drive: Drive) -> None:
+async def test_uploads_that_do_not(ada: TusClient, drive: Drive) -> None:
     url = (await drive("terminated"))["url"]
     assert (await ada.ask("HEAD", url)).status_code == 410
     for scenario, status in (("wrong_checksum", 460), ("wrong_offset", 409)):

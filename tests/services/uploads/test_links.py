@@ -89,7 +89,7 @@ async def ada(house: Depot) -> AsyncIterator[TusClient]:
 
 
 async def test_a_link_instead_of_a_token(ada: TusClient, house: Depot) -> None:
-    url = await available(house, ada, MANY)
+    url = await available(ada, MANY)
     made = await ada.http.post(url + "/links", json={"expires_s": 60})
     assert made.status_code == 200, made.text
     body = made.json()
@@ -114,7 +114,7 @@ async def test_a_link_instead_of_a_token(ada: TusClient, house: Depot) -> None:
 
 
 async def test_who_gets_a_link(ada: TusClient, house: Depot) -> None:
-    url = await available(house, ada, MANY)
+    url = await available(ada, MANY)
     receiving = await ada.create(10)
     stranger, weak = tus(house, "grace"), tus(house, scope="subscribe:* call:upload.status")
     async with stranger.http, weak.http:

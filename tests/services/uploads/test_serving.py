@@ -28,7 +28,7 @@ async def ada(house: Depot) -> AsyncIterator[TusClient]:
 
 
 async def test_a_document(ada: TusClient, house: Depot) -> None:
-    url = await available(house, ada, MANY, "gäste.csv") + "/content"
+    url = await available(ada, MANY, "gäste.csv") + "/content"
     answer = await ada.http.get(url)
     assert (answer.status_code, answer.content) == (200, MANY)
     expected = {
@@ -60,7 +60,7 @@ async def test_a_document(ada: TusClient, house: Depot) -> None:
 
 
 async def test_only_what_is_available_and_only_to_whom_it_may_go(ada: TusClient, house: Depot) -> None:
-    ready = await available(house, ada, MANY) + "/content"
+    ready = await available(ada, MANY) + "/content"
     receiving = await ada.create(10) + "/content"
     problem = assert_problem(await ada.http.get(receiving), "conflict")
     assert problem["details"] == {"state": "receiving"}
@@ -109,7 +109,7 @@ async def test_what_ends_a_download(redis_url: str, hub_database: HubDatabase, t
     async with depot(redis_url, hub_database, tmp_path, nodes=2) as house:
         ada, admin = tus(house), house.http("admin", node=1, scope="admin")
         async with ada.http, admin:
-            url = await available(house, ada, HUGE) + "/content"
+            url = await available(ada, HUGE) + "/content"
             async with download(house, url) as reader:
                 house.nodes[0].leave()
                 await is_broken_off(house, reader)
@@ -124,6 +124,6 @@ async def test_a_client_that_takes_nothing_is_given_up(
     async with depot(redis_url, hub_database, tmp_path, no_progress_s=0.2) as house:
         ada = tus(house)
         async with ada.http:
-            url = await available(house, ada, HUGE) + "/content"
+            url = await available(ada, HUGE) + "/content"
             async with download(house, url) as reader:
                 await is_broken_off(house, reader)

@@ -82,6 +82,26 @@ async def test_options_say_what_is_spoken(ada: TusClient, house: Depot) -> None:
         assert answer.headers["tus-checksum-algorithm"] == "sha256,sha1,md5"
 
 
+async def test_pages_of_other_origins(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    page = {"Origin": "https://app.example"}
+    async with depot(redis_url, hub_database, tmp_path, allowed_origins=("https://app.example",)) as house:
+        ada = tus(house)
+        async with ada.http:
+            asked = {"Access-Control-Request-Method": "PATCH", "Authorization": ""}
+            names = "authorization,content-type,tus-resumable,upload-offset,upload-checksum,x-requested-with"
+            preflight = await ada.http.options(
+                "/v1/uploads/any", headers=page | asked | {"Access-Control-Request-Headers": names}
+            )
+            assert preflight.status_code == 204
+            assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+            refused = await ada.http.post("/v1/uploads", headers=page)
+            assert refused.status_code == 412
+            shown = refused.headers["access-control-expose-headers"]
+            for name in ("Location", "Upload-Offset", "Tus-Resumable", "ETag", "Content-Range"):
+                assert name in shown
+            assert (await ada.http.options("/v1/uploads", headers=page)).headers["tus-version"] == "1.0.0"
+
+
 async def test_every_request_says_the_version(ada: TusClient) -> None:
     url = await ada.create(10)
     for method, path in (("POST", "/v1/uploads"), ("HEAD", url), ("PATCH", url), ("DELETE", url)):
