@@ -12,8 +12,9 @@ from typing import Any, Final
 import msgspec
 from litestar import Litestar, MediaType, Response, Router, get
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import MutableScopeHeaders
 from litestar.di import Provide
-from litestar.types import ControllerRouterHandler
+from litestar.types import ControllerRouterHandler, Message, Scope
 
 from hub.config import Settings
 from hub.edge.access_log import Stopwatch, log_answer
@@ -71,7 +72,7 @@ def http_app(
         },
         middleware=[Stopwatch(), Gate(gateway)],
         exception_handlers=problem_handlers(gateway.metrics),
-        before_send=[log_answer, AnswerHeaders(headers.answers)],
+        before_send=[log_answer, AnswerHeaders(headers.answers), _goodbye(gateway)],
         request_max_body_size=settings.max_message_bytes,
         cors_config=_cors(settings, headers),
         openapi_config=openapi_config(gateway.version),
@@ -80,6 +81,15 @@ def http_app(
         logging_config=None,
         debug=False,
     )
+
+
+def _goodbye(gateway: Gateway) -> Any:
+    async def goodbye(message: Message, scope: Scope) -> None:
+        """A node that leaves keeps no connection: whoever asks again asks another one."""
+        if gateway.connections.draining and message["type"] == "http.response.start":
+            MutableScopeHeaders.from_message(message)["Connection"] = "close"
+
+    return goodbye
 
 
 def _cors(settings: Settings, headers: CommonHeaders) -> CORSConfig | None:

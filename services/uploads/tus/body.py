@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from litestar.types import Receive
 
 from hub.api import Ending, ErrorCode, HubError
 from services.uploads.tus.headers import Checksum
 from services.uploads.writer import Writer
+
+_GO_ON: Final = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.TOKEN_EXPIRED})
 
 EndedBy = Callable[[HubError | None], None]
 
@@ -41,16 +43,21 @@ class Body:
 
         ``ending`` ends it; here it also gets what ends the writer. Raises what ended it, when everything that counts is
         stored: ``offset_mismatch``, ``too_large`` for what is beyond the upload's size, ``checksum_mismatch``,
-        ``timeout``, and what a writer raises. A client that has gone is no error.
+        ``timeout``, and what a writer raises. No errors: a client that has gone; a node that leaves, and a token that
+        has expired. After these the client goes on from what it is told, by its next request.
         """
 
+        ended_by_writer = False
+
         def ended(error: HubError | None) -> None:
+            nonlocal ended_by_writer
             if error is not None and not ending.done():
+                ended_by_writer = True
                 ending.set_result(error)
 
         writer = await opener(ended, hold=self._checksum is not None)
         failure: HubError | None = None
-        whole = False
+        whole = polite = False
         try:
             self._check(writer, offset)
             whole = await self._pump(writer, ending)
@@ -58,11 +65,12 @@ class Body:
                 raise HubError(ErrorCode.CHECKSUM_MISMATCH, "the body does not have the checksum that was given")
         except HubError as error:
             failure = error
+            polite = ending.done() and not ended_by_writer and error.code in _GO_ON
         finally:
             keeps = self._checksum is None or (whole and failure is None)
             # Whoever stops the server does not stop this.
             done = await asyncio.shield(asyncio.ensure_future(_close(writer, keeps=keeps)))
-        if failure is not None:
+        if failure is not None and not polite:
             raise failure
         return done
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from litestar import Response
 from litestar.exceptions import MethodNotAllowedException
 
-from hub.api import ErrorCode, Hub, HubError, HubRequest, Principal, bad_request
+from hub.api import ErrorCode, HttpError, Hub, HubError, HubRequest, Principal, bad_request
 from services.uploads.access import Access
 from services.uploads.asked import Create, asked
 from services.uploads.desk import Desk, Wanted
@@ -160,12 +160,13 @@ class Tus:
         # It never goes back; but what a writer has taken may not be acknowledged yet.
         if offset < upload.offset or (offset > upload.offset and upload.writer is None):
             raise wrong_offset(upload.offset)
+        if not it.headers.has_body():
+            return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))
+        if upload.state is not State.RECEIVING:
+            raise HttpError(wrong_state(upload.state), 403)
         if offset + (length or 0) > upload.size:
             raise too_long(upload.size)
-        if it.headers.has_body() and upload.state is State.RECEIVING:
-            offset = await self._write(it, upload, offset, checksum)
-        elif it.headers.has_body():
-            raise wrong_state(upload.state)
+        offset = await self._write(it, upload, offset, checksum)
         return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))
 
     async def _end(self, it: Asked, upload_id: str) -> Response[None]:

@@ -96,14 +96,14 @@ class Hanging:
 
 @contextlib.asynccontextmanager
 async def hanging(
-    house: Depot, url: str, offset: int, length: int, *headers: str, node: int = 0
+    house: Depot, url: str, offset: int, length: int, *headers: str, node: int = 0, ttl_s: float = 60.0
 ) -> AsyncIterator[Hanging]:
     """Its head says that ``length`` bytes follow; the test sends them, or not."""
     hub = house.nodes[node]
     lines = (
         f"PATCH {url} HTTP/1.1",
         "Host: hub",
-        f"Authorization: Bearer {hub.token('acme', 'ada')}",
+        f"Authorization: Bearer {hub.token('acme', 'ada', ttl_s=ttl_s)}",
         "Tus-Resumable: 1.0.0",
         f"Content-Type: {BODY}",
         f"Upload-Offset: {offset}",
