@@ -1,6 +1,7 @@
 // What tus-js-client does with the hub: one scenario, told by the arguments; prints what came of it as JSON.
 "use strict";
 const fs = require("fs");
+const path = require("path");
 const tus = require("tus-js-client");
 
 const [scenario, endpoint, token, file, notes] = process.argv.slice(2);
@@ -68,6 +69,17 @@ const scenarios = {
         upload().abort(true).then(() => stop({ url }));
       },
     })),
+  // The snippet of the documentation, as it stands: the file comes from a page there.
+  documented: () =>
+    new Promise((resolve) => {
+      const page = fs.readFileSync(path.join(__dirname, "../../docs/uploads-tus.md"), "utf8");
+      const code = /```js\n([^]*?)```/.exec(page)[1];
+      const body = code.replace(/^import .*$/m, "").replace("https://hub.example/v1/uploads", endpoint);
+      const document = Object.assign(fs.readFileSync(file), { name: "guests.csv", type: "text/csv" });
+      const said = { log: (word, url) => word === "arrived" && resolve({ url }), error: (error) => resolve({ error }) };
+      const AsyncFunction = (async () => {}).constructor;
+      new AsyncFunction("tus", "file", "getToken", "console", body)(tus, document, async () => token, said);
+    }),
   wrong_checksum: () =>
     plain({
       onBeforeRequest: (request) => {
