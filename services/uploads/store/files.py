@@ -58,8 +58,12 @@ class Tree:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._folder_of(path, make=True) as (folder, name):
             file = os.open(name, flags, _FILE_MODE, dir_fd=folder)
-            if self.durable:
-                os.fsync(folder)
+            try:
+                if self.durable:
+                    os.fsync(folder)
+            except OSError:
+                os.close(file)
+                raise
             return file
 
     def open(self, path: str) -> int:

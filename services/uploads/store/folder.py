@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, TypeVar
 from hub.api import ConfigError, HubError, OrgId
 from services.uploads.store.failing import failed
 from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, forget, read_behind, write_all, write_behind
-from services.uploads.store.names import CONTENT, check_part_path, content_path, part_path, upload_path
+from services.uploads.store.names import CONTENT, check_part_path, content_path, is_name, part_path, upload_path
 from services.uploads.store.threads import Threads
 from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, SpentStretch
 
@@ -28,6 +28,7 @@ BLOCK_BYTES: Final = 1_048_576
 # What one call does before others get its thread.
 _COPY_STEP_BYTES = 16_777_216
 _SEEN_STEP_BYTES = 4_194_304
+_READER_BYTES = 65_536
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -143,7 +144,7 @@ class FolderStore:
     def reader(self, org: OrgId, upload: str) -> BinaryIO:
         """A buffered file."""
         try:
-            return os.fdopen(self._tree.open(content_path(org, upload)), "rb")
+            return os.fdopen(self._tree.open(content_path(org, upload)), "rb", _READER_BYTES)
         except OSError as error:
             raise _told(error, "content") from error
 
@@ -168,8 +169,8 @@ class FolderStore:
 
     async def uploads(self) -> AsyncIterator[tuple[str, str]]:
         """In order."""
-        for org in await self._run(partial(self._tree.folders, "")):
-            for upload in await self._run(partial(self._tree.folders, org)):
+        for org in filter(is_name, await self._run(partial(self._tree.folders, ""))):
+            for upload in filter(is_name, await self._run(partial(self._tree.folders, org))):
                 yield org, upload
 
     async def _run(self, call: Callable[[], T], missing: str | None = None) -> T:

@@ -41,8 +41,13 @@ def check_part_path(org: OrgId, path: str) -> str:
     return path
 
 
+def is_name(name: str) -> bool:
+    """Whether it may stand in a path; a folder that others have made, such as ``lost+found``, may have other names."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked(name: str) -> str:
     """``name``, if it may stand in a path. Raises ``ValueError`` when it may not."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name in a store; it must match {_NAME.pattern}")
     return name

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 
 from hub.api import OrgId
 from services.uploads.store.failing import failed
-from services.uploads.store.names import PARTS, check_part_path, content_path, part_path, upload_path
+from services.uploads.store.names import PARTS, check_part_path, content_path, is_name, part_path, upload_path
 from services.uploads.store.threads import Threads
 from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, SpentStretch
 
@@ -180,10 +180,10 @@ class ObjectStore:
             await self._remove_below(folder)
 
     async def uploads(self) -> AsyncIterator[tuple[str, str]]:
-        """In order."""
+        """In order. A bucket that is a file system inside may name removed ones for a while."""
         with _told():
-            for org in await self._folders(self.prefix):
-                for upload in await self._folders(self._name(org)):
+            for org in filter(is_name, await self._folders(self.prefix)):
+                for upload in filter(is_name, await self._folders(self._name(org))):
                     yield org, upload
 
     async def _fetched(self, spans: Iterator[Span], ahead_bytes: int) -> AsyncGenerator[memoryview, None]:

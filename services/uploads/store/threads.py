@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,13 +18,16 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="uploads-store")
         self._timeout_s = timeout_s
         self._running: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     async def run(self, call: Callable[[], T]) -> T:
         """What ``call`` returns or raises.
 
         ``TimeoutError`` when it has not ended in time; it may still do so, or was never begun. When this is cancelled
-        a call that has begun is waited for, as long as one may take.
+        a call that has begun is waited for, as long as one may take. ``OSError`` after ``close``.
         """
+        if self._closed:
+            raise _closed()
         job: Future[T] = self._pool.submit(call)
         done = asyncio.wrap_future(job)
         self._running.add(done)
@@ -33,6 +37,8 @@ class Threads:
         except asyncio.CancelledError:
             await self._give_up(job, done)
             raise
+        if done.cancelled():  # by ``close``: whoever calls was not
+            raise _closed()
         if done.done():
             return done.result()
         job.cancel()
@@ -56,6 +62,11 @@ class Threads:
 
     async def close(self) -> None:
         """Calls that wait are dropped; those that run are waited for, as long as one may take."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._running:
             await asyncio.wait(set(self._running), timeout=self._timeout_s)
+
+
+def _closed() -> OSError:
+    return OSError(errno.ESHUTDOWN, "the store is closed")

@@ -174,6 +174,20 @@ async def test_links_lead_nowhere(store: FolderStore, root: Path, tmp_path: Path
     assert [found async for found in store.uploads()] == []
 
 
+async def test_a_token_is_used_once(shelf: Shelf, root: Path) -> None:
+    await shelf.put("u1", "w1", b"first")
+    with pytest.raises(HubError):
+        await shelf.put("u1", "w1", b"second")
+    assert (root / "acme/u1/parts/w1").read_bytes() == b"first"
+
+
+async def test_what_others_have_put_there_is_no_upload(shelf: Shelf, root: Path) -> None:
+    (root / "lost+found").mkdir()
+    (root / "acme" / ".snapshot").mkdir(parents=True)
+    await shelf.put("u1", "w1", b"mine")
+    assert await shelf.uploads() == [("acme", "u1")]
+
+
 class StuckDisk:
     """Writing hangs until it is let go."""
 
@@ -233,6 +247,25 @@ async def test_a_write_that_has_not_begun_is_never_begun(
     for stretch in stretches:
         await stretch.close()
     assert sorted(path.name for path in (root / "acme").iterdir()) == ["u0", "u1"]
+
+
+async def test_who_waits_when_the_store_is_closed_is_told_so(
+    folder_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not cancelled: nobody has."""
+    await folder_store.start()
+    disk = StuckDisk(monkeypatch)
+    stretches = [folder_store.stretch(ACME, f"u{number}", "w1") for number in range(3)]
+    writing = [asyncio.create_task(stretch.write([b"late"], None)) for stretch in stretches]
+    await until(lambda: len(disk.files) == 2)
+    closing = asyncio.create_task(folder_store.close())
+    await until(writing[2].done)
+    disk.go.set()
+    await closing
+    outcomes = await asyncio.gather(*writing, folder_store.clear(ACME, "u1"), return_exceptions=True)
+    assert [isinstance(outcome, HubError) for outcome in outcomes] == [False, False, True, True]
+    for stretch in stretches:
+        stretch._file.close()
 
 
 async def test_a_disk_that_hangs_is_unavailable_and_its_file_stays_open_as_long(
