@@ -167,6 +167,7 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
         f"  {setting}{hub} chat lobby                 and in one more terminal:",
         f"  {setting}{hub} chat lobby --user ann",
         f'  {setting}{hub} stream --script "Fresh towels in room 12"',
+        f"  {setting}{hub} upload FILE               a PDF, an image, a table, an archive",
         f"  {setting}{hub} publish events:finance invoice.paid '{{\"amount\": 12}}'",
         f'  curl -H "Authorization: Bearer $({hub} token --org acme --user alice)" http://{address}/v1/publish \\',
         '    --json \'{"topic": "events:finance", "name": "invoice.paid", "data": {"amount": 13}}\'',

@@ -11,7 +11,7 @@ import structlog
 from hub.api import ErrorCode, Hub, HubError, OrgId, Principal, bad_request
 from services.uploads.access import Access
 from services.uploads.asked import check_sha256, check_size, metadata
-from services.uploads.checking import DocumentTypes, check_filename
+from services.uploads.checking import DocumentType, DocumentTypes, Rejected, check_filename
 from services.uploads.metrics import UploadMetrics
 from services.uploads.names import new_id
 from services.uploads.records import NewUpload, Records
@@ -123,6 +123,9 @@ class Desk:
 
     async def _new(self, principal: Principal, wanted: Wanted) -> NewUpload:
         kind = self.types.get(wanted.document_type)
+        filename = check_filename(wanted.filename)
+        if not wanted.partial:
+            _check_extension(kind, filename)
         most = min(kind.max_bytes, self._hub.settings.uploads_max_bytes)
         name = "".join(char for char in principal.name if char.isprintable())[:_LONGEST_NAME].strip()
         return NewUpload(
@@ -130,7 +133,7 @@ class Desk:
             owner=principal.user,
             owner_name=name,
             key=wanted.key,
-            filename=check_filename(wanted.filename),
+            filename=filename,
             document_type=kind.name,
             size=check_size(wanted.size, most),
             partial=wanted.partial,
@@ -158,3 +161,11 @@ class Desk:
         task = asyncio.create_task(work, name="upload-clear")
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _check_extension(kind: DocumentType, filename: str) -> None:
+    """What is refused by its name alone need not be sent first."""
+    try:
+        kind.check_extension(filename)
+    except Rejected as rejected:
+        raise HubError(rejected.code, rejected.message) from None
