@@ -16,14 +16,15 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class UploadIntake:
-    """Implements ``Intake``. ``begin`` follows when the handle and the writer are there."""
+    """Implements ``Intake``. ``begin`` follows when there is a writer; nobody has been told of the handle before."""
 
     def __init__(self, settings: Settings, spawn: Spawn, on_over: Callable[[UploadIntake], None]) -> None:
         self._settings = settings
         self._spawn = spawn
         self._on_over = on_over
-        self._writer: Writer
         self._handle: Handle
+        self._writer: Writer
+        self._begun = False
         self._edge = 0
         """How far the client has been allowed to send; what was granted is not taken back."""
         self._astray = False
@@ -39,14 +40,20 @@ class UploadIntake:
         return self._writer.acknowledged, window
 
     def begin(self, writer: Writer, handle: Handle) -> None:
-        """From now on chunks may come."""
+        """From now on chunks may come. Raises ``unavailable`` when the connection was lost meanwhile."""
         self._writer = writer
         self._handle = handle
+        if self._over:
+            self._spawn(self._finish())
+            raise HubError(ErrorCode.UNAVAILABLE, "the connection is gone")
+        self._begun = True
 
     # --- Intake
 
     def chunk(self, offset: int, data: memoryview) -> None:
         """Takes a chunk, or says where the client is to go on: once, until it does."""
+        if not self._begun:
+            return
         writer = self._writer
         end = offset + len(data)
         if not writer.takes:
@@ -74,7 +81,9 @@ class UploadIntake:
 
     def lost(self) -> None:
         """What has come is kept; whoever comes back goes on there."""
-        if not self._over:
+        if not self._begun:
+            self._over = True
+        elif not self._over:
             self._end()
             self._spawn(self._finish())
 

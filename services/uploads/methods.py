@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hub.api import Caller, CallerMethod, ErrorCode, Hub, HubError, Method, Principal
+from hub.api import Caller, CallerMethod, ErrorCode, Handle, Hub, HubError, Method, Principal
 from services.uploads.access import Access
 from services.uploads.asked import Create, ListUploads, OneUpload, ShareUpload, asked
 from services.uploads.desk import Desk, Wanted
@@ -39,17 +40,26 @@ class Intakes:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def open(self, caller: Caller, upload_id: str) -> dict[str, Any]:
-        """A handle for an upload on this connection; what the client is answered. Raises as ``Writers.open``."""
+    @contextlib.contextmanager
+    def reserved(self, caller: Caller) -> Iterator[tuple[UploadIntake, Handle]]:
+        """A handle for what is looked for within the block: who has too many takes nothing from anybody.
+
+        Given back when the block raises. Raises as ``Caller.open_handle``.
+        """
         intake = UploadIntake(self._settings, self._spawn, self._intakes.discard)
+        handle = caller.open_handle(intake)
+        try:
+            yield intake, handle
+        except BaseException:
+            handle.close()
+            raise
+
+    async def open(self, caller: Caller, reserved: tuple[UploadIntake, Handle], upload_id: str) -> dict[str, Any]:
+        """Chunks of the handle belong to this upload now; what the client is answered. Raises as ``Writers.open``."""
+        intake, handle = reserved
         writer = await self._writers.open(
             caller.principal.org, upload_id, on_ack=intake.acknowledged, on_end=intake.ended
         )
-        try:
-            handle = caller.open_handle(intake)
-        except HubError:
-            await writer.discard()
-            raise
         intake.begin(writer, handle)
         self._intakes.add(intake)
         offset, window = intake.grant()
@@ -105,19 +115,21 @@ class UploadMethods:
     async def _create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         it = asked(Create, params, "upload.create")
         wanted = Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
-        upload, there = await self._desk.begin(caller.principal, wanted)
-        if there and upload.state is not State.RECEIVING:
-            # The answer to an earlier one may have been lost: here is what became of it.
-            details = {"state": upload.state.value, "upload": upload.id}
-            raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)
-        return await self._intakes.open(caller, upload.id)
+        with self._intakes.reserved(caller) as reserved:
+            upload, there = await self._desk.begin(caller.principal, wanted)
+            if there and upload.state is not State.RECEIVING:
+                # The answer to an earlier one may have been lost: here is what became of it.
+                details = {"state": upload.state.value, "upload": upload.id}
+                raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)
+            return await self._intakes.open(caller, reserved, upload.id)
 
     async def _resume(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         principal = caller.principal
         await self._pay(principal)
-        upload = await self._access.own(principal, asked(OneUpload, params, "upload.resume").upload)
-        upload.check_receiving()
-        return await self._intakes.open(caller, upload.id)
+        with self._intakes.reserved(caller) as reserved:
+            upload = await self._access.own(principal, asked(OneUpload, params, "upload.resume").upload)
+            upload.check_receiving()
+            return await self._intakes.open(caller, reserved, upload.id)
 
     async def _pause(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         await self._pay(principal)
