@@ -117,6 +117,35 @@ async def test_a_cut_resets_even_a_stalled_connection_and_the_next_one_works(ech
         writer.close()
 
 
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_connection_ends_within_a_message(echo: tuple[Echo, Path], reset: bool) -> None:
+    """Exactly there, and once only. The target is on TCP: a unix socket knows no reset."""
+    server, _ = echo
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    async with listener, CutProxy(listener.sockets[0].getsockname()[:2]) as proxy:
+        reader, writer = await connected(proxy)
+        proxy.cut_after(150, reset=reset)
+        for count in (100, 200):
+            writer.write(b"x" * count)
+            await writer.drain()
+            if count == 100:
+                await until(lambda: server.received == 100, what="the first message to arrive")
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                while await asyncio.wait_for(reader.read(1000), 5):
+                    pass
+            assert server.received <= 150
+        else:
+            while await asyncio.wait_for(reader.read(1000), 5):
+                pass
+            assert server.received == 150
+        writer.close()
+        _, second = await connected(proxy)
+        second.write(b"x" * 1000)
+        await until(lambda: server.received >= 1100, what="the next connection to be whole")
+        second.close()
+
+
 async def test_refused_means_refused_until_allowed_while_open_ones_go_on(echo: tuple[Echo, Path]) -> None:
     async with CutProxy(echo[1]) as proxy:
         reader, writer = await connected(proxy)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 Target = tuple[str, int] | Path
 Direction = Literal["both", "to_target", "to_client"]
@@ -33,6 +35,8 @@ class CutProxy:
         self._links: set[_Link] = set()
         self._flows = {"to_target": asyncio.Event(), "to_client": asyncio.Event()}
         self._bytes_per_s: float | None = None
+        self._left: int | None = None
+        self._reset = False
         self.resume()
 
     @property
@@ -58,6 +62,14 @@ class CutProxy:
     def throttle(self, bytes_per_s: float | None) -> None:
         """Forwards at most so many bytes per second, connection and direction; None: no limit."""
         self._bytes_per_s = bytes_per_s
+
+    def cut_after(self, count: int | None, *, reset: bool = False) -> None:
+        """Ends the connection that brings so many bytes more to the target, wherever in a message that is; only once.
+
+        The target sees the end of the stream, or with ``reset`` a reset (TCP only). None: takes it back.
+        """
+        self._left = count
+        self._reset = reset
 
     def cut(self) -> None:
         """Resets all connections now; what was on its way is lost. New ones are accepted."""
@@ -118,11 +130,13 @@ class CutProxy:
         link.writers.append(far_writer)
         with contextlib.suppress(OSError):
             await asyncio.gather(
-                self._pump(reader, far_writer, "to_target"),
-                self._pump(far_reader, writer, "to_client"),
+                self._pump(link, reader, far_writer, "to_target"),
+                self._pump(link, far_reader, writer, "to_client"),
             )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str) -> None:
+    async def _pump(
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str
+    ) -> None:
         flow = self._flows[direction]
         while True:
             await flow.wait()
@@ -135,10 +149,22 @@ class CutProxy:
                 return
             if self.drops(direction, data):
                 raise ConnectionResetError
+            if direction == "to_target" and self._left is not None:
+                self._left -= len(data)
+                if self._left <= 0:
+                    await self._cut_within(link, writer, data[: len(data) + self._left])
             writer.write(data)
             await writer.drain()
             if rate is not None:
                 await asyncio.sleep(len(data) / rate)
+
+    async def _cut_within(self, link: _Link, writer: asyncio.StreamWriter, last: bytes) -> NoReturn:
+        self._left = None
+        writer.write(last)
+        await writer.drain()
+        if self._reset:
+            link.reset()
+        raise ConnectionResetError
 
 
 class _Link:
@@ -154,6 +180,12 @@ class _Link:
             writer.transport.abort()
         if self.task is not None:
             self.task.cancel()
+
+    def reset(self) -> None:
+        for writer in self.writers:
+            link: socket.socket = writer.get_extra_info("socket")
+            if link.family != socket.AF_UNIX:
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def close(self) -> None:
         for writer in self.writers:

@@ -48,6 +48,13 @@ class HubProcess:
         """Whether the process is alive."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the process that is really there. Only while it runs."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
     async def start(self) -> None:
         """Starts it and waits until ``/health/ready`` says yes."""
         await self.launch()

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jwt
 
@@ -140,6 +140,13 @@ class Device:
         return self.name
 
 
+class Visitor(Protocol):
+    """Somebody behind a door of his own."""
+
+    node: int
+    door: CutProxy
+
+
 class ChatWorld:
     """Nodes, and the doors that lead to them."""
 
@@ -151,7 +158,7 @@ class ChatWorld:
         """Of each node."""
         self.redis = redis
         self.database = database
-        self.devices: list[Device] = []
+        self.devices: list[Visitor] = []
         self._lost: set[int] = set()
 
     @contextlib.asynccontextmanager
@@ -169,7 +176,7 @@ class ChatWorld:
             finally:
                 self.devices.remove(device)
 
-    def lead(self, device: Device, node: int) -> None:
+    def lead(self, device: Visitor, node: int) -> None:
         """The device's next connection goes to this node."""
         device.node = node
         device.door.target = ("127.0.0.1", self.nodes[node].port)
@@ -260,14 +267,21 @@ async def chat_world(
             for number, proxy in enumerate(to_redis)
         ]
         world = ChatWorld(processes, to_redis, redis, database)
-        try:
-            for node in processes:
-                await node.launch()
-            for node in processes:
-                await node.ready()
+        async with running(world):
             yield world
-        finally:
-            for node in processes:
-                await node.kill()
-        faults = world.faults()
-        assert not faults, faults[:10]
+
+
+@contextlib.asynccontextmanager
+async def running(world: ChatWorld) -> AsyncIterator[None]:
+    """Its nodes run within the block. Fails when one of them logged a traceback."""
+    try:
+        for node in world.nodes:
+            await node.launch()
+        for node in world.nodes:
+            await node.ready()
+        yield
+    finally:
+        for node in world.nodes:
+            await node.kill()
+    faults = world.faults()
+    assert not faults, faults[:10]

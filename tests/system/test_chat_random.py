@@ -9,19 +9,14 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from hub.embedded import RedisServer
-from hub.embedded.postgres_server import SUPERUSER
 from tests.support.hub_database import HubDatabase
-from tests.support.hub_process import POLITE_EXIT
-from tests.support.servers import client
 from tests.support.waiting import until
 from tests.system.chat_judge import merged_status, same_mentions, same_presence, same_room, same_rooms
 from tests.system.chat_people import Ledger, Person
@@ -29,6 +24,7 @@ from tests.system.chat_truth import RoomTruth, kept_for_replay, pending, read_ro
 from tests.system.chat_world import ORG, ChatWorld, Device, chat_world
 from tests.system.conftest import Remark
 from tests.system.ordeal import oracle_seed
+from tests.system.saboteur import Saboteur
 
 ROUNDS = int(os.environ.get("ORACLE_ROUNDS", "3"))
 PEOPLE = 20
@@ -167,101 +163,6 @@ class Party:
         return {user: merged_status(of) for user, of in statuses.items()}
 
 
-class Saboteur:
-    """Breaks and repairs."""
-
-    def __init__(self, party: Party) -> None:
-        self._party = party
-        self._world = party.world
-        self._random = party.random
-        self._lock = asyncio.Lock()
-        """One process is restarted at a time: with every node down there would be nobody to test."""
-
-    @property
-    def faults(self) -> list[Callable[[], Awaitable[None]]]:
-        """All that can be done."""
-        return [
-            self.kill_a_node,
-            self.drain_a_node,
-            self.hang_a_node,
-            self.cut_the_database,
-            self.restart_redis,
-            self.lose_redis,
-            self.kill_subscribers,
-            self.cut_a_link,
-            self.stall_a_link,
-            self.cut_all_clients_of_a_node,
-            self.move_clients,
-        ]
-
-    def _node(self) -> int:
-        return self._random.randrange(len(self._world.nodes))
-
-    async def kill_a_node(self) -> None:
-        async with self._lock:
-            number = self._node()
-            await self._world.kill(number, self._random)
-            await self._world.restore(number)
-
-    async def drain_a_node(self) -> None:
-        async with self._lock:
-            number = self._node()
-            assert await self._world.leave(number, self._random) == POLITE_EXIT
-            await self._world.restore(number)
-
-    async def hang_a_node(self) -> None:
-        """For longer than its lease: the others take it for dead, and it learns that when it wakes up."""
-        async with self._lock:
-            number = self._node()
-            self._world.nodes[number].signal(signal.SIGSTOP)
-            self._world.avoid(number, self._random)
-            try:
-                await asyncio.sleep(self._random.uniform(1, 2 * LEASE_S))
-            finally:
-                self._world.nodes[number].signal(signal.SIGCONT)
-                self._world.welcome(number)
-
-    async def cut_the_database(self) -> None:
-        """All connections to PostgreSQL, wherever they are."""
-        async with self._world.database.connect(SUPERUSER) as link:
-            await link.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND pid <> pg_backend_pid()"
-            )
-
-    async def restart_redis(self) -> None:
-        async with self._lock:
-            await self._world.restart_redis(keeps_data=True)
-
-    async def lose_redis(self) -> None:
-        async with self._lock:
-            await self._world.restart_redis(keeps_data=False)
-
-    async def kill_subscribers(self) -> None:
-        with contextlib.suppress(OSError), client(self._world.redis) as link:
-            link.client_kill_filter(_type="pubsub")
-
-    async def cut_a_link(self) -> None:
-        self._world.to_redis[self._node()].cut()
-
-    async def stall_a_link(self) -> None:
-        proxy = self._world.to_redis[self._node()]
-        proxy.stall(self._random.choice(("both", "to_target", "to_client")))
-        await asyncio.sleep(self._random.uniform(0.5, 4))
-        proxy.resume()
-
-    async def cut_all_clients_of_a_node(self) -> None:
-        number = self._node()
-        for device in self._world.devices:
-            if device.node == number:
-                device.door.cut()
-
-    async def move_clients(self) -> None:
-        for device in self._random.sample(self._world.devices, len(self._world.devices) // 3):
-            self._world.lead(device, self._random.choice(self._world.running()))
-            device.door.cut()
-
-
 async def test_every_device_shows_what_is_stored(
     own_redis: RedisServer, hub_database: HubDatabase, tmp_path: Path, remark: Remark
 ) -> None:
@@ -283,7 +184,7 @@ async def test_every_device_shows_what_is_stored(
 
 async def storm(party: Party) -> None:
     """They talk, and things break, two at a time."""
-    saboteur = Saboteur(party)
+    saboteur = Saboteur(party.world, party.random, hang_s=2 * LEASE_S)
     async with asyncio.TaskGroup() as group:
         await party.begin(group)
         await party.goes_on(100)
