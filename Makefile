@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check docs oracle oracle-chat load crowd microbench bench clean
+.PHONY: dev test lint check docs oracle oracle-chat oracle-uploads load crowd microbench bench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -27,6 +27,9 @@ oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures; ORACLE_
 
 oracle-chat: $(VENV)/.test  ## twenty people chat while things break, for ORACLE_ROUNDS rounds; ORACLE_SEED: the same again
 	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-40} $(BIN)/python -m pytest tests/system/test_chat_random.py -s -q $(ARGS)
+
+oracle-uploads: $(VENV)/.test  ## uploads while things break, fifty for each of ORACLE_ROUNDS; ORACLE_SEED: the same again
+	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-20} $(BIN)/python -m pytest tests/system/test_upload_random.py -s -q $(ARGS)
 
 load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it
 	@$(BIN)/python -m loadtest.load $(ARGS)

@@ -6,6 +6,7 @@ takes, in the organisation of ``Names.intruder``, and returns everything that ca
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import struct
@@ -40,6 +41,8 @@ class Names:
     session: str
     ticket: str
     key: str
+    upload: str
+    """Not finished; that of the topic is."""
     topics: dict[str, str]
     """By kind."""
     positions: dict[str, Position]
@@ -74,6 +77,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "content": ("acme-essay", "nobodys-essay"),
     "content_dictation": ("acme-text", "nobodys-text"),
     "chat": ("acme-hall", "nobodys-hall"),
+    "upload": ("ACME" + "0" * 22, "N0B0DYS" + "0" * 19),
 }
 """By topic kind: the key that the other organisation uses, and one that nobody uses."""
 
@@ -256,6 +260,27 @@ def _intake(names: Names) -> list[dict[str, Any]]:
     return [{"name": names.key}]
 
 
+def _uploads(names: Names) -> list[str]:
+    return [names.topics["upload"].partition(":")[2], names.upload]
+
+
+def _one_upload(**more: Any) -> Callable[[Names], list[dict[str, Any]]]:
+    def params(names: Names) -> list[dict[str, Any]]:
+        return [{"upload": upload, **more} for upload in [*_uploads(names), names.session, names.key]]
+
+    return params
+
+
+def _create(names: Names) -> list[dict[str, Any]]:
+    asked = {"filename": "walk.csv", "size": 10, "document_type": "csv", "key": names.key}
+    return [asked, *({**asked, "shares": [topic], "key": topic} for topic in names.topics.values())]
+
+
+def _share(names: Names) -> list[dict[str, Any]]:
+    topics = list(names.topics.values())
+    return [{"upload": upload, "topics": topics} for upload in _uploads(names)]
+
+
 METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "content.start": _one_stream(content="<p>The intruder's.</p>", speed="superfast"),
     "content.pause": _one_stream(),
@@ -291,6 +316,14 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "chat.retention": _room(days=1),
     # A room of the same name, and then the other methods are tried on that.
     "chat.create": _room(name="The intruder's"),
+    "upload.create": _create,
+    "upload.resume": _one_upload(),
+    "upload.pause": _one_upload(),
+    "upload.cancel": _one_upload(),
+    "upload.status": _one_upload(),
+    "upload.list": lambda names: [{}, *({"after": upload} for upload in _uploads(names))],
+    "upload.share": _share,
+    "upload.link": _one_upload(),
     "test.echo": _everything,
     "test.refuse": _everything,
     "test.crash": _everything,
@@ -311,7 +344,7 @@ STREAMING = ("content.start", "content.replay", "assistant.generate")
 async def _ask(names: Names, method: str, path: str, token: str = "", **how: Any) -> list[bytes]:
     """One request with the intruder's token; status, headers and body of the answer."""
     async with httpx.AsyncClient(base_url=names.hub.http_url) as http:
-        headers = {"Authorization": f"Bearer {token or names.token()}"}
+        headers = {"Authorization": f"Bearer {token or names.token()}", **how.pop("headers", {})}
         answer = await http.request(method, path, headers=headers, **how)
     head = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
     return [json.dumps([answer.status_code, head]).encode(), answer.content]
@@ -377,36 +410,49 @@ async def _chat(names: Names) -> list[bytes]:
     return [head, document(events(told.decode())).encode(), *refused]
 
 
-def _upload(names: Names) -> str:
-    """The name of the other organisation's upload."""
-    return names.topics.get("upload", "upload:0123456789ABCDEFGHJKMNPQRS").partition(":")[2]
+_TUS = {"Tus-Resumable": "1.0.0"}
+_BYTES = {**_TUS, "Upload-Offset": "4", "Content-Type": "application/offset+octet-stream"}
 
 
-def _tus(method: str, path: str = "", content: bytes = b"", **headers: str) -> Walk:
+def _upload(method: str, suffix: str = "", **how: Any) -> Walk:
+    """A request about one upload."""
+
     async def walk(names: Names) -> list[bytes]:
-        token = f"Bearer {names.token()}"
-        sent = {"Authorization": token, "Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
-        sent |= {name.replace("_", "-"): value.replace("{upload}", _upload(names)) for name, value in headers.items()}
-        async with httpx.AsyncClient(base_url=names.hub.http_url) as http:
-            url = f"/v1/uploads{path}".replace("{upload}", _upload(names))
-            answer = await http.request(method, url, headers=sent, content=content)
-        kept = {name: value for name, value in answer.headers.items() if name not in ("date", "content-length")}
-        return [json.dumps([answer.status_code, kept]).encode(), answer.content]
+        found = []
+        for upload in [*_uploads(names), names.key]:
+            found += await _ask(names, method, f"/v1/uploads/{upload}{suffix}", **how)
+        return found
 
     return walk
 
 
-async def _upload_links(names: Names) -> list[bytes]:
-    return await _ask(names, "POST", f"/v1/uploads/{_upload(names)}/links", json={"expires_s": 60})
-
-
-async def _linked(names: Names) -> list[bytes]:
-    """Links that the intruder makes up of what it knows; what is signed by another secret names the other's upload."""
-    claims = {"aud": "hub:upload-link", "exp": 2**32, "org": names.org, "sub": names.user, "upload": _upload(names)}
-    found = []
-    for link in (names.token(), names.ticket, jwt.encode(claims, "x" * 32, algorithm="HS256")):
-        found += await _ask(names, "GET", "/v1/upload-links/content", params={"link": link})
+async def _begin_upload(names: Names) -> list[bytes]:
+    """One of one's own, and one that is to consist of theirs."""
+    encoded = {name: base64.b64encode(value.encode()).decode() for name, value in _metadata(names).items()}
+    head = {**_TUS, "Upload-Metadata": ",".join(f"{name} {value}" for name, value in encoded.items())}
+    found = await _ask(names, "POST", "/v1/uploads", headers={**head, "Upload-Length": "10"})
+    for upload in _uploads(names):
+        parts = {"Upload-Concat": f"final;/v1/uploads/{upload}"}
+        found += await _ask(names, "POST", "/v1/uploads", headers={**head, **parts})
     return found
+
+
+def _metadata(names: Names) -> dict[str, str]:
+    return {"filename": "walk.csv", "document_type": "csv", "org": names.org, "upload": names.upload}
+
+
+def _linked(method: str) -> Walk:
+    """Links that the intruder makes up of what it knows; what is signed by another secret names the other's upload."""
+
+    async def walk(names: Names) -> list[bytes]:
+        found = []
+        for upload in _uploads(names):
+            claims = {"aud": "hub:upload-link", "exp": 2**32, "org": names.org, "sub": names.user, "upload": upload}
+            for link in (names.token(), names.ticket, jwt.encode(claims, "x" * 32, algorithm="HS256")):
+                found += await _ask(names, method, "/v1/upload-links/content", params={"link": link})
+        return found
+
+    return walk
 
 
 ROUTES: dict[tuple[str, str], Walk] = {
@@ -425,20 +471,17 @@ ROUTES: dict[tuple[str, str], Walk] = {
     ("POST", "/v1/chat/stream"): _chat,
     ("POST", "/v1/publish"): _publish_http,
     ("POST", "/v1/publish/{topic:str}"): _publish_to_path,
-    # A final upload may only be made of one's own; a new one would be the intruder's own.
-    ("POST", "/v1/uploads"): _tus(
-        "POST", Upload_Concat="final;/v1/uploads/{upload}", Upload_Metadata="filename YS5jc3Y="
-    ),
-    ("HEAD", "/v1/uploads/{upload:str}"): _tus("HEAD", "/{upload}"),
-    ("GET", "/v1/uploads/{upload:str}"): _tus("GET", "/{upload}"),
-    ("PATCH", "/v1/uploads/{upload:str}"): _tus("PATCH", "/{upload}", b"intruder", Upload_Offset="0"),
-    ("DELETE", "/v1/uploads/{upload:str}"): _tus("DELETE", "/{upload}"),
-    ("POST", "/v1/uploads/{upload:str}"): _tus("POST", "/{upload}", X_HTTP_Method_Override="DELETE"),
-    ("GET", "/v1/uploads/{upload:str}/content"): _tus("GET", "/{upload}/content"),
-    ("HEAD", "/v1/uploads/{upload:str}/content"): _tus("HEAD", "/{upload}/content"),
-    ("POST", "/v1/uploads/{upload:str}/links"): _upload_links,
-    ("GET", "/v1/upload-links/content"): _linked,
-    ("HEAD", "/v1/upload-links/content"): _linked,
+    ("POST", "/v1/uploads"): _begin_upload,
+    ("GET", "/v1/uploads/{upload:str}"): _upload("GET"),
+    ("HEAD", "/v1/uploads/{upload:str}"): _upload("HEAD", headers=_TUS),
+    ("PATCH", "/v1/uploads/{upload:str}"): _upload("PATCH", headers=_BYTES, content=b"intruder"),
+    ("POST", "/v1/uploads/{upload:str}"): _upload("POST", headers={**_TUS, "X-HTTP-Method-Override": "DELETE"}),
+    ("DELETE", "/v1/uploads/{upload:str}"): _upload("DELETE", headers=_TUS),
+    ("GET", "/v1/uploads/{upload:str}/content"): _upload("GET", "/content"),
+    ("HEAD", "/v1/uploads/{upload:str}/content"): _upload("HEAD", "/content"),
+    ("POST", "/v1/uploads/{upload:str}/links"): _upload("POST", "/links", json={"expires_s": 60}),
+    ("GET", "/v1/upload-links/content"): _linked("GET"),
+    ("HEAD", "/v1/upload-links/content"): _linked("HEAD"),
 }
 """By method and path. OPTIONS is the framework's and is tried on every path without an entry."""
 
@@ -454,7 +497,11 @@ SOCKETS = {"/ws": "walked frame by frame"}
 _VARIABLE: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb'"(ts|expires_in_ms|retry_after_ms)":\d+'), rb'"\1":0'),
     (re.compile(rb'"(created|started|finished)_ms":\d+'), rb'"\1_ms":0'),
-    (re.compile(rb'"(created|last|joined)_at":\d+'), rb'"\1_at":0'),
+    (re.compile(rb'"(created|last|joined|expires|finished)_at":\d+'), rb'"\1_at":0'),
+    (re.compile(rb'"upload":"[0-9A-Z]{26}"'), b'"upload":"_"'),
+    (re.compile(rb'\bupload:[0-9A-Z]{26}"'), b'upload:_"'),
+    (re.compile(rb"/v1/uploads/[0-9A-Z]{26}"), b"/v1/uploads/_"),
+    (re.compile(rb'"upload-expires": "[^"]+"'), b'"upload-expires": "_"'),
     (re.compile(rb'"run":"[0-9a-f]+"'), b'"run":"_"'),
     (re.compile(rb'"processing_ms":[\d.]+'), b'"processing_ms":0'),
     (re.compile(rb'"stream":"[A-Za-z0-9_-]{22}"'), b'"stream":"_"'),
@@ -476,6 +523,7 @@ def normalised(names: Names, answers: list[bytes]) -> list[bytes]:
     words |= {names.ticket: "<ticket>", names.org: "<org>"}
     words |= {topic: f"<topic of {kind}>" for kind, topic in names.topics.items()}
     words |= {stream: f"<stream {number}>" for number, stream in enumerate(_streams(names))}
+    words |= {upload: f"<upload {number}>" for number, upload in enumerate(_uploads(names))}
     words[names.topics["chat"].partition(":")[2]] = "<room>"
     done = []
     for answer in answers:

@@ -9,8 +9,10 @@ tests in ``tests/database``.
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import AsyncIterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
@@ -52,6 +54,8 @@ class Victim:
         self.positions: dict[str, Position] = {}
         self.session = ""
         self.ticket = ""
+        self.upload = ""
+        """One that is not finished."""
         self.written = ""
         """Its stream that a language model wrote."""
         self.client: RawClient
@@ -61,19 +65,20 @@ class Victim:
         """Fills the organisation."""
         self.client = await self.peers.join("anna", scope=walkers.SCOPE)
         self.session = self.peers.welcome.session
-        subscribed = [topic for kind, topic in self.topics.items() if kind not in ("user", "content_dictation", "chat")]
         await self._stream()
         await self._talk()
+        await self._send_files()
+        subscribed = [topic for kind, topic in self.topics.items() if kind not in ("user", "content_dictation", "chat")]
         await self.client.joined(*subscribed, "user:me")
         for kind, topic in self.topics.items():
-            if kind.startswith(("content", "chat")):
+            if kind.startswith(("content", "chat", "upload")):
                 continue
             epoch, seq = "", 0
             for number in range(3):
                 result = await self.client.publish(topic, SECRET_DATA, key=f"acme-key-{number}")
                 epoch, seq = result["epoch"], result["seq"]
             self.positions[kind] = Position(epoch or "0123456789abcdef", max(seq, 3))
-        await self.client.events(3 * (len(self.topics) - 3))
+        await self.client.events(3 * (len(self.topics) - 4))
         await self.client.ack("room:walk", self.positions["room"].epoch, 1)
         await self.client.nothing_came()
         async with httpx.AsyncClient(base_url=self.peers.hub.http_url) as http:
@@ -110,12 +115,39 @@ class Victim:
             # Full again, and gone, in the midst of what follows.
             org = OrgId.from_claim(self.peers.org)
             link.delete(limit_key(org, "chat-messages", f"{room}/anna"), limit_key(org, "chat-changes", "anna"))
-        # No relay runs here; what it would bring to Redis.
-        hub, topic = self.peers.hub, parse_topic(OrgId.from_claim(self.peers.org), self.topics["chat"])
-        for number in range(1, 4):
-            event = NewEvent(topic.text, "message.created", {"number": number, "message": SECRET_DATA})
+        await self._relay("chat", "message.created", [{"number": n, "message": SECRET_DATA} for n in range(1, 4)])
+
+    async def _send_files(self) -> None:
+        """A document that is available, and one of which the first bytes have come. Its connection is another one."""
+        content = f"name;{SECRET_DATA}\r\n1;2\r\n".encode()
+        sender = await self.peers.join("anna", scope=walkers.SCOPE)
+        for sent in (content, content[:4]):
+            params = {"filename": f"{SECRET_DATA}.csv", "size": len(content), "document_type": "csv"}
+            params["key"] = f"acme-key-{len(sent)}"
+            opened = await sender.result({"type": "call", "method": "upload.create", "params": params})
+            await sender.send_raw(struct.pack("!IQ", opened["handle"], 0) + sent)
+            self.upload = opened["upload"]
+
+            async def arrived(asked: str = opened["upload"], offset: int = len(sent)) -> bool:
+                call = {"type": "call", "method": "upload.status", "params": {"upload": asked}}
+                row = await sender.result(call)
+                return bool(row["offset"] == offset and row["state"] in ("available", "receiving"))
+
+            await until(arrived, 20, "the bytes to be there, and checked")
+            if sent is content:
+                self.topics["upload"] = opened["topic"]
+        with connected(self.redis) as link:
+            org = OrgId.from_claim(self.peers.org)
+            link.delete(limit_key(org, "uploads", "anna"), limit_key(org, "upload-reads", "anna"))
+        await self._relay("upload", "completed", [{"filename": SECRET_DATA}] * 3)
+
+    async def _relay(self, kind: str, name: str, data: list[Any]) -> None:
+        """No relay runs here; what it would bring to Redis."""
+        hub, topic = self.peers.hub, parse_topic(OrgId.from_claim(self.peers.org), self.topics[kind])
+        for one in data:
+            event = NewEvent(topic.text, name, one)
             done = await hub.within(functools.partial(hub.gateway.publisher.publish, topic, event))
-            self.positions["chat"] = Position(done.epoch, done.seq)
+            self.positions[kind] = Position(done.epoch, done.seq)
 
     async def _begin(self, method: str, **params: Any) -> str:
         """Streams something; returns its name when its end is stored and everything has come."""
@@ -132,6 +164,12 @@ class Victim:
     def _is_stored(self) -> bool:
         with connected(self.redis) as link:
             return link.hget(session_key(OrgId.from_claim(self.peers.org), self.session), "room:walk") is not None
+
+
+def in_store(victim: Victim) -> dict[str, bytes]:
+    """Every file that it has sent."""
+    files = (Path(victim.peers.hub.settings.uploads_store.removeprefix("file:")) / victim.peers.org).rglob("*")
+    return {str(path): path.read_bytes() for path in files if path.is_file()}
 
 
 def in_redis(victim: Victim) -> dict[bytes, bytes | None]:
@@ -160,7 +198,10 @@ async def in_postgres(victim: Victim) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 async def hub(
-    redis_server: RedisServer, postgres_server: PostgresServer, migrated_template: HubDatabase
+    redis_server: RedisServer,
+    postgres_server: PostgresServer,
+    migrated_template: HubDatabase,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[tuple[RunningHub, HubDatabase]]:
     """A node with everything that ships, and the test service."""
     service = TestService()
@@ -174,6 +215,9 @@ async def hub(
             database_url=database.url("hub_app"),
             connection_lease_s=3600,  # renewals would change what is compared
             ticket_ttl_s=600,
+            uploads_store=f"file:{tmp_path_factory.mktemp('store')}",
+            uploads_janitor_s=3600,
+            uploads_idle_s=3600,
             assistant_offline_words_per_s=1000.0,
         )
         async with running as hub:
@@ -199,6 +243,7 @@ def names_of(victim: Victim) -> Names:
         session=victim.session,
         ticket=victim.ticket,
         key="acme-key-1",
+        upload=victim.upload,
         topics=victim.topics,
         positions=victim.positions,
     )
@@ -214,6 +259,7 @@ def names_of_nobody(victim: Victim) -> Names:
         session="s_" + "N" * 24,
         ticket="N" * 43,
         key="nobodys-key",
+        upload="N0B0DYS1" + "0" * 18,
         topics={kind: f"{kind}:{unknown}" for kind, (_, unknown) in walkers.KEYS.items()},
         positions=victim.positions,
     )
@@ -221,7 +267,8 @@ def names_of_nobody(victim: Victim) -> Names:
 
 async def walk_through(victim: Victim, walk: Walk, *, compare: bool = True) -> None:
     """Tries one door with both sets of names."""
-    in_redis_before, in_postgres_before = in_redis(victim), await in_postgres(victim)
+    in_redis_before, in_postgres_before, stored_before = in_redis(victim), await in_postgres(victim), in_store(victim)
+    assert len(stored_before) == 2
     came = len(victim.client.came)
     theirs, nobodys = names_of(victim), names_of_nobody(victim)
     answer = await walk(theirs)
@@ -234,6 +281,7 @@ async def walk_through(victim: Victim, walk: Walk, *, compare: bool = True) -> N
         assert next(((mine, other) for mine, other in pairs if mine != other), None) is None
     assert in_redis(victim) == in_redis_before
     assert await in_postgres(victim) == in_postgres_before
+    assert in_store(victim) == stored_before
     await victim.client.nothing_came()
     assert len(victim.client.came) == came + 1
 
@@ -282,6 +330,7 @@ async def test_options_of_every_route(victim: Victim) -> None:
     for method, path in routes_of(victim.peers.hub.node.http()):
         if method == "OPTIONS":
             concrete = path.replace("{topic:str}", victim.topics["room"]).replace("{path:str}", "walk")
+            concrete = concrete.replace("{upload:str}", victim.upload)
             await walk_through(victim, walkers.options(concrete), compare=False)
 
 
@@ -304,7 +353,7 @@ async def test_the_same_names_in_two_organisations_are_two_of_everything(victim:
         twin = Victim(peers, victim.redis, victim.database)
         await twin.settle()
         for topic in victim.topics.values():
-            if topic.startswith(("user:", "content", "chat")):
+            if topic.startswith(("user:", "content", "chat", "upload")):
                 continue
             mine = await victim.client.publish(topic, SECRET_DATA, key="twins")
             theirs = await twin.client.publish(topic, "only-for-globex", key="twins")
@@ -320,6 +369,9 @@ async def test_the_same_names_in_two_organisations_are_two_of_everything(victim:
             assert sorted(row["stream"] for row in listed["streams"]) == sorted([essay, peer.written])
             rooms = await peer.client.result({"type": "call", "method": "chat.rooms"})
             assert [room["last_number"] for room in rooms["rooms"]] == [3]
+            listed = await peer.client.result({"type": "call", "method": "upload.list"})
+            mine = [peer.upload, peer.topics["upload"].partition(":")[2]]
+            assert [row["upload"] for row in listed["uploads"]] == mine
         for one, other in ((victim.client, twin.client), (twin.client, victim.client)):
             await one.publish("user:anna", "to my own anna")
             await one.expect(Event, topic="user:me", data="to my own anna")

@@ -1,7 +1,6 @@
 """Two hundred uploads by any way over any node while things break; in the end every file is what it was, or nothing.
 
-ORACLE_SEED runs the same mix again, ORACLE_ROUNDS sets how many rounds of faults there are at least
-(``make oracle-uploads``).
+ORACLE_SEED runs the same mix again, ORACLE_ROUNDS sets how many times fifty there are (``make oracle-uploads``).
 """
 
 from __future__ import annotations

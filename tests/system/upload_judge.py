@@ -103,9 +103,11 @@ def of_store(uploads: Sequence[Upload], world: UploadWorld) -> list[str]:
         found = files.get(name, [])
         if name not in wanted:
             faults.append(f"{name}: left in the store: {[path.name for path in found]}")
-        elif len(found) != 1 or found[0].read_bytes() != wanted[name].content:
-            sizes = {path.name: path.stat().st_size for path in found}
-            faults.append(f"{wanted[name].filename} {name}: in the store are {sizes} for {len(wanted[name].content)}")
+        elif [path.name for path in found] != ["content"]:
+            faults.append(f"{wanted[name].filename} {name}: in the store are {[path.name for path in found]}")
+        elif found[0].read_bytes() != wanted[name].content:
+            size = found[0].stat().st_size
+            faults.append(f"{wanted[name].filename} {name}: {size} bytes are stored for {len(wanted[name].content)}")
     return faults
 
 
