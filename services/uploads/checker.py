@@ -224,9 +224,9 @@ class _Check:
                     return False
             task.result()
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
+            task.cancel()
+            # What it comes to now is nobody's business any more: it may well fail by what has made the claim end.
+            await asyncio.gather(task, return_exceptions=True)
         return True
 
     async def _renew(self, seconds: float) -> bool | None:

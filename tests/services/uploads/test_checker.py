@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from services.uploads import checker
 from services.uploads.checker import Checker
 from services.uploads.checking import Facts
 from services.uploads.endings import Endings
+from services.uploads.store import FolderStore
+from services.uploads.store.words import store_unavailable
 from tests.services.uploads.checking import samples
 from tests.services.uploads.depot import Depot, Person, depot, sha256, some_text
 from tests.services.uploads.fake_clamd import EICAR, fake_clamd
@@ -175,6 +178,32 @@ async def test_a_node_that_hangs_and_comes_back(
         assert [event.data["upload"] for event in events] == [upload, second], "nothing twice"
         assert (await ada.call("status", upload=upload))["finished_at"] == finished
         assert house.content(upload) == TABLE
+
+
+async def test_a_check_whose_claim_is_lost_may_fail(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is being ended; whoever has the claim then goes on. Nothing of it is in the log."""
+    real, begun = FolderStore.join, []
+
+    async def fails_at_the_end(*args: Any) -> None:
+        begun.append(args)
+        if len(begun) > 1:
+            return await real(*args)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise store_unavailable() from None
+
+    async def lost(*_: Any) -> bool:
+        return len(begun) > 1
+
+    monkeypatch.setattr(FolderStore, "join", fails_at_the_end)
+    monkeypatch.setattr(Endings, "renew", lost)
+    async with depot(redis_url, hub_database, tmp_path, **QUICK) as house:
+        ada = await house.person()
+        await ada.ended(await sent(ada, TABLE, "a.csv"))
+        assert len(begun) == 2
 
 
 async def test_faults_of_ours_are_tried_again_and_end(
