@@ -49,6 +49,12 @@ async def connected(proxy: CutProxy) -> tuple[asyncio.StreamReader, asyncio.Stre
     return reader, writer
 
 
+async def ended(reader: asyncio.StreamReader) -> None:
+    """Waits for the end of the stream, whatever comes before."""
+    while await asyncio.wait_for(reader.read(1000), 5):
+        pass
+
+
 async def test_bytes_and_the_end_of_a_stream_are_forwarded(echo: tuple[Echo, Path]) -> None:
     async with CutProxy(echo[1]) as proxy:
         reader, writer = await connected(proxy)
@@ -132,12 +138,10 @@ async def test_a_connection_ends_within_a_message(echo: tuple[Echo, Path], reset
                 await until(lambda: server.received == 100, what="the first message to arrive")
         if reset:
             with pytest.raises(ConnectionResetError):
-                while await asyncio.wait_for(reader.read(1000), 5):
-                    pass
+                await ended(reader)
             assert server.received <= 150
         else:
-            while await asyncio.wait_for(reader.read(1000), 5):
-                pass
+            await ended(reader)
             assert server.received == 150
         writer.close()
         _, second = await connected(proxy)
