@@ -16,15 +16,23 @@ _MIB = 1_048_576
 
 
 class Archive:
-    """The files of an archive that lies in ``source``, whose directory was read."""
+    """The files of an archive that lies in ``source``, whose directory was read.
+
+    Raises ``Rejected`` when it declares more than the bounds allow; more than it declares is never unpacked.
+    """
 
     def __init__(self, source: Source, entries: list[Entry], bounds: Settings) -> None:
         self.source = source
-        self.entries = entries
-        # A single small file of zeros is no bomb, whatever its ratio.
-        self.limit = min(bounds.uploads_max_unpacked_bytes, max(_MIB, bounds.uploads_max_unpack_ratio * source.size))
+        self._entries = entries
         self._followers = [entry.offset for entry in entries[1:]] + [source.size]
         self._places = {entry.name: place for place, entry in enumerate(entries)}
+        declared = sum(entry.unpacked for entry in entries)
+        # A single small file of zeros is no bomb, whatever its ratio.
+        limit = min(bounds.uploads_max_unpacked_bytes, max(_MIB, bounds.uploads_max_unpack_ratio * source.size))
+        if declared > limit:
+            raise too_large(
+                f"the archive has {source.size} bytes and {declared} when it is unpacked; at most {limit} are taken"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -32,18 +40,9 @@ class Archive:
     def read(self, name: str) -> Iterator[bytes]:
         """The bytes of one file. Raises ``Rejected``."""
         place = self._places[name]
-        return unpack(self.source, self.entries[place], self._followers[place], self.limit)
+        return unpack(self.source, self._entries[place], self._followers[place])
 
     def facts(self) -> ArchiveFacts:
-        """Unpacks everything. Raises ``Rejected``: more than the bounds allow, or damaged."""
-        declared = sum(entry.unpacked for entry in self.entries)
-        if declared > self.limit:
-            raise too_large(
-                f"the archive holds {declared} bytes when it is unpacked; of one of {self.source.size} bytes "
-                f"at most {self.limit} are taken"
-            )
-        unpacked = 0
-        for entry, follower in zip(self.entries, self._followers, strict=False):
-            for piece in unpack(self.source, entry, follower, self.limit - unpacked):
-                unpacked += len(piece)
-        return ArchiveFacts(len(self.entries), unpacked)
+        """Unpacks everything. Raises ``Rejected`` when it is damaged, or lies."""
+        unpacked = sum(len(piece) for name in self._places for piece in self.read(name))
+        return ArchiveFacts(len(self._entries), unpacked)

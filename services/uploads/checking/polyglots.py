@@ -63,10 +63,11 @@ def _check_trailer(source: Source, end: int, media_type: str) -> None:
     counted, before = 0, b""
     for block in source.blocks(end):
         source.budget.tick()
-        if _ARCHIVE.search(before + block):
+        content = block.strip(b"\0")
+        if content and _ARCHIVE.search(before + block):
             raise _hidden()
         before = block[-_OVERLAP:]
-        counted += len(block.strip(b"\0"))
+        counted += len(content)
     if counted > _MAX_TRAILER and not (media_type == formats.JPEG and (counted <= end or _of_a_phone(source, end))):
         raise _hidden()
 

@@ -16,7 +16,7 @@ from services.uploads.checking.facts import Rejected, too_large
 
 BLOCK = 262_144
 # Examination is Python that holds the interpreter's lock: after so much of it the event loop gets a turn.
-_TURN_S = 0.002
+_TURN_S = 0.001
 _PAUSE_S = 0.0001
 
 

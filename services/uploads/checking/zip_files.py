@@ -85,8 +85,11 @@ def read_directory(source: Source, max_entries: int) -> list[Entry]:
     return entries
 
 
-def unpack(source: Source, entry: Entry, follower: int, limit: int) -> Iterator[bytes]:
-    """The bytes of a file. ``follower``: where the next one or the directory begins. Over ``limit``: ``Rejected``."""
+def unpack(source: Source, entry: Entry, follower: int) -> Iterator[bytes]:
+    """The bytes of a file, as many as the directory says. ``follower``: where the next file or the directory begins.
+
+    Raises ``Rejected`` when that is not so.
+    """
     start = _data(source, entry)
     if start + entry.packed > follower:
         raise unsupported("files of the archive lie over one another; pack it again")
@@ -94,8 +97,6 @@ def unpack(source: Source, entry: Entry, follower: int, limit: int) -> Iterator[
     for piece in _inflate(source, entry, start):
         source.budget.tick()
         unpacked += len(piece)
-        if unpacked > limit:
-            raise too_large(f"the archive holds more than {limit} bytes when it is unpacked from here on")
         if unpacked > entry.unpacked:
             raise unsupported("the archive holds more than its directory says; pack it again")
         checksum = zlib.crc32(piece, checksum)
