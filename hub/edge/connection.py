@@ -52,7 +52,6 @@ class Connection:
         "_gateway",
         "_inbox",
         "_limited",
-        "_reading_paused",
         "_worker",
         "_writable",
         "acked",
@@ -74,6 +73,7 @@ class Connection:
         "pinged_at",
         "principal",
         "progress",
+        "reading_paused",
         "sent_at",
         "session",
         "session_claim",
@@ -113,7 +113,7 @@ class Connection:
         self.handles: Handles | None = None
         self.attendance: Attendant | None = None
         """Set when it is first present in a topic, or says how it is."""
-        self.congested = self.gone = self.expiring_told = self._reading_paused = False
+        self.congested = self.gone = self.expiring_told = self.reading_paused = False
         self.opened_at = self.heard_at = self.spoke_at = self.sent_at = time.monotonic()
         self.pinged_at = self.drain_at = 0.0
         """When the ping went out that has not been answered; when a draining connection is closed. 0: neither."""
@@ -164,8 +164,8 @@ class Connection:
         if self.gone:
             return
         self._inbox.append(message)
-        if len(self._inbox) >= self._gateway.settings.max_pending_frames and not self._reading_paused:
-            self._reading_paused = True
+        if len(self._inbox) >= self._gateway.settings.max_pending_frames and not self.reading_paused:
+            self.reading_paused = True
             self.socket.pause_reading()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="connection")
@@ -224,8 +224,8 @@ class Connection:
         try:
             while self._inbox and not self.gone:
                 message = self._inbox.pop(0)
-                if self._reading_paused and len(self._inbox) <= self._gateway.settings.max_pending_frames // 2:
-                    self._reading_paused = False
+                if self.reading_paused and len(self._inbox) <= self._gateway.settings.max_pending_frames // 2:
+                    self.reading_paused = False
                     self.socket.resume_reading()
                 # Who does not read the answers gets no further ones.
                 await self.writable()

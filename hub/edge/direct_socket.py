@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 CLOSING_S = 10.0  # for the client to answer the close frame
 NO_CLOSE_FRAME = 1006
+_LARGE_READ_BYTES = 131_072
 NO_STATUS = 1005
 _PING = websocket_frame(b"", OPCODE_PING)
 _REASONS = {
@@ -138,6 +139,8 @@ class DirectSocket(asyncio.Protocol):
             self._begin(data)
         elif self._reader is not None:
             self._read(self._reader, data)
+            if len(data) >= _LARGE_READ_BYTES:
+                self._let_others()
 
     def eof_received(self) -> bool:
         """The client sends no more; the transport closes itself."""
@@ -234,6 +237,15 @@ class DirectSocket(asyncio.Protocol):
                 self._take(item)
         except Fault as fault:
             self._fail(fault.code)
+
+    def _let_others(self) -> None:
+        """Everybody else has a turn before this client's next bytes; libuv alone would read 32 times on end."""
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._connection is not None and not self._connection.reading_paused:
+            self._transport.resume_reading()
 
     def _take(self, item: Item) -> None:
         opcode, payload = item

@@ -74,13 +74,13 @@ class Sink:
         pass
 
 
-async def test_by_the_protocol_of_the_hub(programs: Programs, redis_server: RedisServer) -> None:
-    sink = Sink()
+async def uploaded(programs: Programs, redis: RedisServer, sink: Sink, size: int) -> Figures:
+    """What the generator says of an upload to a hub with this sink."""
 
     def factory(_: Hub) -> Service:
         return Service(name="sink", caller_methods={"sink.open": sink.open, "upload.status": sink.status})
 
-    async with running_hub("direct", redis_server.url, factories=[factory]) as hub:
+    async with running_hub("direct", redis.url, factories=[factory]) as hub:
         options = {
             "header": f"Authorization: Bearer {hub.token()}",
             "call": json.dumps({"type": "call", "id": 1, "method": "sink.open", "params": {}}),
@@ -89,9 +89,46 @@ async def test_by_the_protocol_of_the_hub(programs: Programs, redis_server: Redi
         }
 
         def run() -> Figures:
-            with upload(programs, "socket", hub.port, SIZE, **options) as generator:
+            with upload(programs, "socket", hub.port, size, **options) as generator:
                 return generator.phase()
 
-        figures = await asyncio.to_thread(run)
+        return await asyncio.to_thread(run)
+
+
+async def test_by_the_protocol_of_the_hub(programs: Programs, redis_server: RedisServer) -> None:
+    sink = Sink()
+    figures = await uploaded(programs, redis_server, sink, SIZE)
     assert (figures["bytes"], figures["upload"], figures["state"]) == (SIZE, "x", "available")
     assert bytes(sink.data) == file_of(programs, 7)
+
+
+class TurnsCounted(Sink):
+    """Throws everything away, and notes how much came in one turn of the event loop."""
+
+    size = 200_000_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = self.in_turn = self.most = 0
+
+    async def open(self, caller: Caller, params: dict[str, Any]) -> Any:
+        self.next_turn()
+        return {**await super().open(caller, params), "chunk_bytes": 250_000, "window": self.size}
+
+    def next_turn(self) -> None:
+        self.in_turn = 0
+        if self.taken < self.size:
+            asyncio.get_running_loop().call_soon(self.next_turn)
+
+    def chunk(self, offset: int, data: memoryview) -> None:
+        self.taken += len(data)
+        self.in_turn += len(data)
+        self.most = max(self.most, self.in_turn)
+        if self.taken == self.size:
+            self.handle.credit(self.size, 0)
+
+
+async def test_a_client_at_full_speed_leaves_others_their_turns(programs: Programs, redis_server: RedisServer) -> None:
+    sink = TurnsCounted()
+    await uploaded(programs, redis_server, sink, sink.size)
+    assert sink.most <= 1_000_000
