@@ -62,6 +62,7 @@ class Journey:
         self._params: dict[str, Any] | None = None
         self._backoff = Backoff(self._options)
         self._refused_since: float | None = None
+        self._may_be_over = False
         self.arrived = False
         """Nothing is to be sent any more: all bytes are there, or it has ended otherwise."""
         self.progress = UploadProgress(upload, UploadState.WAITING, 0, 0)
@@ -151,7 +152,7 @@ class Journey:
         """What another process began must be of this file."""
         info = await self._status()
         self._check_size(source, info.size)
-        self.arrived = info.state != _RECEIVING
+        self.arrived = self._may_be_over = info.state != _RECEIVING
         self.tell(UploadState.WAITING, offset=info.offset, size=info.size)
 
     def _check_size(self, source: Source, size: int) -> None:
@@ -252,7 +253,7 @@ class Journey:
             raise self.failure(conflict.code, conflict.message, conflict.details)
         info = await self._status()
         if info.state != _RECEIVING:
-            self.arrived = True
+            self.arrived = self._may_be_over = True
         elif opening:
             await self._wait(conflict)
         else:
@@ -284,6 +285,8 @@ class Journey:
         self.arrived = True
         self.tell(UploadState.CHECKING, offset=self.progress.size)
         news = asyncio.Event()
+        if self._may_be_over:
+            news.set()  # long ago, perhaps, and its topic may have forgotten it
         watching = asyncio.create_task(self._watch(news))
         poll_s = _POLL_FIRST_S
         try:
