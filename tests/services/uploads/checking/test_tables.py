@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 
 from hub.api import ErrorCode
-from services.uploads.checking import DocumentTypes, Facts, Rejected, SheetFacts, TableFacts, inspect
+from services.uploads.checking import Rejected, SheetFacts, TableFacts, source
 from tests.services.uploads.checking.samples import (
     archive,
     look,
     number,
-    settings,
     shared,
     sheet,
     workbook,
@@ -148,17 +145,26 @@ def test_the_same_sheet_many_times_is_read_once() -> None:
         look(archive(files), "a.xlsx", "excel")
 
 
-def test_time_is_bounded() -> None:
-    """A table is counted as far as the time reaches; an archive that takes too long is refused."""
+class Clock:
+    """Every look at it is a millisecond later."""
 
-    def in_no_time(data: bytes, name: str) -> Facts:
-        bounds = settings(uploads_check_timeout_s=0.05)
-        return inspect(io.BytesIO(data), len(data), DocumentTypes.load(bounds).get("document"), name, bounds)
+    now = 0.0
 
-    facts = in_no_time(b"a,b\n" + b"1,2\n" * 3_000_000, "a.csv")
-    assert facts.table
-    assert facts.table.more
-    assert 0 < facts.table.rows < 3_000_000
+    def monotonic(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table is counted as far as the time reaches; a workbook that takes too long is refused."""
+    monkeypatch.setattr(source, "time", Clock())
+    facts = table(b"a,b\n" + b"1,2\n" * 100_000, uploads_check_timeout_s=0.5)
+    assert facts.more
+    assert 10_000 < facts.rows < 90_000
+    many = archive(workbook_files({"S": sheet([[number(1)] * 10] * 20_000)}))
     with pytest.raises(Rejected) as refused:
-        in_no_time(archive(workbook_files({"S": sheet([[number(1)] * 10] * 50_000)})), "a.xlsx")
+        table(many, "a.xlsx", uploads_check_timeout_s=0.3)
     assert refused.value.code is ErrorCode.TIMEOUT
