@@ -244,6 +244,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = 50.0
     uploads_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500
     uploads_writers: Annotated[int, doc("Uploads that one process takes bytes of at the same time.", ge=1)] = 500
+    uploads_writers_per_org: Annotated[int, doc("… of one organisation.", ge=1)] = 250
     uploads_max_parts: Annotated[
         int, doc("Objects that one unfinished upload may have; of a slow one they get larger.", ge=10)
     ] = 10_000

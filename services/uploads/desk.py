@@ -17,6 +17,7 @@ from services.uploads.names import new_id
 from services.uploads.records import NewUpload, Records
 from services.uploads.shapes import State, Upload, wrong_state
 from services.uploads.store import Store
+from services.uploads.writer import paused
 from services.uploads.writers import Writers
 
 _LONGEST_NAME = 128
@@ -98,9 +99,10 @@ class Desk:
         """What has come is kept; whoever sends is told."""
         upload = await self._access.own(principal, upload_id)
         upload.check_receiving()
-        paused = HubError(ErrorCode.CONFLICT, "the upload was paused", details={"state": "paused"})
-        await self._writers.finish(principal.org, upload.id, paused)
-        return await self._records.pause(principal.org, upload.id)
+        await self._writers.finish(principal.org, upload.id, paused())
+        now_paused = await self._records.pause(principal.org, upload.id)
+        await self._writers.tell_paused(now_paused)
+        return now_paused
 
     async def cancel(self, principal: Principal, upload_id: str, *, finished: bool = False) -> Upload:
         """Nothing of it is kept. ``finished``: also a document that is there."""
@@ -114,7 +116,7 @@ class Desk:
     async def _clear(self, org: OrgId, upload_id: str) -> None:
         """At once, as far as it goes; the janitor does it again later."""
         try:
-            await self._writers.finish(org, upload_id, wrong_state(State.CANCELLED))
+            await self._writers.stop(org, upload_id, wrong_state(State.CANCELLED))
             await self._store.remove(org, upload_id)
         except HubError as error:
             _log.info("upload_removed_later", reason=error.message)

@@ -25,8 +25,6 @@ class UploadIntake:
         self._handle: Handle
         self._writer: Writer
         self._begun = False
-        self._edge = 0
-        """How far the client has been allowed to send; what was granted is not taken back."""
         self._astray = False
         """It was told where to go on, and has not yet."""
         self._dropped = 0
@@ -35,9 +33,7 @@ class UploadIntake:
 
     def grant(self) -> tuple[int, int]:
         """(offset, window): how far the client may send from now on."""
-        window = max(self._writer.window(), self._edge - self._writer.acknowledged)
-        self._edge = self._writer.acknowledged + window
-        return self._writer.acknowledged, window
+        return self._writer.grant()
 
     def begin(self, writer: Writer, handle: Handle) -> None:
         """From now on chunks may come. Raises ``unavailable`` when the connection was lost meanwhile."""
@@ -58,8 +54,8 @@ class UploadIntake:
         end = offset + len(data)
         if not writer.takes:
             return  # its client is about to be told why
-        self._heard_at = asyncio.get_running_loop().time()
-        if offset == writer.accepted and end <= self._edge:
+        if offset == writer.accepted and end <= writer.edge:
+            self._heard_at = asyncio.get_running_loop().time()
             self._astray = False
             self._dropped = 0
             writer.take(data)
@@ -114,6 +110,8 @@ class UploadIntake:
 
     def tick(self, now: float) -> None:
         """Repeats the credit; closes the handle of a client that does nothing with it."""
+        if not self._writer.takes:
+            return
         if now - self._heard_at < self._settings.uploads_idle_s:
             if self._writer.accepted < self._writer.size:
                 self._handle.credit(*self.grant())

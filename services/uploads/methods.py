@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hub.api import Caller, CallerMethod, ErrorCode, Handle, Hub, HubError, Method, Principal
+import structlog
+
+from hub.api import Caller, CallerMethod, ErrorCode, Handle, Hub, HubError, Method, OrgId, Principal
 from services.uploads.access import Access
 from services.uploads.asked import Create, ListUploads, OneUpload, ShareUpload, asked
 from services.uploads.desk import Desk, Wanted
@@ -15,6 +17,8 @@ from services.uploads.intake import UploadIntake
 from services.uploads.records import Records
 from services.uploads.shapes import State, Upload, shape
 from services.uploads.writers import Writers
+
+_log = structlog.get_logger(__name__)
 
 
 class Intakes:
@@ -39,6 +43,10 @@ class Intakes:
             await asyncio.gather(self._clock, return_exceptions=True)
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def check_room(self, org: OrgId) -> None:
+        """Raises as ``Writers.check_room``, before anything is begun."""
+        self._writers.check_room(org)
 
     @contextlib.contextmanager
     def reserved(self, caller: Caller) -> Iterator[tuple[UploadIntake, Handle]]:
@@ -84,7 +92,10 @@ class Intakes:
         while True:
             await asyncio.sleep(self._settings.uploads_credit_s)
             for intake in list(self._intakes):
-                intake.tick(loop.time())
+                try:
+                    intake.tick(loop.time())
+                except Exception:
+                    _log.exception("upload_credit_failed")
 
 
 class UploadMethods:
@@ -115,13 +126,19 @@ class UploadMethods:
     async def _create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         it = asked(Create, params, "upload.create")
         wanted = Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
+        self._intakes.check_room(caller.principal.org)
         with self._intakes.reserved(caller) as reserved:
             upload, there = await self._desk.begin(caller.principal, wanted)
             if there and upload.state is not State.RECEIVING:
                 # The answer to an earlier one may have been lost: here is what became of it.
                 details = {"state": upload.state.value, "upload": upload.id}
                 raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)
-            return await self._intakes.open(caller, reserved, upload.id)
+            try:
+                return await self._intakes.open(caller, reserved, upload.id)
+            except HubError as error:
+                # It is there; whoever does not know its name could not go on with it.
+                error.details = (error.details or {}) | {"upload": upload.id}
+                raise
 
     async def _resume(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
         principal = caller.principal

@@ -165,15 +165,19 @@ class Records:
     async def seize(self, org: OrgId, upload_id: str, token: str) -> tuple[Upload, int] | None:
         """From now on ``token`` is the writer that counts: (upload, number of its parts).
 
-        Raises ``conflict`` in another state than receiving. None: there is no such upload.
+        Raises ``conflict`` in another state than receiving, ``quota_exceeded`` for one in too many
+        parts. None: there is none.
         """
         async with self._database.transaction(org) as tx:
             before = await self._rows.find(tx, upload_id, lock=True)
             if before is None:
                 return None
             before.check_receiving()
-            row = await tx.fetch_row(_SEIZE, org, upload_id, token, self._settings.uploads_expire_s)
             parts: int = await tx.fetch_value(_COUNT_PARTS, org, upload_id)
+            if parts >= self._settings.uploads_max_parts:
+                text = "this upload came in too many small parts; cancel it, and begin anew with larger ones"
+                raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never")
+            row = await tx.fetch_row(_SEIZE, org, upload_id, token, self._settings.uploads_expire_s)
         return self._rows.read(org, row), parts
 
     async def record(

@@ -33,8 +33,11 @@ _log = structlog.get_logger(__name__)
 class Share(Protocol):
     """What all writers of a process share."""
 
-    def window(self) -> int:
-        """Bytes that one of them may hold now."""
+    held: int
+    """Bytes that all of them may hold by what was granted."""
+
+    def window(self, held: int) -> int:
+        """Bytes that one of them may hold now that holds ``held`` of all."""
 
 
 class Writer:
@@ -60,7 +63,8 @@ class Writer:
         self.token = token
         self.size = upload.size
         self.accepted = self.acknowledged = upload.offset
-        self._stored = upload.offset
+        self._stored = self._edge = upload.offset
+        self._held = 0
         self._stretch = self._store.stretch(upload.org, upload.id, token)
         self._digest = hashlib.sha256() if upload.offset == 0 else None
         self._hold = hold
@@ -83,17 +87,35 @@ class Writer:
         """What ended it."""
         return self._error
 
-    def window(self) -> int:
-        """Bytes beyond the acknowledged ones that may be under way."""
-        return max(0, min(self._share.window(), self.size - self.acknowledged))
+    def grant(self) -> tuple[int, int]:
+        """(offset, window): what is acknowledged, and how many bytes more may come. Never less than granted before."""
+        self._edge = max(self._edge, min(self.acknowledged + self._window, self.size))
+        self._hold_more()
+        return self.acknowledged, self._edge - self.acknowledged
+
+    @property
+    def edge(self) -> int:
+        """Up to where bytes may come."""
+        return self._edge
 
     def room(self) -> int:
         """Bytes it takes now."""
         if not self.takes:
             return 0
-        # Nothing of what is held is acknowledged before the end; then what is stored makes room.
+        # Nothing of what is held back is acknowledged before the end; then what is stored makes room.
         safe = self._stored if self._hold else self.acknowledged
-        return max(0, min(safe + self._share.window(), self.size) - self.accepted)
+        return max(0, min(safe + self._window, self.size) - self.accepted)
+
+    @property
+    def _window(self) -> int:
+        return self._share.window(self._held)
+
+    def _hold_more(self, *, over: bool = False) -> None:
+        """All writers together know how much this one may hold."""
+        safe = self._stored if self._hold else self.acknowledged
+        held = 0 if over else max(0, max(self._edge, self.accepted) - safe)
+        self._share.held += held - self._held
+        self._held = held
 
     @property
     def takes(self) -> bool:
@@ -106,6 +128,8 @@ class Writer:
             self._since = asyncio.get_running_loop().time()
         self._pieces.append(data)
         self.accepted += len(data)
+        if self.accepted > self._edge:
+            self._hold_more()
         self._wake.set()
 
     async def wait_room(self) -> int:
@@ -150,18 +174,30 @@ class Writer:
 
     async def run(self) -> None:
         """Until it is finished, or something has ended it. Whoever owns it awaits this; it is not to be cancelled."""
-        await asyncio.gather(self._kept(self._store_all()), self._kept(self._record_all()))
-        await self._stretch.close()
-        if self.acknowledged < self.size:
-            try:
+        try:
+            await asyncio.gather(self._kept(self._store_all()), self._kept(self._record_all()))
+            await self._let_go()
+        finally:
+            self._pieces.clear()
+            self._hold_more(over=True)
+            self.ended.set()
+            self._moved.set()
+            # Whoever wanted it to end does not matter to a client whose file is there.
+            self._on_end(None if self.acknowledged == self.size else self._error or self._farewell)
+
+    async def _let_go(self) -> None:
+        try:
+            await self._stretch.close()
+        except HubError as error:
+            _log.warning("upload_stretch_not_closed", reason=error.message)
+        except Exception:
+            _log.exception("upload_stretch_not_closed")
+        try:
+            if self.acknowledged < self.size:
                 await self._records.release(self.upload.org, self.upload.id, self.token)
-            except HubError as error:
-                # Whoever goes on waits a little longer, for nobody.
-                _log.info("upload_not_released", reason=error.message)
-        self._pieces.clear()
-        self.ended.set()
-        self._moved.set()
-        self._on_end(self._error or self._farewell)
+        except HubError as error:
+            # Whoever goes on waits a little longer, for nobody.
+            _log.info("upload_not_released", reason=error.message)
 
     async def _kept(self, loop: Coroutine[Any, Any, None]) -> None:
         """What ends one loop ends the other."""
@@ -198,7 +234,7 @@ class Writer:
 
     @property
     def _block_bytes(self) -> int:
-        return min(self._store.block_bytes, max(1, self._share.window() // 2))
+        return min(self._store.block_bytes, max(1, self._window // 2))
 
     @property
     def _patience_s(self) -> float:
@@ -235,6 +271,7 @@ class Writer:
             self._parts += 1
         self._more.set()
         if self._hold:
+            self._hold_more()
             self._moved.set()
 
     async def _record_all(self) -> None:
@@ -251,7 +288,7 @@ class Writer:
     def _is_worth_recording(self, waits: int) -> bool:
         if self._hold:
             return False
-        return waits * _RECORDS_PER_WINDOW >= self._share.window() or self._is_late
+        return waits * _RECORDS_PER_WINDOW >= self._window or self._is_late
 
     async def _wait_for_more(self, not_long: bool) -> None:
         self._more.clear()
@@ -268,6 +305,7 @@ class Writer:
         sha256 = self._digest.hexdigest() if self._digest is not None and span[1] == self.size else None
         await self._insist(span, news, sha256)
         self.acknowledged = span[1]
+        self._hold_more()
         self._moved.set()
         self._on_ack(self.acknowledged)
 
@@ -297,7 +335,14 @@ class Writer:
             return not_found("upload")
         if upload.state is not State.RECEIVING:
             return wrong_state(upload.state)
+        if upload.paused:
+            return paused()
         return HubError(ErrorCode.CONFLICT, "another connection has gone on with this upload")
+
+
+def paused() -> HubError:
+    """Its owner has paused it."""
+    return HubError(ErrorCode.CONFLICT, "the upload was paused", details={"state": "paused"})
 
 
 def _over() -> HubError:

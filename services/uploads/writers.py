@@ -43,15 +43,36 @@ class Writers:
         self._writers: dict[Key, Writer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_at: dict[Key, float] = {}
+        self._asking: dict[Key, asyncio.Task[None]] = {}
+        """Of each upload one waits for its writer on another node, however many want to go on with it."""
+        self._opening = 0
         self._closing = False
+        self.held = 0
+        """Bytes that all writers may hold: what was granted and is not acknowledged."""
         self.on_received: Callable[[OrgId, str], None] = lambda _org, _upload: None
         hub.broadcasts.on(_PURPOSE, self._receive)
 
-    def window(self) -> int:
-        """Bytes that one writer may hold now: what there is for all, shared."""
+    def window(self, held: int) -> int:
+        """Bytes that a writer may hold now that holds ``held``: its share, as far as others have left it.
+
+        Two chunks at least, or nobody could send anything.
+        """
         settings = self._settings
         fair = settings.uploads_memory_bytes // max(1, len(self._writers))
-        return max(_LEAST_WINDOW_CHUNKS * settings.uploads_chunk_bytes, min(fair, settings.uploads_window_bytes))
+        left = settings.uploads_memory_bytes - self.held + held
+        least = _LEAST_WINDOW_CHUNKS * settings.uploads_chunk_bytes
+        return max(least, min(fair, left, settings.uploads_window_bytes))
+
+    def check_room(self, org: OrgId) -> None:
+        """Raises ``unavailable`` when this node takes bytes of as many uploads as it may, or is leaving."""
+        settings = self._settings
+        of_org = sum(1 for key in self._writers if key[0] == org)
+        if (
+            self._closing
+            or len(self._writers) + self._opening >= settings.uploads_writers
+            or of_org >= settings.uploads_writers_per_org
+        ):
+            raise unavailable("a node for this upload")
 
     async def open(self, org: OrgId, upload_id: str, *, on_ack: OnAck, on_end: OnEnd, hold: bool = False) -> Writer:
         """A writer that counts from now on. The one before is asked to finish, and given ``uploads_release_s`` for it.
@@ -60,20 +81,23 @@ class Writers:
         it (None: its own ``finish``, or all bytes are there). Raises ``not_found``, ``conflict`` in another state than
         receiving, ``quota_exceeded`` for an upload in too many parts, ``unavailable``.
         """
-        if self._closing or len(self._writers) >= self._settings.uploads_writers:
-            raise unavailable("a node for this upload")
-        await self._ask_to_finish(org, upload_id)
-        token = secrets.token_urlsafe(_TOKEN_BYTES)
-        seized = await self._records.seize(org, upload_id, token)
-        if seized is None:
-            raise not_found("upload")
+        self.check_room(org)
+        self._opening += 1
+        try:
+            await self._ask_to_finish(org, upload_id, taken_over())
+            token = secrets.token_urlsafe(_TOKEN_BYTES)
+            seized = await self._records.seize(org, upload_id, token)
+            if seized is None:
+                raise not_found("upload")
+            if self._closing:
+                await self._records.release(org, upload_id, token)
+                raise unavailable("a node for this upload")
+        finally:
+            self._opening -= 1
         upload, parts = seized
-        if parts >= self._settings.uploads_max_parts:
-            text = "this upload came in too many small parts; cancel it, and begin anew with larger ones"
-            raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never")
         key = (org, upload_id)
         if (other := self._writers.get(key)) is not None:
-            other.stop(_taken_over())  # it came while this one did, and does not count any more
+            other.stop(taken_over())  # it came while this one did, and does not count any more
         tools = (self._records, self._store, self._settings, self)
         writer = Writer(upload, token, tools, (self._acknowledged(upload, on_ack), on_end), parts=parts, hold=hold)
         self._writers[key] = writer
@@ -84,6 +108,15 @@ class Writers:
     async def finish(self, org: OrgId, upload_id: str, farewell: HubError) -> None:
         """Whoever writes this upload, on whichever node, is asked to finish; returns when it has, or after a while."""
         await self._ask_to_finish(org, upload_id, farewell)
+
+    async def stop(self, org: OrgId, upload_id: str, error: HubError) -> None:
+        """The upload has ended: whoever still writes it, on whichever node, stops at once."""
+        own = self._writers.get((org, upload_id))
+        if own is not None:
+            own.stop(error)
+            await own.ended.wait()
+        else:
+            await self._tell_others(org, upload_id, None, error)
 
     async def close(self) -> None:
         """All finish: what has come is acknowledged, and other nodes may go on."""
@@ -105,33 +138,53 @@ class Writers:
         if writer.acknowledged == writer.size and not writer.upload.partial:
             self.on_received(*key)
 
-    async def _ask_to_finish(self, org: OrgId, upload_id: str, farewell: HubError | None = None) -> None:
-        told = farewell or _taken_over()
-        own = self._writers.get((org, upload_id))
+    async def _ask_to_finish(self, org: OrgId, upload_id: str, farewell: HubError) -> None:
+        key = (org, upload_id)
+        own = self._writers.get(key)
         if own is not None:
-            self._spawn(_finished(own, told))
+            self._spawn(_finished(own, farewell))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.uploads_release_s):
                     await own.ended.wait()
             return
-        if await self._records.writer(org, upload_id) is None:
+        token = await self._records.writer(org, upload_id)
+        if token is None:
             return
-        message = {"code": told.code.value, "message": told.message, "details": told.details}
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = self._spawn(self._wait_for_other(key, token, farewell))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        await asyncio.wait([asking])
+
+    async def _wait_for_other(self, key: Key, token: str, farewell: HubError) -> None:
+        """Until the writer of this token has finished. One that does not is dead, or hangs: it counts no more."""
         try:
-            await self._hub.broadcasts.send(_PURPOSE, org, upload_id, message)
+            await self._tell_others(*key, token, farewell)
+            for _ in range(math.ceil(self._settings.uploads_release_s / _LOOK_S)):
+                if await self._records.writer(*key) != token:
+                    return
+                await asyncio.sleep(_LOOK_S)
+            await self._records.release(*key, token)
         except HubError as error:
             _log.info("upload_writer_not_asked", reason=error.message)
-            return
-        for _ in range(math.ceil(self._settings.uploads_release_s / _LOOK_S)):
-            if await self._records.writer(org, upload_id) is None:
-                return
-            await asyncio.sleep(_LOOK_S)
 
-    def _receive(self, org: OrgId, upload_id: str, message: dict[str, Any]) -> None:
+    async def _tell_others(self, org: OrgId, upload_id: str, token: str | None, error: HubError) -> None:
+        """``token``: of the writer that is meant; None: whoever it is."""
+        told = {"token": token, "code": error.code.value, "message": error.message, "details": error.details}
+        try:
+            await self._hub.broadcasts.send(_PURPOSE, org, upload_id, told)
+        except HubError as failure:
+            _log.info("upload_writer_not_told", reason=failure.message)
+
+    def _receive(self, org: OrgId, upload_id: str, told: dict[str, Any]) -> None:
         """Another node wants to go on with an upload, or its owner wants something else."""
         writer = self._writers.get((org, upload_id))
-        if writer is not None:
-            error = HubError(ErrorCode(message["code"]), message["message"], details=message.get("details"))
+        if writer is None:
+            return
+        error = HubError(ErrorCode(told["code"]), told["message"], details=told.get("details"))
+        if told["token"] is None:
+            writer.stop(error)
+        elif told["token"] == writer.token:  # not one that has just taken over from it
             self._spawn(_finished(writer, error))
 
     def _acknowledged(self, upload: Upload, on_ack: OnAck) -> OnAck:
@@ -150,8 +203,12 @@ class Writers:
 
         return acknowledged
 
-    async def _tell_progress(self, upload: Upload, offset: int) -> None:
-        data = {"offset": offset, "size": upload.size, "state": State.RECEIVING.value, "paused": False}
+    async def tell_paused(self, upload: Upload) -> None:
+        """Whoever watches learns that its owner has paused it."""
+        await self._tell_progress(upload, upload.offset, paused=True)
+
+    async def _tell_progress(self, upload: Upload, offset: int, *, paused: bool = False) -> None:
+        data = {"offset": offset, "size": upload.size, "state": State.RECEIVING.value, "paused": paused}
         topic = upload_topic(upload.id)
         try:
             await self._hub.publish(
@@ -160,10 +217,11 @@ class Writers:
         except HubError as error:
             _log.debug("upload_progress_not_told", reason=error.message)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="upload")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _finished(writer: Writer, farewell: HubError) -> None:
@@ -173,5 +231,6 @@ async def _finished(writer: Writer, farewell: HubError) -> None:
         _log.debug("upload_writer_ended", code=error.code)
 
 
-def _taken_over() -> HubError:
+def taken_over() -> HubError:
+    """Why a writer ends when another one goes on."""
     return HubError(ErrorCode.CONFLICT, "another connection has gone on with this upload")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hub.orgs import OrgId
 from hub.protocol.codec import Encoding
-from hub.protocol.frames import Credit, Error
+from hub.protocol.frames import Credit, Error, Event
 from tests.services.uploads.depot import Depot, depot, sha256, some_text
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
@@ -109,3 +110,58 @@ async def test_credit_is_repeated_while_the_client_may_send(
         for _ in range(3):
             credit = await ada.client.await_kind(Credit)
             assert (credit.handle, credit.offset, credit.window) == (opened["handle"], 0, len(MANY))
+
+
+async def test_who_sends_is_told_of_a_cancellation_on_another_node(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, nodes=2, uploads_clear_s=60) as house:
+        ada, beside = await house.person(), await house.person(node=1)
+        opened = await ada.create(MANY)
+        await ada.send(opened, MANY, until=500_000)
+        await ada.acknowledged(opened, 500_000)
+        await beside.call("cancel", upload=opened["upload"])
+        told = await ada.client.await_kind(Error)
+        assert (told.code, told.details) == (
+            "conflict",
+            {"handle": opened["handle"], "offset": 500_000, "state": "cancelled"},
+        )
+        await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+
+
+async def test_word_for_a_writer_that_is_gone_does_not_end_the_next_one(house: Depot) -> None:
+    ada = await house.person()
+    opened = await ada.create(MANY)
+    await ada.send(opened, MANY, until=100_000)
+    late = {"token": "of the one before", "code": "conflict", "message": "gone on", "details": None}
+    hub = house.hubs[0]
+    await house.nodes[0].within(
+        lambda: hub.broadcasts.send("uploads", OrgId.from_operator("acme"), opened["upload"], late)
+    )
+    await ada.send({**opened, "offset": 100_000, "window": opened["window"] - 100_000}, MANY)
+    await ada.ended(opened["upload"])
+
+
+async def test_a_create_that_finds_no_room_begins_nothing(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, uploads_writers=1) as house:
+        ada = await house.person()
+        await ada.create(MANY)
+        await ada.refused("create", "unavailable", filename="b.csv", size=5, document_type="csv")
+        assert len((await ada.call("list"))["uploads"]) == 1
+
+
+async def test_a_pause_is_told_to_who_watches_and_to_who_sends(house: Depot) -> None:
+    ada, beside = await house.person(), await house.person()
+    opened = await ada.create(MANY)
+    await beside.client.joined({"topic": opened["topic"]})
+    await ada.send(opened, MANY, until=100_000)
+    await beside.call("pause", upload=opened["upload"])
+    told = await ada.client.await_kind(Error)
+    assert told.details == {"handle": opened["handle"], "offset": 100_000, "state": "paused"}
+    while True:
+        progress = await beside.client.await_kind(Event)
+        if progress.data["paused"]:
+            assert progress.data["offset"] == 100_000
+            break

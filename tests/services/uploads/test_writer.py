@@ -32,6 +32,7 @@ class FakeStore:
         self.objects: dict[str, bytearray] = {}
         self.full_after: int | None = None
         self.closed = 0
+        self.stuck = False
 
     def stretch(self, org: OrgId, upload: str, token: str) -> Any:
         store = self
@@ -56,6 +57,8 @@ class FakeStore:
 
             async def close(self) -> None:
                 store.closed += 1
+                if store.stuck:
+                    raise HubError(ErrorCode.UNAVAILABLE, "the store hangs")
 
         return Stretch()
 
@@ -104,8 +107,9 @@ class FakeRecords:
 class Share:
     def __init__(self, window: int) -> None:
         self._window = window
+        self.held = 0
 
-    def window(self) -> int:
+    def window(self, held: int) -> int:
         return self._window
 
 
@@ -126,7 +130,8 @@ class Scene:
         self.window, self.hold = window, hold
         self.acks: list[int] = []
         self.ends: list[HubError | None] = []
-        tools: Any = (self.records, self.store, SETTINGS, Share(window))
+        self.share = Share(window)
+        tools: Any = (self.records, self.store, SETTINGS, self.share)
         self.writer = Writer(row(size), "w1", tools, (self.acks.append, self.ends.append), hold=hold)
         self.task = asyncio.create_task(self.writer.run())
 
@@ -223,5 +228,40 @@ def test_what_is_held_is_recorded_at_the_end_or_never(keep: bool) -> None:
             await scene.writer.discard()
         await scene.task
         assert scene.records.offset == (2500 if keep else 0)
+
+    run_virtually(run())
+
+
+def test_a_store_that_cannot_be_closed_keeps_nobody_waiting() -> None:
+    async def run() -> None:
+        scene = Scene(1000)
+        scene.store.stuck = True
+        await scene.feed(b"x" * 300, 100)
+        assert await scene.writer.finish() == 300
+        assert scene.ends == [None]
+        assert scene.records.released
+
+    run_virtually(run())
+
+
+def test_whose_file_is_complete_is_not_told_that_somebody_wanted_it_to_end() -> None:
+    async def run() -> None:
+        scene = Scene(300)
+        await scene.feed(b"x" * 300, 100)
+        assert await scene.writer.finish(HubError(ErrorCode.CONFLICT, "paused")) == 300
+        assert scene.ends == [None]
+
+    run_virtually(run())
+
+
+def test_all_together_hold_what_was_granted_and_no_more() -> None:
+    async def run() -> None:
+        scene = Scene(5000)
+        scene.writer.grant()
+        assert scene.share.held == 1000
+        await scene.feed(b"x" * 2000, 100)
+        assert scene.share.held <= 1000
+        await scene.writer.finish()
+        assert scene.share.held == 0
 
     run_virtually(run())
