@@ -50,6 +50,7 @@ ANSWER_HEADERS: Final = (
     "Upload-Expires",
 )
 
+_MOST_PARTIALS: Final = 100
 _NUMBER: Final = re.compile(r"[0-9]{1,16}")
 _NAME_OF_UPLOAD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METADATA_KEY: Final = re.compile(r"[!-+\--~]{1,256}")  # visible ASCII but for the comma
@@ -160,6 +161,8 @@ def parse_concat(text: str) -> Concat:
         raise bad_request("the header Upload-Concat must be 'partial', or 'final;' and the uploads' URLs")
     if len(set(names)) < len(names):
         raise bad_request("the header Upload-Concat names an upload twice")
+    if len(names) > _MOST_PARTIALS:
+        raise bad_request(f"the header Upload-Concat may name {_MOST_PARTIALS} uploads")
     return Concat(names)
 
 

@@ -144,7 +144,9 @@ class Tus:
         }
         if upload.partial:
             headers["Upload-Concat"] = "partial"
-        return _answer(200, headers | self._expiry(upload, upload.offset))
+        if upload.expires_at is not None:
+            headers["Upload-Expires"] = format_time(upload.expires_at)
+        return _answer(200, headers)
 
     async def _append(self, it: Asked, upload_id: str) -> Response[None]:
         require(it.principal, "upload.resume")
@@ -158,7 +160,12 @@ class Tus:
         if upload.state in GONE:
             raise wrong_state(upload.state)
         # It never goes back; but what a writer has taken may not be acknowledged yet.
-        if offset < upload.offset or (offset > upload.offset and upload.writer is None):
+        may_be_ahead = upload.writer is not None and it.headers.has_body()
+        is_wrong = offset < upload.offset or (offset > upload.offset and not may_be_ahead)
+        if is_wrong or length is None or length < self._settings.uploads_chunk_bytes:
+            # Where the bytes themselves do not take their time.
+            await self._desk.reads.spend(it.principal.org, it.principal.user)
+        if is_wrong:
             raise wrong_offset(upload.offset)
         if not it.headers.has_body():
             return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))

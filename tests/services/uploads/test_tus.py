@@ -135,6 +135,8 @@ CREATIONS: list[tuple[dict[str, Any], str, int]] = [
     ({"Upload-Metadata": encoded({**GUESTS, "shares": "chat:hall"})}, "bad_request", 400),
     ({"Upload-Concat": "partially"}, "bad_request", 400),
     ({"Upload-Concat": "final;"}, "bad_request", 400),
+    ({"Upload-Length": None, "Upload-Concat": "final;" + " ".join(f"/{n}" for n in range(101))}, "bad_request", 400),
+    ({"Upload-Length": None, "Upload-Concat": "final;/a /a"}, "bad_request", 400),
     ({"Upload-Concat": "final;/v1/uploads/a"}, "bad_request", 400),
     ({"Upload-Length": None, "Upload-Concat": "final;/v1/uploads/a"}, "not_found", 404),
     ({"X-HTTP-Method-Override": "PATCH"}, "bad_request", 405),
@@ -247,6 +249,9 @@ async def test_who_comes_back_takes_over_from_a_request_that_hangs(ada: TusClien
         async with hanging(house, url, 70_000, len(MANY) - 70_000) as another:
             await another.send(MANY[70_000:80_000])
             await acknowledged(house, 80_000)
+            # Beyond what is acknowledged, which may be right while somebody writes.
+            wrong = assert_problem(await ada.patch(url, 90_000, MANY[90_000:]), "offset_mismatch")
+            assert wrong["details"] == {"offset": 80_000}
             assert (await ada.patch(url, 80_000, MANY[80_000:])).status_code == 204
             assert (await another.answer())[0] == 400
 
