@@ -75,8 +75,8 @@ const scenarios = {
       const page = fs.readFileSync(path.join(__dirname, "../../docs/uploads-tus.md"), "utf8");
       const code = /```js\n([^]*?)```/.exec(page)[1];
       const body = code.replace(/^import .*$/m, "").replace("https://hub.example/v1/uploads", endpoint);
-      const document = Object.assign(fs.readFileSync(file), { name: "guests.csv", type: "text/csv" });
-      const said = { log: (word, url) => word === "arrived" && resolve({ url }), error: (error) => resolve({ error }) };
+      const document = Object.assign(fs.readFileSync(file), { name: "passport.pdf", type: "application/pdf" });
+      const said = { log: (word, url) => word === "arrived" && resolve({ url }), error: (error) => resolve({ error: String(error) }) };
       const AsyncFunction = (async () => {}).constructor;
       new AsyncFunction("tus", "file", "getToken", "console", body)(tus, document, async () => token, said);
     }),

@@ -71,6 +71,7 @@ async def test_uploads_that_end_well(ada: TusClient, drive: Drive) -> None:
     for scenario in ("plain", "with_creation", "post_only", "parallel"):
         await arrived(ada, await drive(scenario))
     told = await drive("documented")
+    assert "error" not in told, told
     state = (await ada.http.get(urlsplit(told["url"]).path)).json()
     assert (state["offset"], state["document_type"], state["metadata"]["guest_id"]) == (len(DATA), "passport", "7")
 
