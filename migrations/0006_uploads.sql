@@ -42,7 +42,7 @@ CREATE TABLE hub.uploads (
   CONSTRAINT uploads_key UNIQUE (org, owner, key)
 ) WITH (fillfactor = 70);
 CREATE INDEX uploads_of_owner ON hub.uploads (org, owner, created_at DESC, id DESC);
-CREATE INDEX uploads_open ON hub.uploads (org, owner) WHERE state = 'receiving';
+CREATE INDEX uploads_open ON hub.uploads (org, owner) WHERE state = 'receiving' OR (partial AND state = 'received');
 CREATE INDEX uploads_due ON hub.uploads (due_at) WHERE due_at IS NOT NULL;
 CALL hub.isolate('hub.uploads');
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.uploads TO hub_app;
@@ -54,9 +54,12 @@ CREATE TABLE hub.upload_parts (
   first bigint NOT NULL,
   size bigint NOT NULL,
   object text COLLATE "C" NOT NULL,
+  -- The upload in whose folder the object lies: another one's until partial uploads are joined.
+  home text COLLATE "C" NOT NULL GENERATED ALWAYS AS (split_part(object, '/', 2)) STORED,
   PRIMARY KEY (org, upload, first),
   FOREIGN KEY (org, upload) REFERENCES hub.uploads (org, id) ON DELETE CASCADE
 ) WITH (fillfactor = 70);
+CREATE INDEX upload_parts_elsewhere ON hub.upload_parts (org, home) WHERE home <> upload;
 CALL hub.isolate('hub.upload_parts');
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.upload_parts TO hub_app;
 

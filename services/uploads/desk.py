@@ -117,7 +117,8 @@ class Desk:
         """At once, as far as it goes; the janitor does it again later."""
         try:
             await self._writers.stop(org, upload_id, wrong_state(State.CANCELLED))
-            await self._store.remove(org, upload_id)
+            if not await self._records.needed(org, upload_id):
+                await self._store.remove(org, upload_id)
         except HubError as error:
             _log.info("upload_removed_later", reason=error.message)
         except Exception:

@@ -39,7 +39,6 @@ UPDATE hub.uploads SET cleared = true, due_at = CASE WHEN $3::float8 > 0 THEN fi
 WHERE org = $1 AND id = $2 AND NOT cleared AND state = $4
 """
 _FORGET = "DELETE FROM hub.uploads WHERE org = $1 AND id = $2 AND cleared AND due_at < now()"
-_NEEDED = "SELECT EXISTS (SELECT FROM hub.upload_parts WHERE org = $1 AND starts_with(object, $2))"
 _DUE = "SELECT org, id, state FROM hub.due_uploads($1)"
 
 
@@ -137,11 +136,6 @@ class Endings:
         async with self._database.transaction(org) as tx:
             tag = await tx.execute(_CLEARED, org, upload_id, float(again_s), state)
         return tag == "UPDATE 1"
-
-    async def needed(self, org: OrgId, upload_id: str) -> bool:
-        """Whether parts in its folder belong to another upload that is not joined yet."""
-        async with self._database.transaction(org) as tx:
-            return bool(await tx.fetch_value(_NEEDED, org, f"{org}/{upload_id}/"))
 
     async def forget(self, org: OrgId, upload_id: str) -> None:
         """Deletes the record of what is long gone."""

@@ -15,6 +15,7 @@ import structlog
 from hub.api import ErrorCode, Hub, HubError, OrgId
 from services.uploads.endings import Endings
 from services.uploads.metrics import UploadMetrics
+from services.uploads.records import Records
 from services.uploads.shapes import GONE, State
 from services.uploads.store import Store
 
@@ -27,9 +28,16 @@ class Janitor:
     """One task per node. ``check``: begins the check of an upload, if this node has room for it."""
 
     def __init__(
-        self, hub: Hub, endings: Endings, store: Store, check: Callable[[OrgId, str], None], metrics: UploadMetrics
+        self,
+        hub: Hub,
+        records: Records,
+        endings: Endings,
+        store: Store,
+        check: Callable[[OrgId, str], None],
+        metrics: UploadMetrics,
     ) -> None:
         self._settings = hub.settings
+        self._records = records
         self._endings = endings
         self._store = store
         self._check = check
@@ -80,7 +88,7 @@ class Janitor:
             await self._store.clear(org, upload)
             if not await self._endings.cleared(org, upload, state):
                 await self._endings.remove_old(org, upload)
-        elif state in GONE and not (state is State.JOINED and await self._endings.needed(org, upload)):
+        elif state in GONE and not await self._records.needed(org, upload):
             await self._store.remove(org, upload)
             await self._endings.cleared(org, upload, state)
             await self._endings.forget(org, upload)

@@ -14,7 +14,10 @@ from services.uploads.store import Part
 # Two creates of one user, one after the other: they are counted.
 _LOCK_OWNER = "SELECT pg_advisory_xact_lock(hashtextextended($1 || '/upload/' || $2, 0))"
 _SAME = f"SELECT {COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.owner = $2 AND u.key = $3"  # noqa: S608
-_COUNT = "SELECT count(*) FROM hub.uploads WHERE org = $1 AND owner = $2 AND state = 'receiving'"
+_COUNT = """
+SELECT count(*) FROM hub.uploads
+WHERE org = $1 AND owner = $2 AND (state = 'receiving' OR (partial AND state = 'received'))
+"""
 _SPEND_DAY = """
 INSERT INTO hub.upload_days AS d (org, day, bytes)
 SELECT $1, (now() AT TIME ZONE 'UTC')::date, $2::bigint WHERE $2::bigint <= $3::bigint
@@ -36,6 +39,7 @@ ORDER BY u.created_at DESC, u.id DESC LIMIT $3
 """  # noqa: S608
 _PARTS = "SELECT object, size, first FROM hub.upload_parts WHERE org = $1 AND upload = $2 ORDER BY first"
 _COUNT_PARTS = "SELECT count(*) FROM hub.upload_parts WHERE org = $1 AND upload = $2"
+_NEEDED = "SELECT EXISTS (SELECT FROM hub.upload_parts WHERE org = $1 AND home = $2 AND home <> upload)"
 _SEIZE = f"""
 UPDATE hub.uploads AS u SET writer = $3, paused = false, touched_at = now(),
   due_at = now() + $4 * interval '1 second'
@@ -156,6 +160,11 @@ class Records:
             rows = await tx.fetch(_PARTS, org, upload_id)
         return [Part(row["object"], row["size"]) for row in rows]
 
+    async def needed(self, org: OrgId, upload_id: str) -> bool:
+        """Whether parts in its folder belong to another upload, which is not joined yet: then nothing may go there."""
+        async with self._database.transaction(org) as tx:
+            return bool(await tx.fetch_value(_NEEDED, org, upload_id))
+
     async def writer(self, org: OrgId, upload_id: str) -> str | None:
         """The token of the writer that counts."""
         async with self._database.transaction(org) as tx:
@@ -218,15 +227,14 @@ class Records:
     async def cancel(self, org: OrgId, upload_id: str, *, finished: bool = False) -> tuple[Upload, bool]:
         """Ends an upload for good: (upload, whether it was this call). ``finished``: also one that is available.
 
-        Raises ``conflict`` while it is being checked, and afterwards.
+        Raises ``conflict`` while it is being checked, and afterwards; for a partial one when it was joined.
         """
         async with self._database.transaction(org) as tx:
             upload = await self._rows.locked(tx, upload_id)
             if upload.state is State.CANCELLED:
                 return upload, False
-            if not (
-                upload.state is State.RECEIVING or upload.partial or (finished and upload.state is State.AVAILABLE)
-            ):
+            complete = State.RECEIVED if upload.partial else State.AVAILABLE if finished else None
+            if upload.state is not complete:
                 upload.check_receiving()
             return await self._rows.end(tx, upload, State.CANCELLED, "owner"), True
 
