@@ -38,12 +38,22 @@ CREATE TABLE hub.uploads (
   finished_at timestamptz,
   -- When some node has to look at it, if nothing happens before; what for says the state.
   due_at timestamptz,
+  -- Who looks holds it for a while, longer with each look that has led to nothing, so that it does not stand in the way
+  -- of others; a change of state ends that.
+  held_until timestamptz,
+  held_in text,
+  looks integer NOT NULL DEFAULT 0,
+  look_at timestamptz GENERATED ALWAYS AS (
+    CASE WHEN due_at IS NOT NULL THEN greatest(due_at, CASE WHEN held_in = state THEN held_until END) END) STORED,
   PRIMARY KEY (org, id),
   CONSTRAINT uploads_key UNIQUE (org, owner, key)
 ) WITH (fillfactor = 70);
 CREATE INDEX uploads_of_owner ON hub.uploads (org, owner, created_at DESC, id DESC);
 CREATE INDEX uploads_open ON hub.uploads (org, owner) WHERE state = 'receiving' OR (partial AND state = 'received');
-CREATE INDEX uploads_due ON hub.uploads (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX uploads_unchecked ON hub.uploads (look_at)
+  WHERE look_at IS NOT NULL AND state IN ('received', 'checking') AND NOT partial;
+CREATE INDEX uploads_due ON hub.uploads (look_at)
+  WHERE look_at IS NOT NULL AND (state NOT IN ('received', 'checking') OR partial);
 CALL hub.isolate('hub.uploads');
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.uploads TO hub_app;
 
@@ -79,13 +89,20 @@ BEGIN
 END
 $policy$;
 
-CREATE FUNCTION hub.due_uploads(most integer) RETURNS TABLE (org text, id text, state text)
+-- So many that are to be checked, and so many others.
+CREATE FUNCTION hub.due_uploads(checks integer, others integer) RETURNS TABLE (org text, id text, state text)
 LANGUAGE sql
 STABLE
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $body$
-  SELECT u.org, u.id, u.state FROM hub.uploads AS u WHERE u.due_at < now() ORDER BY u.due_at LIMIT most
+  (SELECT u.org, u.id, u.state FROM hub.uploads AS u
+   WHERE u.look_at < now() AND u.state IN ('received', 'checking') AND NOT u.partial
+   ORDER BY u.look_at LIMIT checks)
+  UNION ALL
+  (SELECT u.org, u.id, u.state FROM hub.uploads AS u
+   WHERE u.look_at < now() AND (u.state NOT IN ('received', 'checking') OR u.partial)
+   ORDER BY u.look_at LIMIT others)
 $body$;
-REVOKE ALL ON FUNCTION hub.due_uploads(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION hub.due_uploads(integer) TO hub_app;
+REVOKE ALL ON FUNCTION hub.due_uploads(integer, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.due_uploads(integer, integer) TO hub_app;

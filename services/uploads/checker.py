@@ -66,10 +66,14 @@ class Checker:
         # Whoever reads is told to stop; what has no reader any more ends soon.
         await asyncio.to_thread(self._threads.shutdown)
 
+    def room(self) -> int:
+        """How many more find a place in the line."""
+        return max(0, self._settings.uploads_checks_waiting - len(self._line))
+
     def begin(self, org: OrgId, upload: str) -> None:
         """Checks an upload soon. What finds no room stays in the table, and the janitor brings it again."""
         key = (org, upload)
-        if self._closed or key in self._known or len(self._line) >= self._settings.uploads_checks_waiting:
+        if self._closed or key in self._known or not self.room():
             return
         self._known.add(key)
         self._line.append(key)

@@ -12,7 +12,7 @@ from services.uploads.shapes import State, Upload, shape
 
 _CLAIM = f"""
 UPDATE hub.uploads AS u SET state = 'checking', checker = $3, attempts = attempts + 1,
-  due_at = now() + $4 * interval '1 second'
+  due_at = now() + $4 * interval '1 second', looks = 0
 WHERE u.org = $1 AND u.id = $2 AND NOT u.partial AND (
   (u.state = 'received') OR (u.state = 'checking' AND u.due_at < now()))
 RETURNING {COLUMNS}
@@ -38,8 +38,18 @@ _CLEARED = """
 UPDATE hub.uploads SET cleared = true, due_at = CASE WHEN $3::float8 > 0 THEN finished_at + $3 * interval '1 second' END
 WHERE org = $1 AND id = $2 AND NOT cleared AND state = $4
 """
+_KEPT = """
+UPDATE hub.uploads SET due_at = CASE WHEN $3::float8 > 0 THEN finished_at + $3 * interval '1 second' END
+WHERE org = $1 AND id = $2 RETURNING coalesce(due_at < now(), false)
+"""
 _FORGET = "DELETE FROM hub.uploads WHERE org = $1 AND id = $2 AND cleared AND due_at < now()"
-_DUE = "SELECT org, id, state FROM hub.due_uploads($1)"
+_DUE = "SELECT org, id, state FROM hub.due_uploads($1, $2)"
+_HOLD = """
+UPDATE hub.uploads SET held_in = state, looks = CASE WHEN held_in = state THEN looks + 1 ELSE 1 END,
+  held_until = now() + $4 * (1 << CASE WHEN held_in = state THEN least(looks, $5) ELSE 0 END) * interval '1 second'
+WHERE org = $1 AND id = $2 AND state = $3 AND look_at < now()
+"""
+_MOST_DOUBLED = 5
 
 
 class Verdict(NamedTuple):
@@ -74,11 +84,12 @@ class Endings:
             return await self._rows.end(tx, upload, State.EXPIRED, "expired")
 
     async def remove_old(self, org: OrgId, upload_id: str) -> Upload | None:
-        """Ends a document that has been kept for as long as it is to be. None: it is none."""
-        keep_s = self._settings.uploads_keep_s
+        """Ends a document that has been kept for as long as it is to be. None: it is none, or is to be kept longer."""
         async with self._database.transaction(org) as tx:
             upload = await self._rows.find(tx, upload_id, lock=True)
-            if upload is None or upload.state is not State.AVAILABLE or not keep_s:
+            if upload is None or upload.state is not State.AVAILABLE:
+                return None
+            if not await tx.fetch_value(_KEPT, org, upload_id, float(self._settings.uploads_keep_s)):
                 return None
             return await self._rows.end(tx, upload, State.EXPIRED, "kept_long_enough")
 
@@ -121,10 +132,17 @@ class Endings:
                 await self._rows.tell(tx, settled, COMPLETED)
         return settled
 
-    async def due(self, most: int) -> Sequence[tuple[OrgId, str, State]]:
-        """What somebody has to look at, of all organisations."""
-        rows = await self._database.maintain_rows(_DUE, most)
+    async def due(self, checks: int, others: int) -> Sequence[tuple[OrgId, str, State]]:
+        """What somebody has to look at, of all organisations: so many that wait for a check, and so many others."""
+        rows = await self._database.maintain_rows(_DUE, checks, others)
         return [(org, row["id"], State(row["state"])) for org, row in rows]
+
+    async def hold(self, org: OrgId, upload_id: str, state: State) -> bool:
+        """Whoever is told True looks at it, and nobody else for a while. False: somebody does already."""
+        hold_s = self._settings.uploads_janitor_s
+        async with self._database.transaction(org) as tx:
+            tag = await tx.execute(_HOLD, org, upload_id, state, hold_s, _MOST_DOUBLED)
+        return tag == "UPDATE 1"
 
     async def cleared(self, org: OrgId, upload_id: str, state: State) -> bool:
         """What does not belong to its state was removed from the store; it is looked at again when it may go.

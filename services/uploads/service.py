@@ -38,7 +38,7 @@ def uploads(hub: Hub) -> Service:
     scanner = open_scanner(hub.settings)
     checker = Checker(hub, Tools(records, endings, store, desk.types, scanner, metrics))
     writers.on_received = checker.begin
-    janitor = Janitor(hub, records, endings, store, checker.begin, metrics)
+    janitor = Janitor(hub, records, endings, store, checker, metrics)
 
     async def start() -> None:
         await store.start()
