@@ -50,8 +50,13 @@ def drive(house: Depot, node_modules: Path, tmp_path: Path) -> Drive:
         process = await asyncio.create_subprocess_exec(
             "node", _DRIVER, *arguments, env=environment, stdout=asyncio.subprocess.PIPE
         )
-        async with asyncio.timeout(20):
-            out, _ = await process.communicate()
+        try:
+            async with asyncio.timeout(20):
+                out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         assert process.returncode == 0
         told: dict[str, Any] = json.loads(out)
         return told
