@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -16,10 +16,13 @@ T = TypeVar("T")
 DEFAULT_TYPE: Final = "document"
 
 MetaKey = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
-MetaText = Annotated[str, Meta(max_length=512)]
+# Metadata are tags of events too, and what PostgreSQL keeps as JSON has no zeros.
+MetaText = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00]*$")]
 Metadata = Annotated[Mapping[MetaKey, MetaText | int | float | bool], Meta(max_length=32)]
 Topics = Annotated[list[str], Meta(max_length=100)]
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
+
+_METADATA_BYTES: Final = 16_384  # of JSON; events have to have room for it
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -46,7 +49,9 @@ class ListUploads(Struct, frozen=True):
     """``upload.list``; ``after``: the ``next`` of the page before."""
 
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
-    state: Literal["receiving", "received", "checking", "available", "rejected", "cancelled", "expired"] | None = None
+    state: (
+        Literal["receiving", "received", "checking", "available", "rejected", "cancelled", "expired", "joined"] | None
+    ) = None
     after: Annotated[str, Meta(max_length=64)] | None = None
 
 
@@ -73,12 +78,24 @@ def asked(kind: type[T], params: Mapping[str, Any], method: str) -> T:
 
 
 def metadata(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same for metadata that came another way."""
+    """The same for metadata, whichever way it came; and what only tags demand."""
     try:
         checked: Mapping[str, Any] = msgspec.convert(values, Metadata)
-        return checked
     except msgspec.ValidationError as error:
         raise bad_request(f"metadata: {error}") from None
+    for name, value in checked.items():
+        if not _is_tag(value):
+            raise bad_request(f"metadata: {name!r} is a number that not every client can read; send it as a text")
+    if len(msgspec.json.encode(checked)) > _METADATA_BYTES:
+        raise bad_request(f"metadata: it is more than {_METADATA_BYTES} bytes of JSON")
+    return checked
+
+
+def _is_tag(value: Any) -> bool:
+    if isinstance(value, float):
+        # Written out in full, as the database does, it is no longer than a text may be.
+        return value == 0 or 1e-100 <= abs(value) < 2.0**63
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 def check_sha256(text: str | None) -> str | None:
@@ -99,8 +116,3 @@ def check_size(size: int, most: int) -> int:
         text = f"the file has {size} bytes; at most {most} are allowed"
         raise HubError(ErrorCode.TOO_LARGE, text, details={"limit": most})
     return size
-
-
-def check_topics(topics: Sequence[str]) -> Sequence[str]:
-    """Without those that stand there twice."""
-    return tuple(dict.fromkeys(topics))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
 from msgspec import Struct
 
 from hub.api import ErrorCode
@@ -14,6 +18,11 @@ class Rejected(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+# Facts are told in events, which are bounded, beside metadata and shares.
+_HEADER_BYTES: Final = 12_288
+_SHEETS_BYTES: Final = 12_288
 
 
 class ImageFacts(Struct, frozen=True):
@@ -58,6 +67,26 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     image: ImageFacts | None = None
     table: TableFacts | None = None
     archive: ArchiveFacts | None = None
+
+
+def told_header(cells: Sequence[str]) -> list[str]:
+    """As many of the first ``cells`` as are told."""
+    return list(cells[: _fitting(cells, _HEADER_BYTES)])
+
+
+def told_sheets(sheets: Sequence[SheetFacts]) -> list[SheetFacts]:
+    """As many of the first ``sheets`` as are told."""
+    return list(sheets[: _fitting(sheets, _SHEETS_BYTES)])
+
+
+def _fitting(values: Sequence[object], most_bytes: int) -> int:
+    """How many of the first are no more than ``most_bytes`` of JSON together."""
+    left = most_bytes
+    for count, value in enumerate(values):
+        left -= len(msgspec.json.encode(value)) + 2
+        if left < 0:
+            return count
+    return len(values)
 
 
 def damaged(what: str) -> Rejected:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from hub.api import ErrorCode, Settings
 from services.uploads.checking import formats
-from services.uploads.checking.facts import Rejected, TableFacts, too_large, unsupported
+from services.uploads.checking.facts import Rejected, TableFacts, told_header, too_large, unsupported
 from services.uploads.checking.source import Budget, Source
 from services.uploads.checking.text import CONTROLS, UTF8, WINDOWS, encoding_of
 
@@ -69,7 +69,7 @@ def _read(source: Source, encoding: str, media_type: str, bounds: Settings, coun
         raise unsupported(f"the table cannot be read as CSV ({error}); is a quote not closed?") from None
     if rows < 0:
         raise Rejected(ErrorCode.EMPTY_CONTENT, "there is no row in the table")
-    return TableFacts(header, rows, more, encoding.removesuffix("-sig"), delimiter)
+    return TableFacts(told_header(header), rows, more, encoding.removesuffix("-sig"), delimiter)
 
 
 def _in_time(counting: Budget) -> bool:

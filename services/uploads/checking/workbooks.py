@@ -9,7 +9,7 @@ import posixpath
 
 from hub.api import Settings
 from services.uploads.checking.archives import Archive
-from services.uploads.checking.facts import SheetFacts, TableFacts, damaged, too_large
+from services.uploads.checking.facts import SheetFacts, TableFacts, damaged, told_header, told_sheets, too_large
 from services.uploads.checking.xml_events import Handler, read_xml
 
 MAX_CELL = 200  # characters of a header's cell that are told
@@ -42,7 +42,8 @@ def workbook_facts(archive: Archive, bounds: Settings) -> TableFacts:
         counted.append(SheetFacts(name, max(0, sheet.rows - 1)))
     if not counted or header is None:
         raise damaged("the workbook has no sheet")
-    return TableFacts(_texts(archive, header), counted[0].rows, more=rows >= bounds.uploads_max_rows, sheets=counted)
+    told, more = told_header(_texts(archive, header)), rows >= bounds.uploads_max_rows
+    return TableFacts(told, counted[0].rows, more=more, sheets=told_sheets(counted))
 
 
 def _texts(archive: Archive, header: list[str | int]) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from hub.protocol.frames import Error
 from tests.services.uploads.depot import Depot, depot, some_text
@@ -20,6 +23,31 @@ async def test_the_same_key_is_the_same_upload(house: Depot) -> None:
     assert (again["upload"], again["offset"]) == (opened["upload"], 100_000)
     other = await (await house.person("bob")).create(FEW, key="k1")
     assert other["upload"] != opened["upload"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"note": "x" * 257},
+        {"note": "a\0b"},
+        {"n": 2**64},
+        {"n": 1e300},
+        {"n": 1e-300},
+        {f"m{index}": "語" * 256 for index in range(32)},
+    ],
+)
+async def test_metadata_that_no_event_could_carry(house: Depot, metadata: dict[str, Any]) -> None:
+    ada = await house.person()
+    await ada.refused("create", "bad_request", filename="a.csv", size=5, document_type="csv", metadata=metadata)
+
+
+async def test_metadata_as_large_as_it_may_be(house: Depot) -> None:
+    ada = await house.person()
+    metadata: dict[str, Any] = {f"m{index}": "x" * 256 for index in range(29)}
+    metadata |= {"a": 2**64 - 1, "b": -1e18, "c": 1e-100}
+    opened = await ada.create(FEW, metadata=metadata)
+    await ada.send(opened, FEW)
+    assert (await ada.ended(opened["upload"]))["metadata"] == metadata
 
 
 async def test_others_see_only_what_is_shared_with_them(house: Depot) -> None:

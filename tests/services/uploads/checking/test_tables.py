@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from hub.api import ErrorCode
@@ -102,6 +103,20 @@ def test_rows_of_a_workbook_are_bounded() -> None:
     assert facts.more
     assert facts.sheets
     assert facts.sheets[1].rows == 0
+
+
+def test_what_is_told_fits_into_an_event() -> None:
+    """Whatever is in the file: it is told beside metadata, and both have their share."""
+    wide = ";".join(f"{index:03}" + "колонка" * 18 for index in range(500))
+    header = table(f"{wide}\n1;2\n".encode()).header
+    assert 20 < len(header) < 500
+    assert header == [cell[:200] for cell in wide.split(";")[: len(header)]]
+    cells = [f'<c t="str"><v>{index}{"山" * 190}</v></c>' for index in range(500)]
+    names = {f"{index}{'山' * 240}": sheet([[number(1)]]) for index in range(1, 250)}
+    facts = table(archive(workbook_files({"S": sheet([cells]), **names})), "a.xlsx")
+    assert facts.sheets
+    assert 5 < len(facts.sheets) < 250
+    assert len(msgspec.json.encode(facts)) < 25_000
 
 
 LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
