@@ -127,15 +127,40 @@ class Hub:
         return await self.redaction.redact(parse_topic(org, topic), epoch, replacements)
 
     async def end_subscriptions(
-        self, org: OrgId, topic: str, users: Sequence[str] | None, code: ErrorCode, message: str
+        self,
+        org: OrgId,
+        topic: str,
+        users: Sequence[str] | None,
+        code: ErrorCode,
+        message: str,
+        *,
+        but: str | None = None,
     ) -> None:
-        """Ends the subscriptions of ``users`` (``Principal.user``) to a topic, on all nodes; None: everybody's.
+        """Ends the subscriptions of ``users`` (``Principal.user``) to a topic, on all nodes; None: everybody's, without
+        those of the user ``but``. Only for kinds without presence is somebody spared.
 
         Each of their clients gets ``unsubscribed`` with ``code`` and ``message``. To be called when what takes the
         permission away is committed: a join that was permitted before, and is still under way, is refused then. Whom
         the message does not reach the kind's ``recheck`` finds. Raises ``HubError``: ``not_found``, ``unavailable``.
         """
-        await self.expulsions.announce(parse_topic(org, topic), users, HubError(code, message))
+        await self.expulsions.announce(parse_topic(org, topic), users, HubError(code, message), but)
+
+    async def may_stay(self, org: OrgId, pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        """Whether users may stay in topics (user, topic), in the order asked, as far as the ``recheck`` of kinds knows.
+
+        True where a kind has none. Scopes are not looked at: nobody's token is at hand. Raises what rechecks raise.
+        """
+        stays = [True] * len(pairs)
+        asked: dict[str, list[tuple[int, tuple[str, str]]]] = {}
+        for place, (user, text) in enumerate(pairs):
+            topic = parse_topic(org, text)
+            asked.setdefault(topic.kind, []).append((place, (user, topic.key)))
+        for kind in self.kinds:
+            if kind.recheck is not None and kind.name in asked:
+                places, questions = zip(*asked[kind.name], strict=True)
+                for place, answer in zip(places, await kind.recheck(org, questions), strict=True):
+                    stays[place] = answer
+        return stays
 
     async def may_subscribe(self, principal: Principal, topic: str) -> bool:
         """Whether somebody may subscribe to a topic; also False where there can be no such topic."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hub.embedded import RedisServer
 from hub.protocol.frames import Event
@@ -23,7 +26,10 @@ def pasted_service() -> Any:
     return names["notes"]
 
 
-async def test_the_service_of_the_readme_works(redis_server: RedisServer) -> None:
+async def test_the_service_of_the_readme_works(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     async with running_hub("direct", redis_server.url, factories=[*SERVICES, pasted_service()]) as hub:
         reader_token, writer_token = hub.token(user="reader"), hub.token(user="writer")
         async with (
@@ -41,3 +47,4 @@ async def test_the_service_of_the_readme_works(redis_server: RedisServer) -> Non
                 answer["seq"],
             )
             await writer.refusal({"type": "call", "method": "notes.add", "params": {}}, "bad_request")
+    assert not os.listdir(tmp_path), "tests leave nothing in the folder they run in"

@@ -190,7 +190,7 @@ export class Upload {
       this.#bind(begun); // before anything else is awaited
       this.#watch(begun.upload, begun.topic);
     } catch (error) {
-      if (error.code !== "conflict" || !error.details.upload) throw error;
+      if (error.code !== "conflict" || !error.details.upload || !error.details.state) throw error; // without a state: another file's
       await this.#recall(error.details.upload); // it was begun before, and its end has come meanwhile
     }
     return 0;

@@ -246,8 +246,10 @@ class Journey:
 
     async def _look_into(self, conflict: Refusal, opening: bool) -> None:
         """A conflict: it has arrived already, or somebody else is at it."""
-        known = (conflict.details or {}).get("upload")
-        if not self._id and isinstance(known, str):
+        details = conflict.details or {}
+        known = details.get("upload")
+        # Without a state it is another file's.
+        if not self._id and isinstance(known, str) and "state" in details:
             self.tell(upload=known)  # with a key, it may have been finished elsewhere
         if not self._id:
             raise self.failure(conflict.code, conflict.message, conflict.details)

@@ -63,6 +63,8 @@ class Expel(Struct, tag="expel", frozen=True):
     users: tuple[str, ...] | None
     code: ErrorCode
     message: str
+    but: str | None = None
+    """Who stays, of everybody."""
 
 
 class Broadcast(Struct, tag="broadcast", frozen=True):

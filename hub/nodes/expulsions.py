@@ -41,23 +41,26 @@ class Expulsions:
         """Also told what was ended: of whom there is more than subscriptions."""
         control.on(Expel, self._receive)
 
-    async def announce(self, topic: Topic, users: Sequence[str] | None, error: HubError) -> None:
-        """Ends subscriptions on all nodes. Raises ``unavailable``."""
+    async def announce(
+        self, topic: Topic, users: Sequence[str] | None, error: HubError, but: str | None = None
+    ) -> None:
+        """Ends subscriptions on all nodes; ``but``: who stays, of everybody. Raises ``unavailable``."""
         groups: list[tuple[str, ...] | None] = [None]
         if users is not None:
             groups = [tuple(users[start : start + USERS_AT_ONCE]) for start in range(0, len(users), USERS_AT_ONCE)]
         for group in groups:
-            await self._control.send(Expel(topic.channel.decode(), group, error.code, error.message))
+            await self._control.send(Expel(topic.channel.decode(), group, error.code, error.message, but))
 
-    def end(self, channel: bytes, users: Collection[str] | None, error: HubError) -> None:
-        """Ends subscriptions on this node, and refuses the joins that are under way."""
+    def end(self, channel: bytes, users: Collection[str] | None, error: HubError, but: str | None = None) -> None:
+        """Ends subscriptions on this node, and refuses the joins that are under way: all of them, without ``but``."""
         for user in (None,) if users is None else users:
             self._remember(channel, user, error)
         self.on_end(channel, users)
         local = self._topics.get(channel)
         if local is None:
             return
-        self.end_these([sub for sub in local.subscriptions if users is None or sub.subscriber.user in users], error)
+        of = [sub for sub in local.subscriptions if users is None or sub.subscriber.user in users]
+        self.end_these([sub for sub in of if but is None or sub.subscriber.user != but], error)
 
     def end_these(self, subs: Sequence[Subscription], error: HubError) -> bool:
         """Ends these subscriptions and refuses nobody. False: some are still joining and go on."""
@@ -80,7 +83,7 @@ class Expulsions:
 
     def _receive(self, message: Expel) -> None:
         users = None if message.users is None else frozenset(message.users)
-        self.end(message.channel.encode(), users, HubError(message.code, message.message))
+        self.end(message.channel.encode(), users, HubError(message.code, message.message), message.but)
 
     def _remember(self, channel: bytes, user: str | None, error: HubError) -> None:
         self.count += 1

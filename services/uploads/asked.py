@@ -56,7 +56,7 @@ class ListUploads(Struct, frozen=True):
 
 
 class ShareUpload(Struct, frozen=True):
-    """``upload.share``."""
+    """``upload.share`` and ``upload.unshare``."""
 
     upload: str
     topics: Topics

@@ -13,7 +13,7 @@ from services.uploads.access import Access
 from services.uploads.asked import check_sha256, check_size, metadata
 from services.uploads.checking import DocumentType, DocumentTypes, Rejected, check_filename
 from services.uploads.metrics import UploadMetrics
-from services.uploads.names import new_id
+from services.uploads.names import is_upload_topic, new_id, upload_topic
 from services.uploads.records import NewUpload, Records
 from services.uploads.shapes import State, Upload, wrong_state
 from services.uploads.store import Store
@@ -74,18 +74,21 @@ class Desk:
     async def begin(self, principal: Principal, wanted: Wanted) -> tuple[Upload, bool]:
         """A new upload, or the one of this key: (upload, whether it was there).
 
-        Raises ``bad_request``, ``empty_content``, ``too_large``, ``quota_exceeded``, ``rate_limited``.
+        Raises ``bad_request``, ``empty_content``, ``too_large``, ``quota_exceeded``, ``rate_limited``; ``conflict``
+        when the one of this key is to be another file.
         """
-        new = await self._new(principal, wanted)
         await self._begins.spend(principal.org, principal.user)
-        return await self._records.create(principal.org, new)
+        new = await self._new(principal, wanted)
+        upload, there = await self._records.create(principal.org, new)
+        if there:
+            _check_same(upload, new)
+        return upload, there
 
     async def concatenate(self, principal: Principal, wanted: Wanted, partials: Sequence[str]) -> Upload:
         """A new upload of the bytes of partial ones. Raises as ``begin``, ``not_found`` and ``conflict``."""
-        uploads = [await self._access.own(principal, name) for name in dict.fromkeys(partials)]
-        sizes = {upload.id: upload.size for upload in uploads}
-        new = await self._new(principal, wanted._replace(size=sum(sizes[name] for name in partials)))
         await self._begins.spend(principal.org, principal.user)
+        uploads = await self._access.all_own(principal, partials)
+        new = await self._new(principal, wanted._replace(size=sum(uploads[name].size for name in partials)))
         upload = await self._records.concatenate(principal.org, new, partials)
         self._writers.on_received(principal.org, upload.id)
         return upload
@@ -94,6 +97,23 @@ class Desk:
         """Whoever may subscribe to one of these topics may see it. One has to be allowed that oneself."""
         upload = await self._access.own(principal, upload_id)
         return await self._records.share(principal.org, upload.id, await self._shares(principal, topics))
+
+    async def unshare(self, principal: Principal, upload_id: str, topics: Sequence[str]) -> Upload:
+        """Takes that back. Who watches is out, but for its owner; whoever may see it for another reason comes back.
+
+        Raises ``unavailable`` also when nobody could be told; to say it again is safe.
+        """
+        upload = await self._access.own(principal, upload_id)
+        upload = await self._records.unshare(principal.org, upload.id, topics)
+        await self._hub.end_subscriptions(
+            principal.org,
+            upload_topic(upload.id),
+            None,
+            ErrorCode.NOT_FOUND,
+            "the upload is shared with fewer now; subscribe again if you may still see it",
+            but=upload.owner,
+        )
+        return upload
 
     async def pause(self, principal: Principal, upload_id: str) -> Upload:
         """What has come is kept; whoever sends is told."""
@@ -155,8 +175,13 @@ class Desk:
                 details={"limit": most},
             )
         for topic in topics:
-            # An inbox is somebody's own; and `user:me` would be another's for each who asks.
-            if topic.startswith("user:") or not await self._hub.may_subscribe(principal, topic):
+            # An inbox is somebody's own; and `user:me` would be another's for each who asks. What is shared with an
+            # upload would be with that one's topics, and so on.
+            if (
+                topic.startswith("user:")
+                or is_upload_topic(topic)
+                or not await self._hub.may_subscribe(principal, topic)
+            ):
                 raise bad_request(f"'shares' names a topic that you may not subscribe to: {topic[:200]!r}")
         return tuple(dict.fromkeys(topics))
 
@@ -164,6 +189,16 @@ class Desk:
         task = asyncio.create_task(work, name="upload-clear")
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _check_same(upload: Upload, new: NewUpload) -> None:
+    """A key is one file's: the bytes of another would be mixed with its own."""
+    if (upload.size, upload.filename, upload.document_type, upload.partial) != (
+        *(new.size, new.filename, new.document_type),
+        new.partial,
+    ):
+        text = "the upload of this key is of another size, filename or type; take another key for another file"
+        raise HubError(ErrorCode.CONFLICT, text, details={"upload": upload.id})
 
 
 def _check_extension(kind: DocumentType, filename: str) -> None:

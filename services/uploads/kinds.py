@@ -20,6 +20,7 @@ def upload_kind(access: Access) -> TopicKind:
         exists=is_id,
         may_subscribe=access.may_watch,
         may_publish=_nobody,
+        recheck=access.recheck,
     )
 
 

@@ -121,6 +121,7 @@ class UploadMethods:
             "upload.status": self._status,
             "upload.list": self._list,
             "upload.share": self._share,
+            "upload.unshare": self._unshare,
         }
 
     async def _create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
@@ -150,15 +151,18 @@ class UploadMethods:
 
     async def _pause(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         await self._pay(principal)
-        return shape(await self._desk.pause(principal, asked(OneUpload, params, "upload.pause").upload))
+        upload = await self._desk.pause(principal, asked(OneUpload, params, "upload.pause").upload)
+        return shape(upload, principal.user)
 
     async def _cancel(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         await self._pay(principal)
-        return shape(await self._desk.cancel(principal, asked(OneUpload, params, "upload.cancel").upload))
+        upload = await self._desk.cancel(principal, asked(OneUpload, params, "upload.cancel").upload)
+        return shape(upload, principal.user)
 
     async def _status(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         await self._pay(principal)
-        return shape(await self._access.seen(principal, asked(OneUpload, params, "upload.status").upload))
+        upload = await self._access.seen(principal, asked(OneUpload, params, "upload.status").upload)
+        return shape(upload, principal.user)
 
     async def _list(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         it = asked(ListUploads, params, "upload.list")
@@ -166,14 +170,19 @@ class UploadMethods:
         uploads = await self._records.of_owner(principal.org, principal.user, it.limit + 1, it.state, it.after)
         page: list[Upload] = list(uploads[: it.limit])
         return {
-            "uploads": [shape(upload) for upload in page],
+            "uploads": [shape(upload, principal.user) for upload in page],
             "next": page[-1].id if len(uploads) > it.limit else None,
         }
 
     async def _share(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         it = asked(ShareUpload, params, "upload.share")
         await self._pay(principal)
-        return shape(await self._desk.share(principal, it.upload, it.topics))
+        return shape(await self._desk.share(principal, it.upload, it.topics), principal.user)
+
+    async def _unshare(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        it = asked(ShareUpload, params, "upload.unshare")
+        await self._pay(principal)
+        return shape(await self._desk.unshare(principal, it.upload, it.topics), principal.user)
 
     async def _pay(self, principal: Principal) -> None:
         await self._desk.reads.spend(principal.org, principal.user)

@@ -43,6 +43,11 @@ def check_id(text: str) -> str:
     return text
 
 
+def is_upload_topic(topic: str) -> bool:
+    """Whether uploads are watched there."""
+    return topic.startswith(f"{UPLOAD}:")
+
+
 def upload_topic(upload: str) -> str:
     """Where an upload is watched."""
     return f"{UPLOAD}:{upload}"

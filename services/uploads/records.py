@@ -30,6 +30,7 @@ INSERT INTO hub.uploads AS u
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + $13 * interval '1 second')
 RETURNING {COLUMNS}
 """  # noqa: S608 - made of constants
+_SOME = f"SELECT {COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.id = ANY ($2)"  # noqa: S608
 _LIST = f"""
 SELECT {COLUMNS} FROM hub.uploads AS u
 WHERE u.org = $1 AND u.owner = $2 AND ($4::text IS NULL OR u.state = $4)
@@ -146,6 +147,12 @@ class Records:
         async with self._database.transaction(org) as tx:
             return await self._rows.find(tx, upload_id)
 
+    async def some(self, org: OrgId, uploads: Sequence[str]) -> Mapping[str, Upload]:
+        """Those of these uploads that there are, by id."""
+        async with self._database.transaction(org) as tx:
+            rows = await tx.fetch(_SOME, org, list(uploads))
+        return {row["id"]: self._rows.read(org, row) for row in rows}
+
     async def of_owner(
         self, org: OrgId, owner: str, limit: int, state: str | None, after: str | None
     ) -> Sequence[Upload]:
@@ -223,6 +230,13 @@ class Records:
                 text = f"an upload may be shared with {most} topics"
                 raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never", details={"limit": most})
             return self._rows.read(org, await tx.fetch_row(_SHARE, org, upload_id, shares))
+
+    async def unshare(self, org: OrgId, upload_id: str, topics: Sequence[str]) -> Upload:
+        """It is not shared with these topics any more."""
+        async with self._database.transaction(org) as tx:
+            upload = await self._rows.locked(tx, upload_id)
+            left = [topic for topic in upload.shares if topic not in topics]
+            return self._rows.read(org, await tx.fetch_row(_SHARE, org, upload_id, left))
 
     async def cancel(self, org: OrgId, upload_id: str, *, finished: bool = False) -> tuple[Upload, bool]:
         """Ends an upload for good: (upload, whether it was this call). ``finished``: also one that is available.

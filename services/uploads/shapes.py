@@ -71,8 +71,8 @@ def wrong_state(state: State, upload: str = "") -> HubError:
     return HubError(ErrorCode.CONFLICT, f"the upload is {state}", details=details)
 
 
-def shape(upload: Upload) -> dict[str, Any]:
-    """What whoever may see it is told."""
+def shape(upload: Upload, reader: str | None = None) -> dict[str, Any]:
+    """What whoever may see it is told. ``reader``: the user, if one is told alone; the owner learns more."""
     error = None
     if upload.error_code is not None:
         error = {"code": upload.error_code, "message": upload.error_message or ""}
@@ -86,7 +86,8 @@ def shape(upload: Upload) -> dict[str, Any]:
         "offset": upload.offset,
         "paused": upload.paused,
         "metadata": upload.metadata,
-        "shares": list(upload.shares),
+        # With whom it is shared is nobody else's business: names of rooms may be secret.
+        **({"shares": list(upload.shares)} if reader == upload.owner else {}),
         "owner": upload.owner,
         "owner_name": upload.owner_name,
         "sha256": upload.sha256,

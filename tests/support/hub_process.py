@@ -35,7 +35,7 @@ class HubProcess:
         self.name = name
         self.port = free_port()
         self._log = folder / f"{name}.log"
-        self._settings = dict(settings)
+        self._settings = {"HUB_UPLOADS_STORE": f"file:{folder / 'uploads'}", **settings}
         self._process: asyncio.subprocess.Process | None = None
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
@@ -161,7 +162,8 @@ async def running_hub(
 ) -> AsyncIterator[RunningHub]:
     """A started hub; ``changes`` are settings. Fails when it logged an error that is not in ``allowed_errors``."""
     service = TestService()
-    with caught_logs() as logs:
+    with tempfile.TemporaryDirectory(prefix="hub-uploads-") as store, caught_logs() as logs:
+        changes = {"uploads_store": f"file:{store}"} | changes
         hub = RunningHub(kind, hub_settings(redis_url, **changes), service, logs)
         try:
             await hub.start([service.factory] if factories is None else factories)

@@ -323,6 +323,7 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     "upload.status": _one_upload(),
     "upload.list": lambda names: [{}, *({"after": upload} for upload in _uploads(names))],
     "upload.share": _share,
+    "upload.unshare": _share,
     "upload.link": _one_upload(),
     "test.echo": _everything,
     "test.refuse": _everything,

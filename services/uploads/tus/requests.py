@@ -140,7 +140,7 @@ class Tus:
             "Cache-Control": "no-store",
             "Upload-Length": str(upload.size),
             "Upload-Offset": str(upload.offset),
-            "Upload-Metadata": format_metadata(_known(upload)),
+            "Upload-Metadata": format_metadata(_known(upload, principal.user)),
         }
         if upload.partial:
             headers["Upload-Concat"] = "partial"
@@ -156,25 +156,34 @@ class Tus:
             raise bad_request("the header Upload-Offset is missing: where the bytes begin")
         checksum = it.headers.checksum()
         length = it.headers.number("Content-Length")
+        is_small = length is None or length < self._settings.uploads_chunk_bytes
+        if is_small:  # Else the bytes themselves take their time, if they may come.
+            await self._desk.reads.spend(it.principal.org, it.principal.user)
+        try:
+            upload = await self._to_be_continued(it, upload_id, offset, length or 0)
+        except HubError:
+            if not is_small:
+                await self._desk.reads.spend(it.principal.org, it.principal.user)
+            raise
+        if it.headers.has_body():
+            offset = await self._write(it, upload, offset, checksum)
+        return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))
+
+    async def _to_be_continued(self, it: Asked, upload_id: str, offset: int, length: int) -> Upload:
+        """The upload, if it goes on at ``offset`` with so many bytes at least."""
         upload = await self._access.own(it.principal, check_id(upload_id))
         if upload.state in GONE:
             raise wrong_state(upload.state)
         # It never goes back; but what a writer has taken may not be acknowledged yet.
         may_be_ahead = upload.writer is not None and it.headers.has_body()
-        is_wrong = offset < upload.offset or (offset > upload.offset and not may_be_ahead)
-        if is_wrong or length is None or length < self._settings.uploads_chunk_bytes:
-            # Where the bytes themselves do not take their time.
-            await self._desk.reads.spend(it.principal.org, it.principal.user)
-        if is_wrong:
+        if offset < upload.offset or (offset > upload.offset and not may_be_ahead):
             raise wrong_offset(upload.offset)
-        if not it.headers.has_body():
-            return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))
-        if upload.state is not State.RECEIVING:
-            raise HttpError(wrong_state(upload.state), 403)
-        if offset + (length or 0) > upload.size:
-            raise too_long(upload.size)
-        offset = await self._write(it, upload, offset, checksum)
-        return _answer(204, {"Upload-Offset": str(offset)} | self._expiry(upload, offset))
+        if it.headers.has_body():
+            if upload.state is not State.RECEIVING:
+                raise HttpError(wrong_state(upload.state), 403)
+            if offset + length > upload.size:
+                raise too_long(upload.size)
+        return upload
 
     async def _end(self, it: Asked, upload_id: str) -> Response[None]:
         require(it.principal, "upload.cancel")
@@ -206,11 +215,11 @@ def _wanted(params: Mapping[str, Any], size: int, *, partial: bool) -> Wanted:
     return Wanted(it.filename, size, it.document_type, it.metadata, it.sha256, it.key, it.shares, partial)
 
 
-def _known(upload: Upload) -> dict[str, Any]:
+def _known(upload: Upload, reader: str) -> dict[str, Any]:
     known: dict[str, Any] = {"filename": upload.filename, "document_type": upload.document_type}
     if upload.sha256_wanted is not None:
         known["sha256"] = upload.sha256_wanted
-    if upload.shares:
+    if upload.shares and upload.owner == reader:
         known["shares"] = " ".join(upload.shares)
     return known | upload.metadata
 

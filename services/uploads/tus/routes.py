@@ -194,6 +194,6 @@ def _status(access: Access, desk: Desk) -> Any:
         principal = request.user
         require(principal, "upload.status")
         await desk.reads.spend(principal.org, principal.user)
-        return shape(await access.seen(principal, check_id(upload)))
+        return shape(await access.seen(principal, check_id(upload)), principal.user)
 
     return status

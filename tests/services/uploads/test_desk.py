@@ -21,6 +21,10 @@ async def test_the_same_key_is_the_same_upload(house: Depot) -> None:
     await ada.send(opened, FEW, until=100_000)
     again = await (await house.person()).create(FEW, key="k1")
     assert (again["upload"], again["offset"]) == (opened["upload"], 100_000)
+    for changes in ({"size": 200_001}, {"filename": "other.csv"}, {"document_type": "document"}):
+        wanted = {"filename": "guests.csv", "size": len(FEW), "document_type": "csv", "key": "k1"} | changes
+        refused = await ada.refused("create", "conflict", **wanted)
+        assert refused.details == {"upload": opened["upload"]}
     other = await (await house.person("bob")).create(FEW, key="k1")
     assert other["upload"] != opened["upload"]
 
@@ -100,6 +104,16 @@ async def test_quotas(redis_url: str, hub_database: HubDatabase, tmp_path: Path)
         await ada.acknowledged(opened, 50_000)
         await ada.call("cancel", upload=opened["upload"])  # gives back what was not sent
         await bob.create(FEW)
+
+
+async def test_who_begins_too_often_is_told_before_anything_is_asked(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, uploads_creates_burst=1, uploads_creates_per_minute=1) as house:
+        ada = await house.person()
+        await ada.create(FEW)
+        secret = {"filename": "a.csv", "size": 5, "document_type": "csv", "shares": ["chat:nobody-knows"]}
+        await ada.refused("create", "rate_limited", **secret)
 
 
 async def test_an_upload_that_nobody_follows_is_closed_and_later_expires(

@@ -192,6 +192,15 @@ async def test_patches_that_are_refused_leave_nothing(ada: TusClient, house: Dep
     assert house.content(upload) == b"0123456789"
 
 
+async def test_bytes_cost_what_questions_cost(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    slow: dict[str, Any] = {"uploads_reads_burst": 2, "uploads_reads_per_second": 0.01}
+    async with depot(redis_url, hub_database, tmp_path, **slow) as house, tus(house).http as http:
+        ada = TusClient(http)
+        url = await ada.create(4)
+        answers = [await ada.patch(url, offset, b"0") for offset in range(3)]
+        assert [answer.status_code for answer in answers] == [204, 204, 429]
+
+
 async def test_checksums_of_bodies(ada: TusClient) -> None:
     url = await ada.create(len(MANY))
     offset = 0
