@@ -241,7 +241,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     uploads_creates_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 60
     uploads_reads_per_second: Annotated[
         float,
-        doc("Questions of one user: status, lists, shares, links, contents; and small or wrong PATCHes of tus.", gt=0),
+        doc("Questions of one user: status, lists, shares, links, contents; small or wrong PATCHes.", gt=0),
     ] = 50.0
     uploads_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500
     uploads_writers: Annotated[int, doc("Uploads that one process takes bytes of at the same time.", ge=1)] = 500
