@@ -34,7 +34,7 @@ class TusLeg:
             self._on.heard(position, floor)
             goal = self._on.goal()
             while position < goal and not self._on.it.over:
-                if self._on.random.random() < 0.15:
+                if self._on.random.random() < 0.12:
                     position = await self._leave_a_slow_patch(line, position, goal)
                 else:
                     position = await self._patch(line, position, goal)
@@ -60,7 +60,9 @@ class TusLeg:
 
     async def _patch(self, line: TusLine, position: int, goal: int) -> int:
         """One request; returns where it stands."""
-        data = self._on.it.content[position : self._on.random.randint(position + 1, goal)]
+        # Not too small: each request is some milliseconds of everybody's time.
+        end = max(self._on.random.randint(position + 1, goal) for _ in range(3))
+        data = self._on.it.content[position:end]
         floor = self._on.it.acknowledged
         kind = self._on.random.choice(("whole", "whole", "pieces", "pieces", "sum", "wrong sum", "wrong offset"))
         if kind == "wrong offset" and position + len(data) == len(self._on.it.content):
