@@ -36,6 +36,7 @@ def service_hub(bench: Bench, *, durable: bool, **settings: Any) -> Iterator[tup
             "database_relay_url": database.url("hub_relay"),
             "database_owner_url": database.url(),
             "services": "services.main:SERVICES",
+            "uploads_store": f"file:{folder / 'uploads'}",
             **settings,
         }
         migrate({**os.environ, **HubServer(bench.folder, bench.redis_url, **wanted).environment()})

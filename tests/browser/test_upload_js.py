@@ -351,6 +351,13 @@ async def test_a_beginning_that_has_come_to_its_end_meanwhile(browser: Browser) 
     assert intake.calls == ["create", "status"]
 
 
+async def test_what_is_begun_as_another_file_is_left_alone(browser: Browser) -> None:
+    browser.intake.refusals["create"] = [{"code": "conflict", "details": {"upload": NAME}}]
+    await browser.start()
+    await browser.ends("conflict")
+    assert browser.intake.calls == ["create"]
+
+
 async def test_cancelling(browser: Browser) -> None:
     intake = browser.intake
     intake.generous = False

@@ -100,3 +100,6 @@ async def test_the_same_key_is_the_same_upload(house: Depot, file: Path) -> None
         assert house.content(first.id) == FILE
         afterwards = await asyncio.wait_for(client.upload(file, document_type="csv", key="passport-7").done(), 20)
         assert afterwards.upload == first.id
+        with pytest.raises(UploadFailed) as caught:
+            await client.upload(file, filename="other.csv", document_type="csv", key="passport-7")
+        assert (caught.value.code, caught.value.upload) == ("conflict", ""), "another file is not that one"
