@@ -44,7 +44,7 @@ class Writer:
     """One of an upload's writers: the one that counts, until another one seizes the upload.
 
     One task runs it (``run``); ``take`` and everything else is called on the event loop. ``hold``: nothing is recorded
-    before ``finish``.
+    before ``finish(verified=True)``.
     """
 
     def __init__(
@@ -73,7 +73,10 @@ class Writer:
         self._parts = parts
         self._since = 0.0
         """When the oldest byte that is not stored came."""
-        self._finishing = self._is_late = False
+        self._finishing = self._verified = self._is_late = False
+        self._wrote = False
+        self._tried = False
+        """Something was given to PostgreSQL to be recorded; whether it was is not always known."""
         self._error: HubError | None = None
         self._farewell: HubError | None = None
         self._wake = asyncio.Event()
@@ -143,16 +146,20 @@ class Writer:
             await self._moved.wait()
         return room
 
-    async def finish(self, farewell: HubError | None = None) -> int:
+    async def finish(self, farewell: HubError | None = None, *, verified: bool = False) -> int:
         """Has all that was taken acknowledged, and lets go of the upload; returns how far it has come.
 
-        ``farewell``: what whoever brings the bytes is told, if it is not he who wants this. Raises what ended the
-        writer, if it has ended before.
+        ``farewell``: what whoever brings the bytes is told, if it is not he who wants this. ``verified``: says whoever
+        brings bytes that are held back, when they are what they should be; if somebody else wants an end before that,
+        they are forgotten. Raises what ended the writer, if it has ended before.
         """
+        if self._hold and not (verified or self._verified):
+            self.stop(farewell or _over())
+        self._verified = self._verified or verified
         self._farewell = self._farewell or farewell
         self._finishing = True
-        self._wake.set()
-        self._moved.set()
+        for event in (self._wake, self._more, self._moved):
+            event.set()
         await self.ended.wait()
         if self._error is not None:
             raise self._error
@@ -188,6 +195,8 @@ class Writer:
     async def _let_go(self) -> None:
         try:
             await self._stretch.close()
+            if self._wrote and not self._tried:
+                await self._stretch.discard()
         except HubError as error:
             _log.warning("upload_stretch_not_closed", reason=error.message)
         except Exception:
@@ -220,6 +229,7 @@ class Writer:
                 await self._pause()
                 continue
             block, size = self._block()
+            self._wrote = True
             part = await self._stretch.write(block, self._digest)
             self._note(part, size)
         self._more.set()
@@ -276,7 +286,7 @@ class Writer:
 
     async def _record_all(self) -> None:
         while self._error is None:
-            over = self._all_taken and self._stored == self.accepted
+            over = self._all_taken and self._stored == self.accepted and (self._verified or not self._hold)
             waits = self._stored - self.acknowledged
             if waits and (over or self._is_worth_recording(waits)):
                 await self._record()
@@ -311,6 +321,7 @@ class Writer:
 
     async def _insist(self, span: tuple[int, int], news: list[Stored], sha256: str | None) -> None:
         """Records, also when the database is away for a moment: what was stored need not be sent again."""
+        self._tried = True
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.uploads_insist_s
         while True:

@@ -185,6 +185,7 @@ class FolderStretch:
     """A file that grows; there from the first write."""
 
     def __init__(self, tree: Tree, path: str, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        self._tree = tree
         self._durable = tree.durable
         self._path = path
         self._run = run
@@ -221,6 +222,10 @@ class FolderStretch:
         """In a thread: some file systems write what they have only then."""
         self._spent = True
         await self._run(self._file.close)
+
+    async def discard(self) -> None:
+        """The file goes, if there is one."""
+        await self._run(partial(self._tree.unlink, self._path))
 
 
 @contextmanager

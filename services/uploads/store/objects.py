@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple, TypeVar, cast
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, NotFoundError
 
 from hub.api import OrgId
 from services.uploads.store.failing import failed
@@ -98,6 +98,14 @@ class ObjectStore:
             data = await self._threads.run(partial(b"".join, pieces))
             await self._ask(obstore.put_async(self._bucket, self._name(path), data, use_multipart=False))
             await self._see(data, digest)
+
+    async def drop(self, paths: Sequence[str]) -> None:
+        """Removes objects, if they are there. Raises ``HubError``."""
+        with _told():
+            for start in range(0, len(paths), _PAGE):
+                names = [self._name(path) for path in paths[start : start + _PAGE]]
+                with contextlib.suppress(FileNotFoundError, NotFoundError):
+                    await self._ask(obstore.delete_async(self._bucket, names))
 
     async def join(self, org: OrgId, upload: str, parts: Sequence[Part], digest: Digest | None) -> None:
         """A copy within the bucket, if it is one part of its own; else all bytes come here and go back."""
@@ -273,6 +281,10 @@ class ObjectStretch:
     async def close(self) -> None:
         """Holds nothing."""
         self._spent = True
+
+    async def discard(self) -> None:
+        """Also the one that may have failed only for us."""
+        await self._store.drop([f"{self._prefix}-{number}" for number in range(self._count + 1)])
 
 
 class _Content(io.RawIOBase):

@@ -81,6 +81,9 @@ class Stretch(Protocol):
     async def close(self) -> None:
         """Gives back what it holds. Its parts stay. Again is nothing."""
 
+    async def discard(self) -> None:
+        """Removes its parts, when it is closed and nothing of them was recorded. Again is nothing."""
+
 
 class Store(Protocol):
     """Parts and contents of all organisations. Every method takes the organisation and the name of an upload."""

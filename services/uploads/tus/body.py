@@ -132,7 +132,7 @@ class Body:
 
 async def _close(writer: Writer, *, keeps: bool) -> int:
     if keeps:
-        return await writer.finish()
+        return await writer.finish(verified=True)
     await writer.discard()
     return writer.acknowledged
 

@@ -192,6 +192,22 @@ async def test_patches_that_are_refused_leave_nothing(ada: TusClient, house: Dep
     assert house.content(upload) == b"0123456789"
 
 
+async def test_a_body_counts_when_its_checksum_was_right_and_not_before(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY))
+
+    async def wrong() -> AsyncIterator[bytes]:
+        yield MANY[::-1]  # all of it; that it is, nobody knows before the end
+
+    said = {"Upload-Checksum": checksum("sha1", MANY)}
+    assert_problem(await ada.patch(url, 0, wrong(), **said), "checksum_mismatch", 460)
+    assert await ada.offset(url) == 0
+    async with hanging(house, url, 0, len(MANY), f"Upload-Checksum: {said['Upload-Checksum']}") as request:
+        await request.send(MANY[:300_000])
+        await until(lambda: bool(house.stored()), 5.0, "some of it to be stored")
+        assert await ada.offset(url) == 0  # whoever comes back by HEAD has the body forgotten
+    await until(lambda: not house.stored(), 5.0, "what was forgotten to be removed")
+
+
 async def test_bytes_cost_what_questions_cost(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
     slow: dict[str, Any] = {"uploads_reads_burst": 2, "uploads_reads_per_second": 0.01}
     async with depot(redis_url, hub_database, tmp_path, **slow) as house, tus(house).http as http:

@@ -55,6 +55,10 @@ class FakeStore:
                 store.objects.setdefault(name, bytearray()).extend(data)
                 return Part(name, len(store.objects[name]))
 
+            async def discard(self) -> None:
+                for name in [name for name in store.objects if name.startswith(token)]:
+                    del store.objects[name]
+
             async def close(self) -> None:
                 store.closed += 1
                 if store.stuck:
@@ -223,11 +227,12 @@ def test_what_is_held_is_recorded_at_the_end_or_never(keep: bool) -> None:
         await scene.feed(b"x" * 2500, 100)  # more than the window
         assert scene.records.offset == 0
         if keep:
-            assert await scene.writer.finish() == 2500
+            assert await scene.writer.finish(verified=True) == 2500
         else:
             await scene.writer.discard()
         await scene.task
         assert scene.records.offset == (2500 if keep else 0)
+        assert bool(scene.store.objects) is keep
 
     run_virtually(run())
 
@@ -263,5 +268,27 @@ def test_all_together_hold_what_was_granted_and_no_more() -> None:
         assert scene.share.held <= 1000
         await scene.writer.finish()
         assert scene.share.held == 0
+
+    run_virtually(run())
+
+
+def test_what_is_held_and_complete_waits_for_its_verdict() -> None:
+    async def run() -> None:
+        scene = Scene(300, hold=True)
+        await scene.feed(b"x" * 300, 100)
+        await asyncio.sleep(5.0)  # of the loop's own clock
+        assert scene.records.offset == 0
+        assert await scene.writer.finish(verified=True) == 300
+
+    run_virtually(run())
+
+
+def test_who_takes_over_does_not_verify_what_is_held() -> None:
+    async def run() -> None:
+        scene = Scene(300, hold=True)
+        await scene.feed(b"x" * 200, 100)
+        with pytest.raises(HubError, match="gone on"):
+            await scene.writer.finish(HubError(ErrorCode.CONFLICT, "gone on"))
+        assert (scene.records.offset, scene.store.objects) == (0, {})
 
     run_virtually(run())

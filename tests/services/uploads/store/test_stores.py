@@ -246,6 +246,23 @@ async def test_a_stretch_that_was_closed_writes_nothing(shelf: Shelf) -> None:
     assert await shelf.uploads() == []
 
 
+async def test_what_was_not_recorded_can_be_taken_back(shelf: Shelf) -> None:
+    kept = await shelf.put("u1", "w1", b"kept")
+    stretch = shelf.store.stretch(shelf.org, "u1", "w2")
+    parts = [await stretch.write([piece], None) for piece in (b"one", b"two", b"three")]
+    await stretch.close()
+    await stretch.discard()
+    await stretch.discard()
+    empty = shelf.store.stretch(shelf.org, "u1", "w3")
+    await empty.close()
+    await empty.discard()
+    for part in (parts[0], parts[-1]):
+        with pytest.raises(HubError):
+            await shelf.join("u2", [part])
+    await shelf.join("u1", kept)
+    assert await shelf.whole("u1") == b"kept"
+
+
 async def test_a_probe_leaves_nothing(shelf: Shelf) -> None:
     for _ in range(2):
         await shelf.store.probe()
