@@ -49,6 +49,7 @@ CREATE TABLE hub.uploads (
   CONSTRAINT uploads_key UNIQUE (org, owner, key)
 ) WITH (fillfactor = 70);
 CREATE INDEX uploads_of_owner ON hub.uploads (org, owner, created_at DESC, id DESC);
+CREATE INDEX uploads_in_state ON hub.uploads (org, owner, state, created_at DESC, id DESC);
 CREATE INDEX uploads_open ON hub.uploads (org, owner) WHERE state = 'receiving' OR (partial AND state = 'received');
 CREATE INDEX uploads_unchecked ON hub.uploads (look_at)
   WHERE look_at IS NOT NULL AND state IN ('received', 'checking') AND NOT partial;
@@ -64,12 +65,12 @@ CREATE TABLE hub.upload_parts (
   first bigint NOT NULL,
   size bigint NOT NULL,
   object text COLLATE "C" NOT NULL,
-  -- The upload in whose folder the object lies: another one's until partial uploads are joined.
-  home text COLLATE "C" NOT NULL GENERATED ALWAYS AS (split_part(object, '/', 2)) STORED,
+  -- The other upload in whose folder the object lies, until the bytes of partial uploads are joined.
+  home text COLLATE "C" GENERATED ALWAYS AS (nullif(split_part(object, '/', 2), upload)) STORED,
   PRIMARY KEY (org, upload, first),
   FOREIGN KEY (org, upload) REFERENCES hub.uploads (org, id) ON DELETE CASCADE
 ) WITH (fillfactor = 70);
-CREATE INDEX upload_parts_elsewhere ON hub.upload_parts (org, home) WHERE home <> upload;
+CREATE INDEX upload_parts_elsewhere ON hub.upload_parts (org, home) WHERE home IS NOT NULL;
 CALL hub.isolate('hub.upload_parts');
 GRANT SELECT, INSERT, UPDATE, DELETE ON hub.upload_parts TO hub_app;
 
@@ -106,3 +107,24 @@ AS $body$
 $body$;
 REVOKE ALL ON FUNCTION hub.due_uploads(integer, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION hub.due_uploads(integer, integer) TO hub_app;
+
+-- The counter of an upload's topic goes with the record; nobody publishes there any more. False: not yet, the outbox has
+-- rows with its numbers.
+CREATE FUNCTION hub.forget_upload_topic(upload text) RETURNS boolean
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+DECLARE
+  bound CONSTANT text := current_setting('hub.org', true);
+  gone CONSTANT text := 'upload:' || upload;
+BEGIN
+  IF EXISTS (SELECT FROM hub.outbox AS o WHERE o.org = bound AND o.topic = gone) THEN
+    RETURN false;
+  END IF;
+  DELETE FROM hub.topic_counters AS c WHERE c.org = bound AND c.topic = gone;
+  RETURN true;
+END
+$body$;
+REVOKE ALL ON FUNCTION hub.forget_upload_topic(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION hub.forget_upload_topic(text) TO hub_app;

@@ -43,12 +43,17 @@ class Tools(NamedTuple):
 
 
 class Checker:
-    """``uploads_checks`` at a time, and a line of ``uploads_checks_waiting``."""
+    """``uploads_checks`` at a time; ``uploads_checks_waiting`` wait, in a line of each organisation.
+
+    Organisations take turns, and the longest line gives way to a shorter one when there is no room.
+    """
 
     def __init__(self, hub: Hub, tools: Tools) -> None:
         self._settings = hub.settings
         self._tools = tools
-        self._line: deque[tuple[OrgId, str]] = deque()
+        self._lines: dict[OrgId, deque[str]] = {}
+        """Whose turn is next stands first; none is empty."""
+        self._waiting = 0
         self._known: set[tuple[OrgId, str]] = set()
         """Those in the line, and those that are being checked."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,7 +63,8 @@ class Checker:
     async def close(self) -> None:
         """Those that are being checked are left to other nodes, at once."""
         self._closed = True
-        self._line.clear()
+        self._lines.clear()
+        self._waiting = 0
         for task in self._tasks:
             task.cancel()
         while self._tasks:
@@ -68,20 +74,39 @@ class Checker:
 
     def room(self) -> int:
         """How many more find a place in the line."""
-        return max(0, self._settings.uploads_checks_waiting - len(self._line))
+        return max(0, self._settings.uploads_checks_waiting - self._waiting)
 
     def begin(self, org: OrgId, upload: str) -> None:
         """Checks an upload soon. What finds no room stays in the table, and the janitor brings it again."""
         key = (org, upload)
-        if self._closed or key in self._known or not self.room():
+        if self._closed or key in self._known or not (self.room() or self._give_way(org)):
             return
         self._known.add(key)
-        self._line.append(key)
+        self._lines.setdefault(org, deque()).append(upload)
+        self._waiting += 1
         self._go_on()
 
+    def _give_way(self, org: OrgId) -> bool:
+        """The last of the longest line makes room for one of ``org``, unless that has as many."""
+        longest = max(self._lines, key=lambda each: len(self._lines[each]))
+        if len(self._lines[longest]) <= len(self._lines.get(org, ())) + 1:
+            return False
+        self._known.discard((longest, self._lines[longest].pop()))
+        self._waiting -= 1
+        return True
+
+    def _next(self) -> tuple[OrgId, str]:
+        org = next(iter(self._lines))
+        line = self._lines.pop(org)
+        upload = line.popleft()
+        if line:
+            self._lines[org] = line  # behind the others
+        self._waiting -= 1
+        return org, upload
+
     def _go_on(self) -> None:
-        while self._line and len(self._tasks) < self._settings.uploads_checks:
-            key = self._line.popleft()
+        while self._waiting and len(self._tasks) < self._settings.uploads_checks:
+            key = self._next()
             task = asyncio.create_task(self._take(*key), name="upload-check")
             self._tasks.add(task)
             task.add_done_callback(lambda done, key=key: self._done(done, key))  # type: ignore[misc]

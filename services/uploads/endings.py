@@ -42,11 +42,14 @@ _KEPT = """
 UPDATE hub.uploads SET due_at = CASE WHEN $3::float8 > 0 THEN finished_at + $3 * interval '1 second' END
 WHERE org = $1 AND id = $2 RETURNING coalesce(due_at < now(), false)
 """
-_FORGET = "DELETE FROM hub.uploads WHERE org = $1 AND id = $2 AND cleared AND due_at < now()"
+_OUTDATED = "SELECT id FROM hub.uploads WHERE org = $1 AND id = $2 AND cleared AND due_at < now() FOR UPDATE"
+_FORGET_TOPIC = "SELECT hub.forget_upload_topic($1)"
+_FORGET = "DELETE FROM hub.uploads WHERE org = $1 AND id = $2"
 _DUE = "SELECT org, id, state FROM hub.due_uploads($1, $2)"
 _HOLD = """
 UPDATE hub.uploads SET held_in = state, looks = CASE WHEN held_in = state THEN looks + 1 ELSE 1 END,
-  held_until = now() + $4 * (1 << CASE WHEN held_in = state THEN least(looks, $5) ELSE 0 END) * interval '1 second'
+  held_until = now()
+    + $4::float8 * (1 << CASE WHEN held_in = state THEN least(looks, $5) ELSE 0 END) * interval '1 second'
 WHERE org = $1 AND id = $2 AND state = $3 AND look_at < now()
 """
 _MOST_DOUBLED = 5
@@ -156,9 +159,11 @@ class Endings:
         return tag == "UPDATE 1"
 
     async def forget(self, org: OrgId, upload_id: str) -> None:
-        """Deletes the record of what is long gone."""
+        """Deletes the record of what is long gone, once the outbox has forgotten its events."""
         async with self._database.transaction(org) as tx:
-            await tx.execute(_FORGET, org, upload_id)
+            outdated = await tx.fetch_value(_OUTDATED, org, upload_id) is not None
+            if outdated and await tx.fetch_value(_FORGET_TOPIC, upload_id):
+                await tx.execute(_FORGET, org, upload_id)
 
     async def _tell_document(self, tx: Transaction, upload: Upload) -> None:
         told = shape(upload)
@@ -167,7 +172,7 @@ class Endings:
             DOCUMENT_TOPIC,
             DOCUMENT,
             {name: told[name] for name in names},
-            key=f"upload-{upload.id}",
+            key=upload.id,
             tags=tags_of(upload.metadata),
             by=upload.owner,
         )

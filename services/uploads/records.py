@@ -24,6 +24,7 @@ SELECT $1, (now() AT TIME ZONE 'UTC')::date, $2::bigint WHERE $2::bigint <= $3::
 ON CONFLICT (org, day) DO UPDATE SET bytes = d.bytes + excluded.bytes WHERE d.bytes + excluded.bytes <= $3::bigint
 RETURNING bytes
 """
+_FORGET_DAYS = "DELETE FROM hub.upload_days WHERE org = $1 AND day < (now() AT TIME ZONE 'UTC')::date - 7"
 _CREATE = f"""
 INSERT INTO hub.uploads AS u
   (org, id, owner, owner_name, key, filename, document_type, size, partial, metadata, shares, sha256_wanted, due_at)
@@ -31,20 +32,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + $13 * interva
 RETURNING {COLUMNS}
 """  # noqa: S608 - made of constants
 _SOME = f"SELECT {COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.id = ANY ($2)"  # noqa: S608
-_LIST = f"""
-SELECT {COLUMNS} FROM hub.uploads AS u
-WHERE u.org = $1 AND u.owner = $2 AND ($4::text IS NULL OR u.state = $4)
-  AND ($5::text IS NULL OR (u.created_at, u.id) < (
-    SELECT created_at, id FROM hub.uploads WHERE org = $1 AND owner = $2 AND id = $5))
+_OF_OWNER = f"SELECT {COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.owner = $2"  # noqa: S608
+_PAGE = """
+  AND ($4::text IS NULL OR (u.created_at, u.id) < (
+    SELECT created_at, id FROM hub.uploads WHERE org = $1 AND owner = $2 AND id = $4))
 ORDER BY u.created_at DESC, u.id DESC LIMIT $3
-"""  # noqa: S608
+"""
+LIST = _OF_OWNER + _PAGE
+LIST_IN_STATE = f"{_OF_OWNER} AND u.state = $5 {_PAGE}"
 _PARTS = "SELECT object, size, first FROM hub.upload_parts WHERE org = $1 AND upload = $2 ORDER BY first"
 _COUNT_PARTS = "SELECT count(*) FROM hub.upload_parts WHERE org = $1 AND upload = $2"
-_NEEDED = "SELECT EXISTS (SELECT FROM hub.upload_parts WHERE org = $1 AND home = $2 AND home <> upload)"
+NEEDED = "SELECT EXISTS (SELECT FROM hub.upload_parts WHERE org = $1 AND home = $2)"
+# Only bytes keep an upload from expiring.
 _SEIZE = f"""
-UPDATE hub.uploads AS u SET writer = $3, paused = false, touched_at = now(),
-  due_at = now() + $4 * interval '1 second'
-WHERE u.org = $1 AND u.id = $2 RETURNING {COLUMNS}
+UPDATE hub.uploads AS u SET writer = $3, paused = false WHERE u.org = $1 AND u.id = $2 RETURNING {COLUMNS}
 """  # noqa: S608
 # What a writer has stored counts only if it is still the writer that counts, and nobody else has got further.
 _RECORD = """
@@ -128,9 +129,12 @@ class Records:
             text = f"you have {most} unfinished uploads, which is the most; finish or cancel one first"
             raise HubError(ErrorCode.QUOTA_EXCEEDED, text, details={"limit": most})
         per_day = self._settings.uploads_org_bytes_per_day
-        if await tx.fetch_value(_SPEND_DAY, org, new.size, per_day) is None:
+        spent = await tx.fetch_value(_SPEND_DAY, org, new.size, per_day)
+        if spent is None:
             text = "the organisation has uploaded as much as it may today (UTC); go on tomorrow"
             raise HubError(ErrorCode.QUOTA_EXCEEDED, text, details={"limit": per_day})
+        if spent == new.size:  # the first of a day
+            await tx.execute(_FORGET_DAYS, org)
 
     async def _insert(self, tx: Transaction, org: OrgId, new: NewUpload) -> Upload:
         row = await tx.fetch_row(
@@ -158,7 +162,10 @@ class Records:
     ) -> Sequence[Upload]:
         """Uploads of one user, the newest first."""
         async with self._database.transaction(org) as tx:
-            rows = await tx.fetch(_LIST, org, owner, limit, state, after)
+            if state is None:
+                rows = await tx.fetch(LIST, org, owner, limit, after)
+            else:
+                rows = await tx.fetch(LIST_IN_STATE, org, owner, limit, after, state)
         return [self._rows.read(org, row) for row in rows]
 
     async def parts(self, org: OrgId, upload_id: str) -> list[Part]:
@@ -170,7 +177,7 @@ class Records:
     async def needed(self, org: OrgId, upload_id: str) -> bool:
         """Whether parts in its folder belong to another upload, which is not joined yet: then nothing may go there."""
         async with self._database.transaction(org) as tx:
-            return bool(await tx.fetch_value(_NEEDED, org, upload_id))
+            return bool(await tx.fetch_value(NEEDED, org, upload_id))
 
     async def writer(self, org: OrgId, upload_id: str) -> str | None:
         """The token of the writer that counts."""
@@ -193,7 +200,7 @@ class Records:
             if parts >= self._settings.uploads_max_parts:
                 text = "this upload came in too many small parts; cancel it, and begin anew with larger ones"
                 raise HubError(ErrorCode.QUOTA_EXCEEDED, text, retry="never")
-            row = await tx.fetch_row(_SEIZE, org, upload_id, token, self._settings.uploads_expire_s)
+            row = await tx.fetch_row(_SEIZE, org, upload_id, token)
         return self._rows.read(org, row), parts
 
     async def record(

@@ -132,6 +132,46 @@ async def test_an_upload_that_nobody_follows_is_closed_and_later_expires(
         await until(lambda: not house.stored(), 5.0, "the parts to be removed")
 
 
+async def test_only_bytes_keep_it_from_expiring(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    async with depot(redis_url, hub_database, tmp_path, uploads_expire_s=2) as house:
+        ada = await house.person()
+        opened = await ada.create(FEW)
+        call = {"type": "call", "method": "upload.resume", "params": {"upload": opened["upload"]}}
+
+        async def is_over() -> bool:
+            answer = await ada.client.request(call)
+            return isinstance(answer, Error) and (answer.details or {}).get("state") == "expired"
+
+        await until(is_over, 8.0, "the upload to expire, however often it is resumed")
+
+
+async def test_nothing_is_kept_for_ever(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    quick = {"uploads_clear_s": 0.2, "uploads_keep_records_s": 1}
+    async with depot(redis_url, hub_database, tmp_path, **quick) as house:
+        await house.rows("INSERT INTO hub.upload_days VALUES ('acme', current_date - 30, 5)")
+        ada = await house.person()
+        opened = await ada.create(FEW)
+        days = await house.rows("SELECT day < current_date - 7 AS old FROM hub.upload_days")
+        assert [row["old"] for row in days] == [False]
+        await ada.call("cancel", upload=opened["upload"])
+        cleared = "SELECT 1 FROM hub.uploads WHERE cleared AND due_at < now() AND looks > 0"
+
+        async def is_due() -> bool:
+            return bool(await house.rows(cleared))
+
+        await until(is_due, 8.0, "the record to be looked at; the outbox has its events")
+        async with house.database.connect("postgres") as link:
+            counters = "SELECT count(*) FROM hub.topic_counters WHERE topic = $1"
+            assert await link.fetchval(counters, opened["topic"]) == 1
+            await link.execute("DELETE FROM hub.outbox WHERE topic = $1", opened["topic"])
+
+            async def is_forgotten() -> bool:
+                return await link.fetchval("SELECT count(*) FROM hub.uploads") == 0
+
+            await until(is_forgotten, 8.0, "the record to be forgotten")
+            assert await link.fetchval(counters, opened["topic"]) == 0
+
+
 async def test_it_is_listed_in_pages_newest_first(house: Depot) -> None:
     ada = await house.person()
     names = [(await ada.create(FEW, filename=f"{n}.csv"))["upload"] for n in range(3)]
