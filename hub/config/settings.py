@@ -126,6 +126,10 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
         doc("SO_SNDBUF of a client's socket, bytes the kernel holds for one that does not read; 0: its choice.", ge=0),
     ] = 262_144
     no_progress_s: Annotated[float, doc("A connection that takes no byte for this long is closed (4508).", gt=0)] = 60.0
+    http_head_bytes: Annotated[int, doc("Line and headers of an HTTP request; larger ones get 431.", ge=4096)] = 65_536
+    http_head_s: Annotated[
+        float, doc("Time for them to come; a connection that sends no request is closed after it, too.", gt=0)
+    ] = 20.0
     http_linger_s: Annotated[
         float, doc("A client that still sends its request this long after the answer is cut off.", gt=0)
     ] = 10.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -22,7 +24,7 @@ async def test_a_client_that_leaves_in_the_turn_in_which_it_is_let_in() -> None:
     def door() -> FrontDoor:
         config = uvicorn.Config(app=lambda *_: None, log_config=None)  # type: ignore[arg-type, return-value]
         config.load()
-        doors.append(front_door(turnstile, 1.0)(config=config, server_state=ServerState(), app_state={}))
+        doors.append(front_door(turnstile, settings())(config=config, server_state=ServerState(), app_state={}))
         return doors[-1]
 
     loop = asyncio.get_running_loop()
@@ -45,32 +47,106 @@ async def test_a_client_that_leaves_in_the_turn_in_which_it_is_let_in() -> None:
         server.close()
 
 
-async def test_a_client_that_goes_on_sending_after_its_answer_is_cut_off() -> None:
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+@contextlib.asynccontextmanager
+async def refusing_server(**changes: Any) -> AsyncIterator[Connect]:
+    """It answers each request as soon as its head has come. Every connection has ended at the end."""
+
     async def refuses(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    door = front_door(Turnstile(settings(), Metrics()), 0.05)
+    door = front_door(Turnstile(settings(), Metrics()), settings(**changes))
     config = uvicorn.Config(app=refuses, log_config=None)  # type: ignore[arg-type]
     config.load()
     loop = asyncio.get_running_loop()
     state = ServerState()
     server = await loop.create_server(lambda: door(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writers.append(writer)
+        return reader, writer
+
     try:
-        head = b"POST / HTTP/1.1\r\nHost: hub\r\nContent-Length: %d\r\n\r\n"
-        for size, sent in ((10, 10), (10**9, 10)):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            writer.write(head % size + b"x" * sent)
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-            if sent == size:
-                writer.write(head % 0)
-                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413"), "the connection goes on"
-            else:
-                writer.write(b"x" * 100)  # uvicorn would now wait for ever
-                async with asyncio.timeout(5):
-                    assert await reader.read() == b""
+        yield connect
+        for writer in writers:
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
         await until(lambda: not state.connections)
     finally:
         server.close()
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: hub\r\nContent-Length: %d\r\n\r\n"
+
+
+async def answered(reader: asyncio.StreamReader, status: bytes = b"413") -> None:
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status), head
+
+
+async def is_closed(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(5):
+        await reader.read()
+
+
+async def test_a_client_that_goes_on_sending_after_its_answer_is_cut_off() -> None:
+    async with refusing_server(http_linger_s=0.05) as connect:
+        reader, writer = await connect()
+        writer.write(HEAD % 10**9 + b"x" * 10)
+        await answered(reader)
+        writer.write(b"x" * 100)  # uvicorn would now wait for ever
+        await is_closed(reader)
+
+
+async def test_a_client_that_has_sent_all_goes_on() -> None:
+    async with refusing_server(http_linger_s=0.05) as connect:
+        reader, writer = await connect()
+        writer.write(HEAD % 10)
+        await answered(reader)
+        writer.write(b"x" * 10 + HEAD % 0)
+        await answered(reader)
+        await asyncio.sleep(0.1)  # longer than it may linger
+        assert not reader.at_eof()
+        writer.write(HEAD % 0)
+        await answered(reader)
+
+
+async def test_heads_are_bounded() -> None:
+    async with refusing_server(http_head_bytes=4096) as connect:
+        for sent in (b"x" * 5000, b"x" * 5000 + b"\r\n\r\n"):
+            reader, writer = await connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: hub\r\nX-Much: ")
+            await asyncio.sleep(0)
+            writer.write(sent)
+            await answered(reader, b"431")
+            assert b"too_large" in await reader.readuntil(b"}")
+            writer.write(HEAD % 0)  # not heard any more
+            writer.write_eof()
+            await is_closed(reader)
+        reader, writer = await connect()
+        for _ in range(5):  # each counts for itself
+            writer.write(HEAD % 9000 + b"x" * 9000 + b"POST / HTTP/1.1\r\nX-Less: " + b"x" * 3000)
+            await answered(reader)
+            writer.write(b"\r\nContent-Length: 0\r\n\r\n")
+            await answered(reader)
+
+
+async def test_a_request_that_does_not_begin() -> None:
+    async with refusing_server(http_head_s=0.05) as connect:
+        for begun in (b"", b"\r\n", b"GET / HTTP/1.1\r\nHo", HEAD % 0 + b"GET / HT"):
+            reader, writer = await connect()
+            writer.write(begun)
+            await is_closed(reader)
+        reader, writer = await connect()
+        writer.write(HEAD % 1)
+        await answered(reader)
+        await asyncio.sleep(0.1)  # longer than a head may take
+        writer.write(b"x" + HEAD % 0)
+        await answered(reader)
