@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import io
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 import msgspec
@@ -129,6 +130,10 @@ class Checker:
             await _Check(upload, token, self._settings, self._tools, self._threads).run()
 
 
+class _PartMissing(Exception):
+    """What was acknowledged is gone from a store that is there. Waiting does not bring it back."""
+
+
 class _Check:
     """One claim of one upload."""
 
@@ -193,9 +198,20 @@ class _Check:
         upload, store = self._upload, self._tools.store
         digest = hashlib.sha256() if self._sha256 is None else None
         parts = await self._tools.records.parts(upload.org, upload.id)
-        await store.join(upload.org, upload.id, parts, digest)
+        try:
+            await store.join(upload.org, upload.id, parts, digest)
+        except HubError as error:
+            if isinstance(error.__cause__, FileNotFoundError) and await self._store_is_there():
+                raise _PartMissing(f"a part of upload {upload.id} is not in the store") from error
+            raise
         if digest is not None:
             self._sha256 = digest.hexdigest()
+
+    async def _store_is_there(self) -> bool:
+        """A folder that is not mounted lacks every part, and that is no fault of any upload."""
+        found = cast(AsyncGenerator[tuple[str, str], None], self._tools.store.uploads())
+        async with aclosing(found) as uploads:
+            return await anext(uploads, None) is not None
 
     async def _inspect(self) -> Facts:
         file = _Stoppable()

@@ -230,6 +230,33 @@ async def test_faults_of_ours_are_tried_again_and_end(
         assert (tries.count("later.csv"), tries.count("always.csv")) == (3, 3)
 
 
+async def test_a_part_that_is_gone_is_not_waited_for_and_a_store_is(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, away = tmp_path / "store", tmp_path / "away"
+    settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 2}
+    faults = ("upload_check_failed", "upload_given_up")
+    begin = Checker.begin
+    monkeypatch.setattr(Checker, "begin", lambda *_: None)
+    async with depot(redis_url, hub_database, store, allowed_errors=faults, **settings) as house:
+        ada = await house.person()
+        broken, whole = await sent(ada, TABLE, "a.csv"), await sent(ada, TABLE, "b.csv")
+        for upload in (broken, whole):
+            await ada.ended(upload, "received")
+        for part in (store / "acme" / broken / "parts").iterdir():
+            part.unlink()
+        store.rename(away)
+        store.mkdir()
+        monkeypatch.setattr(Checker, "begin", begin)
+        logs = house.nodes[0].logs
+        await until(lambda: len(logs.named("upload_checked_again")) > 6, 10.0, "several attempts of both")
+        assert not logs.named("upload_check_failed")
+        store.rmdir()
+        away.rename(store)
+        await ada.ended(whole)
+        assert (await ada.ended(broken, "rejected"))["error"]["code"] == "internal"
+
+
 async def test_a_scanner_that_is_away_and_back(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
     """Nothing passes without it, and its absence is not counted against the file."""
     async with fake_clamd() as clamd:
