@@ -32,6 +32,10 @@ from hub.topics.subscriptions import Subscription, SubState
 
 log = structlog.get_logger(__name__)
 
+# Work is counted in bytes, a frame as so many more than it has: sixteen small frames take a quarter of a millisecond.
+_FRAME_BYTES = 1024
+_TURN_BYTES = 16 * _FRAME_BYTES
+
 
 class Arrival(Struct, frozen=True):
     """What the handshake found out before the connection was made."""
@@ -121,7 +125,8 @@ class Connection:
         """While congested: the fewest unsent bytes seen, and when."""
         self.slot: list[Connection] | None = None
         """The keeper's: those with whom it is looked at next."""
-        self._inbox: list[str | bytes] = []  # a list, because an empty deque takes ten times its memory
+        # Bounded by max_pending_frames; a list, because an empty deque takes ten times its memory.
+        self._inbox: list[str | bytes] = []
         self._worker: asyncio.Task[None] | None = None
         self._writable: asyncio.Event | None = None
         self._limited: Offences | None = None
@@ -158,7 +163,7 @@ class Connection:
     # --- SocketUser
 
     def receive(self, message: str | bytes) -> None:
-        """Takes one message. When too many wait, the socket is not read until they are done."""
+        """Takes one message. When ``reading_paused`` is set afterwards, no further ones before ``resume_reading``."""
         self.heard()
         self.spoke_at = self.heard_at
         if self.gone:
@@ -220,7 +225,8 @@ class Connection:
     # --- frames
 
     async def _work(self) -> None:
-        """Performs what waits, in order; ends when nothing does."""
+        """Performs what waits, in order; ends when nothing does. Others have their turns in between."""
+        work = 0
         try:
             while self._inbox and not self.gone:
                 message = self._inbox.pop(0)
@@ -230,6 +236,10 @@ class Connection:
                 # Who does not read the answers gets no further ones.
                 await self.writable()
                 await self._take(message)
+                work += _FRAME_BYTES + len(message)
+                if work >= _TURN_BYTES:
+                    work = 0
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -244,8 +254,10 @@ class Connection:
         except BadFrame as error:
             self.offend(error)
             return
-        # What a chunk costs is its handle's business.
-        if self.budget is not None and type(frame) is not Chunk and not self.budget.take():
+        if self.budget is not None and type(frame) is Chunk:
+            # Refused, it would take along all that follow it; so they wait.
+            await self.budget.wait(int(len(frame.data) < self._gateway.settings.chunk_free_bytes))
+        elif self.budget is not None and not self.budget.take():
             wait_ms = await self.budget.refill()
             if wait_ms:
                 self._limit(getattr(frame, "id", None), wait_ms)

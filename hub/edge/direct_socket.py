@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 CLOSING_S = 10.0  # for the client to answer the close frame
 NO_CLOSE_FRAME = 1006
 _LARGE_READ_BYTES = 131_072
+_ITEMS_PER_TURN = 256
 NO_STATUS = 1005
 _PING = websocket_frame(b"", OPCODE_PING)
 _REASONS = {
@@ -65,6 +67,7 @@ class DirectSocket(asyncio.Protocol):
         "_deflates",
         "_other",
         "_reader",
+        "_rest",
         "_shaking",
         "_transport",
     )
@@ -80,6 +83,8 @@ class DirectSocket(asyncio.Protocol):
         self._connection: Connection | None = None
         self._reader: MessageReader | None = None
         """None before the upgrade, and after a fault: nothing further can be understood."""
+        self._rest: Iterator[Item] | None = None
+        """What was read and has to wait, as bytes; meanwhile nothing further is read."""
         self._closing = False
         """A close frame or a refusal was sent."""
         self._deflates = False
@@ -122,8 +127,8 @@ class DirectSocket(asyncio.Protocol):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Goes on."""
-        self._transport.resume_reading()
+        """Goes on, with what was read already."""
+        self._read_on()
 
     # --- asyncio.Protocol
 
@@ -138,7 +143,8 @@ class DirectSocket(asyncio.Protocol):
         elif self._arguments is not None:
             self._begin(data)
         elif self._reader is not None:
-            self._read(self._reader, data)
+            self._rest = self._reader.feed(data)
+            self._take_rest()
             if len(data) >= _LARGE_READ_BYTES:
                 self._let_others()
 
@@ -165,7 +171,7 @@ class DirectSocket(asyncio.Protocol):
         if self._connection is not None:
             self._connection.lost(self._client_code)
             self._connection = None
-        self._reader = None
+        self._reader = self._rest = None
 
     # --- handshake
 
@@ -231,12 +237,21 @@ class DirectSocket(asyncio.Protocol):
 
     # --- frames
 
-    def _read(self, reader: MessageReader, data: bytes) -> None:
+    def _take_rest(self) -> None:
+        """Takes what was read, until the connection has enough or others have waited long enough."""
         try:
-            for item in reader.feed(data):
+            for count, item in enumerate(self._rest or (), 1):
                 self._take(item)
+                if self._reader is None:
+                    break
+                if self._connection is not None and self._connection.reading_paused:
+                    return
+                if count == _ITEMS_PER_TURN:
+                    self._let_others()
+                    return
         except Fault as fault:
             self._fail(fault.code)
+        self._rest = None
 
     def _let_others(self) -> None:
         """Everybody else has a turn before this client's next bytes; libuv alone would read 32 times on end."""
@@ -244,7 +259,11 @@ class DirectSocket(asyncio.Protocol):
         asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if self._connection is not None and not self._connection.reading_paused:
+        if self._connection is None or self._connection.reading_paused:
+            return
+        if self._rest is not None:
+            self._take_rest()
+        if self._rest is None:
             self._transport.resume_reading()
 
     def _take(self, item: Item) -> None:

@@ -5,6 +5,7 @@ What happens to a client that is over it is the connection's part.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 from hub.auth.principal import Principal
@@ -29,17 +30,30 @@ class FrameBudget:
 
     def take(self) -> bool:
         """Takes one frame out of the slice. False: it is empty; ``refill`` before the next ``take``."""
-        if self._left == 0:
+        if self._left <= 0:
             return False
         self._left -= 1
         return True
 
+    def owe(self) -> None:
+        """One frame that turned out to cost something after it was performed; whatever comes next pays for it."""
+        self._left -= 1
+
+    async def wait(self, frames: int) -> None:
+        """Takes ``frames`` (1, or 0: only what is owed is paid) as soon as there are so many."""
+        while self._left < frames:
+            wait_ms = await self.refill()
+            if wait_ms:
+                await asyncio.sleep(wait_ms / 1000)
+        self._left -= frames
+
     async def refill(self) -> int:
         """Leases the next slice. 0: there is one; else the milliseconds after which to ask again (``rate_limited``)."""
-        if self._left:
+        if self._left > 0:
             return 0
-        self._left, wait_ms = await self._bucket.lease(self._principal.org, self._principal.user, self._unpaid)
-        self._unpaid = 0
+        spent, self._left, self._unpaid = self._unpaid - self._left, 0, 0
+        granted, wait_ms = await self._bucket.lease(self._principal.org, self._principal.user, spent)
+        self._left += granted
         return wait_ms
 
 

@@ -98,6 +98,8 @@ class Handles:
             handle.intake.chunk(chunk.offset, chunk.data)
         except HubError as error:
             handle.refuse(error)
+            if self.connection.budget is not None:
+                self.connection.budget.owe()
             if error.code is ErrorCode.RATE_LIMITED:
                 self.connection.overdid()
         return True

@@ -31,10 +31,10 @@ class Socket(Protocol):
         """Ends the connection at once; what is unsent is lost."""
 
     def pause_reading(self) -> None:
-        """Takes no more messages from the client until ``resume_reading``."""
+        """Hands over no more messages of the client until ``resume_reading``, also of those that were read already."""
 
     def resume_reading(self) -> None:
-        """Goes on reading."""
+        """Goes on; the first messages may come before this returns."""
 
 
 class SocketUser(Protocol):
