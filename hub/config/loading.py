@@ -120,6 +120,9 @@ def _cross_check_uploads(settings: Settings) -> list[str]:
     rules = {
         f"HUB_UPLOADS_CHUNK_BYTES must be at least {_CHUNK_HEAD_BYTES} less than HUB_MAX_MESSAGE_BYTES: a chunk is "
         "one message": settings.uploads_chunk_bytes + _CHUNK_HEAD_BYTES <= settings.max_message_bytes,
+        "HUB_CHUNK_FREE_BYTES must not be more than HUB_UPLOADS_CHUNK_BYTES: chunks of that size cost nothing": (
+            settings.chunk_free_bytes <= settings.uploads_chunk_bytes
+        ),
         "HUB_UPLOADS_WINDOW_BYTES must be at least twice HUB_UPLOADS_CHUNK_BYTES and HUB_UPLOADS_BLOCK_BYTES: one is "
         "on its way while the other is stored": settings.uploads_window_bytes
         >= 2 * max(settings.uploads_chunk_bytes, settings.uploads_block_bytes),

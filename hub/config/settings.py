@@ -98,6 +98,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 64
     max_calls_in_flight: Annotated[int, doc("Calls of one connection that may run at once.", ge=1)] = 16
     max_handles: Annotated[int, doc("Handles for chunks (uploads) that one connection may have open.", ge=1)] = 32
+    chunk_free_bytes: Annotated[
+        int, doc("Chunks of at least this cost no frame of HUB_MESSAGES_PER_SECOND; smaller ones cost one each.", ge=1)
+    ] = 16_384
     max_bad_frames: Annotated[
         int, doc("Bad frames within ten seconds after which a connection is closed (4400).", ge=1)
     ] = 20

@@ -24,9 +24,9 @@ from hub.edge.socket import Socket
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.sessions import SessionOwner
 from hub.nodes.presence.attendance import Attendant
-from hub.protocol.codec import BadFrame, Encoding, Packet, decode_chunk, decode_frame, packet
+from hub.protocol.codec import BadFrame, Encoding, Packet, decode_message, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
-from hub.protocol.frames import Chunk, ClientFrame, FrameId, Position, ServerFrame, Unsubscribed
+from hub.protocol.frames import Chunk, FrameId, Position, ServerFrame, Unsubscribed
 from hub.protocol.session import Offences, Session, error_frame
 from hub.topics.subscriptions import Subscription, SubState
 
@@ -250,7 +250,7 @@ class Connection:
 
     async def _take(self, message: str | bytes) -> None:
         try:
-            frame = self._decode(message)
+            frame = decode_message(message, self.encoding)
         except BadFrame as error:
             self.offend(error)
             return
@@ -265,13 +265,6 @@ class Connection:
             self.budget.take()
         action = self.session.receive(frame, time.monotonic())
         await requests.perform(self._gateway, self, action)
-
-    def _decode(self, message: str | bytes) -> ClientFrame:
-        if self.encoding is Encoding.JSON and isinstance(message, bytes):
-            return decode_chunk(message)
-        if self.encoding is Encoding.MSGPACK and isinstance(message, str):
-            raise BadFrame(ErrorCode.BAD_REQUEST, "with hub.v1.msgpack frames are binary messages", None)
-        return decode_frame(message, self.encoding)
 
     def offend(self, error: BadFrame) -> None:
         """A frame that no client should send. Too many of them close the connection (4400)."""

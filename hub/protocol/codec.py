@@ -178,6 +178,15 @@ def decode_frame(data: bytes | str, encoding: Encoding) -> ClientFrame:
         raise _explain(data, encoding, error) from None
 
 
+def decode_message(message: str | bytes, encoding: Encoding) -> ClientFrame:
+    """The frame in a client's text (``str``) or binary message. Raises ``BadFrame``."""
+    if encoding is Encoding.JSON and isinstance(message, bytes):
+        return decode_chunk(message)
+    if encoding is Encoding.MSGPACK and isinstance(message, str):
+        raise BadFrame(ErrorCode.BAD_REQUEST, "with hub.v1.msgpack frames are binary messages", None)
+    return decode_frame(message, encoding)
+
+
 def decode_chunk(message: bytes) -> Chunk:
     """The chunk in a binary message of a connection that speaks JSON. Raises ``BadFrame`` with ``bad_request``."""
     if len(message) <= _CHUNK_HEAD.size:

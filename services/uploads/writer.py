@@ -26,6 +26,7 @@ OnEnd = Callable[[HubError | None], None]
 _RECORDS_PER_WINDOW: Final = 4
 _RECORD_S: Final = 0.05
 _AGAIN_S: Final = 0.25
+_SMALL_BYTES: Final = 4096  # pieces are put together up to this: each takes a quarter of a kilobyte besides its bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -129,7 +130,10 @@ class Writer:
         """Takes bytes that follow the ones before. Whoever calls it has looked at ``room``, or at ``takes``."""
         if not self._pieces:
             self._since = asyncio.get_running_loop().time()
-        self._pieces.append(data)
+        if self._pieces and len(self._pieces[-1]) + len(data) <= _SMALL_BYTES:
+            self._pieces[-1] = b"".join((self._pieces[-1], data))
+        else:
+            self._pieces.append(data)
         self.accepted += len(data)
         if self.accepted > self._edge:
             self._hold_more()

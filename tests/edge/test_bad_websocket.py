@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from hub.edge.connection import Connection
 from tests.support.peers import Peers
 from tests.support.raw_socket import (
     OPCODE_BINARY,
@@ -24,6 +25,8 @@ from tests.support.raw_socket import (
     raw_socket,
 )
 from tests.support.running_hub import SocketKind
+from tests.support.turns import Turns
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("witness")
 
@@ -146,3 +149,16 @@ async def test_a_binary_message_with_json_is_a_chunk_for_no_handle(peers: Peers)
         link.write(masked(b"\x00" * 100, OPCODE_BINARY) + masked(PING))
         assert msgspec.json.decode((await link.frame()).payload)["code"] == "not_found"
         await pong_by_hand(link)
+
+
+async def test_pings_leave_others_their_turns(
+    peers: Peers, socket_kind: SocketKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if socket_kind != "direct":
+        return  # the server's business
+    turns = Turns()
+    monkeypatch.setattr(Connection, "heard", turns.counting(Connection.heard))
+    async with by_hand(peers) as link:
+        link.write(masked(b"", OPCODE_PING) * 8000)
+        await until(lambda: turns.count >= 8000)
+    assert turns.most <= 300

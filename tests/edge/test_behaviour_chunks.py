@@ -193,16 +193,6 @@ async def test_before_the_hello(peers: Peers) -> None:
     assert await client.close_code() == 4400
 
 
-async def test_chunks_cost_no_frames(hub_with: HubWith, encoding: Encoding) -> None:
-    peers = await hub_with(encoding=encoding, messages_per_second=5, messages_burst=5)
-    client = await peers.join()
-    intake = await intake_of(peers, client)
-    for offset in range(50):
-        await client.send_raw(chunk(client, 1, offset, b"x"))
-    await client.nothing_came()
-    assert len(intake.data) == 50
-
-
 async def test_whoever_ignores_the_credit_is_4429(peers: Peers) -> None:
     client = await peers.join()
     intake = await intake_of(peers, client, window=10)

@@ -66,6 +66,22 @@ async def test_the_smallest_bucket_counts_exactly(nodes: Nodes) -> None:
     assert not budget.take()
 
 
+async def test_what_was_owed_is_paid_before_anything_else(nodes: Nodes) -> None:
+    node = nodes.add(messages_per_second=1, messages_burst=40)
+    budget = node.frame_budget(who())
+    await budget.wait(0)
+    for _ in range(21):
+        budget.owe()
+    assert not budget.take()
+    await budget.wait(0)
+    await budget.wait(1)
+    other = node.frame_budget(who())
+    count = 0
+    while other.take() or (await other.refill() == 0 and other.take()):
+        count += 1
+    assert 18 <= count <= 18 + 5, "of 40, 22 were gone; one a second came back meanwhile"
+
+
 async def test_frames_come_back_with_time(nodes: Nodes, redis: Redis) -> None:
     node = nodes.add(messages_per_second=50, messages_burst=50)
     budget = node.frame_budget(who())

@@ -34,6 +34,7 @@ PER_DAY = 3_000_000
 FEW = some_text(3000)
 MANY = some_text(200_000)
 SETTINGS: dict[str, Any] = {
+    "chunk_free_bytes": CHUNK,
     "uploads_chunk_bytes": CHUNK,
     "uploads_window_bytes": WINDOW,
     "uploads_block_bytes": WINDOW // 2,

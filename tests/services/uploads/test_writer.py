@@ -183,6 +183,18 @@ def test_who_finishes_early_has_everything_acknowledged() -> None:
     run_virtually(run())
 
 
+def test_tiny_pieces_are_put_together() -> None:
+    async def run() -> None:
+        scene = Scene(9000, window=9000, block=9000)
+        for _ in range(9000):
+            scene.writer.take(memoryview(b"x"))
+        assert len(scene.writer._pieces) <= 3
+        await scene.task
+        assert scene.records.content(scene.store) == b"x" * 9000
+
+    asyncio.run(run())
+
+
 def test_a_slow_client_is_acknowledged_now_and_then() -> None:
     async def run() -> None:
         scene = Scene(1000)
