@@ -237,7 +237,7 @@ class Connection:
                 await self.writable()
                 await self._take(message)
                 work += _FRAME_BYTES + len(message)
-                if work >= _TURN_BYTES:
+                if work >= _TURN_BYTES and self._inbox:
                     work = 0
                     await asyncio.sleep(0)
         except asyncio.CancelledError:
