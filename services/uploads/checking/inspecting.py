@@ -60,9 +60,9 @@ def _agreed(sniffed: Sniffed, type: DocumentType, filename: str) -> str:
 def _look(source: Source, media_type: str, sniffed: Sniffed, bounds: Settings) -> Facts:
     family = FORMATS[media_type].family if media_type in FORMATS else Family.OTHER
     if family is Family.IMAGE:
-        facts = Facts(media_type, image=image_facts(source, media_type, bounds.uploads_max_pixels))
+        # First: it refuses what costs others time.
         refuse_image_polyglots(source, media_type)
-        return facts
+        return Facts(media_type, image=image_facts(source, media_type, bounds.uploads_max_pixels))
     if family in (Family.ZIP, Family.WORKBOOK):
         archive = Archive(source, sniffed.entries or [], bounds)
         unpacked = archive.facts()

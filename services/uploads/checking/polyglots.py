@@ -22,7 +22,12 @@ _MAX_TRAILER = 65_536
 _PDF_END = 65_536
 _MARKUP = re.compile(rb"<(\?php|script|html|!doctype|body|iframe|svg)\b|%PDF-\d", re.IGNORECASE)
 # Long enough to be no accident in megabytes of a film.
-_ARCHIVE = re.compile(rb"Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|%PDF-1\.\d|<\?php\s|<script[\s>]", re.IGNORECASE)
+_ARCHIVE = re.compile(
+    rb"Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|%PDF-[12]\.\d|<\?php\s|<script[\s>]"
+    # Files of a ZIP, in place and in its directory: no method has a number above 255.
+    rb"|PK\x03\x04.{5}\0|PK\x01\x02.{7}\0",
+    re.IGNORECASE | re.DOTALL,
+)
 _OVERLAP = 16
 _NO_ZIP = "it is an archive as well, when it is opened from behind; save it again with a program that makes such files"
 

@@ -15,6 +15,7 @@ from hub.api import ErrorCode
 from services.uploads.checking.facts import Rejected, too_large
 
 BLOCK = 262_144
+_MAX_READS = 262_144  # of headers
 # Examination is Python that holds the interpreter's lock: after so much of it the event loop gets a turn.
 _TURN_S = 0.001
 _PAUSE_S = 0.0001
@@ -71,6 +72,13 @@ class Source(io.RawIOBase):
         start = offset - self._at
         return self._block[start : start + end - offset]
 
+    def around(self, offset: int) -> tuple[bytes, int]:
+        """The block at hand, or another, and where in it ``offset`` lies, which is before the end. For searches that
+        begin at many places: nothing is read twice, or copied."""
+        if not self._at <= offset < self._at + len(self._block):
+            self.at(offset, 1)
+        return self._block, offset - self._at
+
     def blocks(self, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes in order, in pieces of ``BLOCK``."""
         stop = self.size if end is None else min(end, self.size)
@@ -122,16 +130,20 @@ class Source(io.RawIOBase):
 
 
 class Headers(Source):
-    """For decoders that should look at headers only: they get ``limit`` bytes in all. More raises ``Rejected``."""
+    """For decoders that should look at headers only: they get ``limit`` bytes in all, and so many times some. More
+    raises ``Rejected``."""
 
     def __init__(self, source: Source, limit: int) -> None:
         super().__init__(source._file, source.size, source.budget)
         self._left = limit
+        self._reads_left = _MAX_READS
 
     def read(self, count: int = -1) -> bytes:
         wanted = min(self.size - self._position if count < 0 else count, max(0, self.size - self._position))
+        self.budget.tick()
         self._left -= wanted
-        if self._left < 0:
+        self._reads_left -= 1
+        if self._left < 0 or self._reads_left < 0:
             raise too_large("the headers of the file are too large to look at; save it without its metadata")
         data = self.at(self._position, wanted)
         self._position += len(data)

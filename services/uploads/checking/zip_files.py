@@ -24,6 +24,8 @@ _END = struct.Struct("<4s4H2IH")  # 22 bytes
 _END64 = struct.Struct("<4sQ2H2I4Q")  # 56 bytes
 _LOCATOR64 = struct.Struct("<4sIQI")  # 20 bytes
 _MAX_COMMENT = 65_535
+_MAX_TAIL = 5 * 65_536  # the end with its comment, and the last file of the directory with its name and more
+_CENTRAL_BEGIN = b"PK\x01\x02"
 _FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
 _ENCRYPTED, _UTF8 = 0x1 | 0x40, 0x800
 _LINK, _FILE_KIND = 0o120000, 0o170000
@@ -48,18 +50,24 @@ class _Directory(NamedTuple):
 
 
 def ends_as_zip(source: Source) -> bool:
-    """Whether programs that open archives from behind would find one, whatever the file begins with."""
-    start = max(0, source.size - _END.size - _MAX_COMMENT)
+    """Whether programs that open archives from behind might find one, whatever the file begins with.
+
+    Some count back from the end, some believe the offset, some search: any directory before any end is one.
+    """
+    start = max(0, source.size - _MAX_TAIL)
     tail = source.at(start, source.size - start)
-    found = tail.rfind(EMPTY)
+    first = max(0, len(tail) - _END.size - _MAX_COMMENT)
+    found = tail.rfind(EMPTY, first)
     while found >= 0:
         if len(tail) - found >= _END.size:
-            size = _END.unpack_from(tail, found)[5]
-            if source.at(start + found - size, 4) == b"PK\x01\x02" and size:
+            *_, size, offset, _ = _END.unpack_from(tail, found)
+            if _CENTRAL_BEGIN in tail[:found] or tail[max(0, found - _LOCATOR64.size) : found].startswith(
+                b"PK\x06\x07"
+            ):
                 return True
-            if source.at(start + found - _LOCATOR64.size, 4) == b"PK\x06\x07" and start + found >= _LOCATOR64.size:
+            if _CENTRAL_BEGIN in (source.at(offset, 4), source.at(start + found - size, 4)):
                 return True
-        found = tail.rfind(EMPTY, 0, found)
+        found = tail.rfind(EMPTY, first, found)
     return False
 
 

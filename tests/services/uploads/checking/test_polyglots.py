@@ -18,6 +18,18 @@ FILM = box(b"ftyp", b"isom" + bytes(4) + b"mp42") + box(b"mdat", bytes(range(255
 ZIP = archive({"a.txt": "hello"})
 
 
+def behind(data: bytes, wrong: int = 0, gap: bytes = b"") -> bytes:
+    """``data`` with an archive behind it whose offsets are right, and the size of whose directory is not."""
+    file = io.BytesIO(data)
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a") as packed:
+        packed.writestr("a.html", "<h1>hello</h1>")
+    whole = file.getvalue()
+    end = whole.rindex(b"PK\5\6")
+    size = struct.unpack_from("<I", whole, end + 12)[0] + wrong
+    return whole[:end] + gap + whole[end : end + 12] + struct.pack("<I", size) + whole[end + 16 :]
+
+
 def exif_jpeg() -> bytes:
     file = io.BytesIO()
     exif = Image.Exif()
@@ -75,6 +87,12 @@ def test_files_of_real_programs_pass(data: bytes, filename: str) -> None:
         (PDF + ZIP, "a.pdf", "archive as well"),
         (b"name,room\n" + ZIP, "a.csv", "not what its name says|archive as well"),
         (JPEG + ZIP[:-2] + struct.pack("<H", 9) + b"\0" * 9, "comment.jpg", "archive as well"),
+        (behind(JPEG, wrong=-1), "a.jpg", "archive as well"),
+        (behind(PDF, wrong=1), "a.pdf", "archive as well"),
+        (behind(PDF, gap=bytes(400_000)), "gap.pdf", "archive as well"),
+        (PDF.replace(b"xref", ZIP[:-22] + b"\nxref", 1) + ZIP[-22:], "in_the_middle.pdf", "archive as well"),
+        (JPEG + ZIP[:-22], "without_end.jpg", "follows the end"),
+        (JPEG + FILM + ZIP[ZIP.index(b"PK\1\2") : -22], "directory.jpg", "follows the end"),
         (JPEG + b"Rar!\x1a\x07\x01\0" + bytes(99), "a.jpg", "follows the end"),
         (JPEG + FILM + b"7z\xbc\xaf\x27\x1c" + bytes(99), "behind_a_film.jpg", "follows the end"),
         (JPEG + bytes(300_000) + b"<?php system(1);", "a.jpg", "follows the end"),
