@@ -88,7 +88,9 @@ class Desk:
         """A new upload of the bytes of partial ones. Raises as ``begin``, ``not_found`` and ``conflict``."""
         await self._begins.spend(principal.org, principal.user)
         uploads = await self._access.all_own(principal, partials)
-        new = await self._new(principal, wanted._replace(size=sum(uploads[name].size for name in partials)))
+        size = sum(uploads[name].size for name in partials)
+        # No key: what is joined once is gone, so a repetition is refused anyway.
+        new = await self._new(principal, wanted._replace(size=size, key=None))
         upload = await self._records.concatenate(principal.org, new, partials)
         self._writers.on_received(principal.org, upload.id)
         return upload

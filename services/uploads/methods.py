@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ class Intakes:
             "size": writer.size,
             "chunk_bytes": self._settings.uploads_chunk_bytes,
             "window": window,
-            "expires_in_ms": self._settings.uploads_expire_s * 1000,
+            "expires_in_ms": max(0, (writer.upload.expires_at or 0) - int(time.time() * 1000)),
         }
 
     def _spawn(self, work: Any) -> None:
