@@ -17,6 +17,8 @@ CREATE TABLE hub.uploads (
   paused boolean NOT NULL DEFAULT false,
   -- To be joined with others to one upload; never a document itself.
   partial boolean NOT NULL DEFAULT false,
+  -- Those that it was joined of, in order.
+  partials text[] NOT NULL DEFAULT '{}',
   -- Token of the writer that counts: what any other records is refused.
   writer text COLLATE "C",
   metadata jsonb NOT NULL DEFAULT '{}',

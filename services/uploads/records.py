@@ -27,8 +27,9 @@ RETURNING bytes
 _FORGET_DAYS = "DELETE FROM hub.upload_days WHERE org = $1 AND day < (now() AT TIME ZONE 'UTC')::date - 7"
 _CREATE = f"""
 INSERT INTO hub.uploads AS u
-  (org, id, owner, owner_name, key, filename, document_type, size, partial, metadata, shares, sha256_wanted, due_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + $13 * interval '1 second')
+  (org, id, owner, owner_name, key, filename, document_type, size, partial, metadata, shares, sha256_wanted, due_at,
+   partials)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now() + $13 * interval '1 second', $14)
 RETURNING {COLUMNS}
 """  # noqa: S608 - made of constants
 _SOME = f"SELECT {COLUMNS} FROM hub.uploads AS u WHERE u.org = $1 AND u.id = ANY ($2)"  # noqa: S608
@@ -93,6 +94,7 @@ class NewUpload(NamedTuple):
     metadata: Mapping[str, Any]
     shares: Sequence[str]
     sha256: str | None
+    partials: Sequence[str] = ()
 
 
 class Stored(NamedTuple):
@@ -141,6 +143,7 @@ class Records:
             _CREATE,
             *(org, new.id, new.owner, new.owner_name, new.key, new.filename, new.document_type, new.size, new.partial),
             *(dict(new.metadata), list(new.shares), new.sha256, self._settings.uploads_expire_s),
+            list(new.partials),
         )
         upload = self._rows.read(org, row)
         await self._rows.tell(tx, upload, CREATED)
@@ -270,7 +273,7 @@ class Records:
             for name in sorted(set(partials)):
                 found[name] = self._check_partial(await self._rows.locked(tx, name), new.owner)
             size = sum(found[name].size for name in partials)
-            upload = await self._insert(tx, org, new._replace(size=size))
+            upload = await self._insert(tx, org, new._replace(size=size, partials=partials))
             first = 0
             for name in partials:
                 await tx.execute(_TAKE_PARTS, org, upload.id, name, first)

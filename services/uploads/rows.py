@@ -10,7 +10,7 @@ from services.uploads.names import CANCELLED, upload_topic
 from services.uploads.shapes import State, Upload, shape
 
 COLUMNS = """
-u.id, u.owner, u.owner_name, u.state, u.filename, u.document_type, u.size, u.received, u.paused, u.partial,
+u.id, u.owner, u.owner_name, u.state, u.filename, u.document_type, u.size, u.received, u.paused, u.partial, u.partials,
   u.writer, u.metadata, u.shares, u.sha256_wanted, u.sha256, u.media_type, u.facts, u.error_code, u.error_message,
   u.attempts, (extract(epoch FROM u.created_at) * 1000)::bigint AS created_ms,
   (extract(epoch FROM u.touched_at) * 1000)::bigint AS touched_ms,
@@ -100,6 +100,7 @@ class Rows:
             created_at=row["created_ms"],
             expires_at=expires if state is State.RECEIVING or (row["partial"] and state is State.RECEIVED) else None,
             finished_at=row["finished_ms"],
+            partials=tuple(row["partials"]),
         )
 
 

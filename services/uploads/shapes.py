@@ -58,6 +58,8 @@ class Upload(Struct, frozen=True):
     expires_at: int | None
     """While it is being received: when it is given up if no byte comes."""
     finished_at: int | None
+    partials: tuple[str, ...] = ()
+    """Names of those that it was joined of, in order."""
 
     def check_receiving(self) -> None:
         """Raises ``conflict`` when no byte is taken any more."""

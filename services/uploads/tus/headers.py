@@ -185,6 +185,11 @@ def parse_metadata(text: str) -> dict[str, str]:
     return metadata
 
 
+def format_concat(partials: Iterable[str]) -> str:
+    """``Upload-Concat`` of an upload that was made of these, by their URLs."""
+    return "final;" + " ".join(partials)
+
+
 def format_metadata(metadata: Mapping[str, Any]) -> str:
     """The header for what is known of an upload; what is no text is written as JSON."""
     pairs = []

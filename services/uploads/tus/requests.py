@@ -21,7 +21,7 @@ from services.uploads.names import check_id
 from services.uploads.scopes import require
 from services.uploads.shapes import GONE, State, Upload, wrong_state
 from services.uploads.tus.body import Body, too_long, wrong_offset
-from services.uploads.tus.headers import Checksum, Headers, creation_params, format_metadata, format_time
+from services.uploads.tus.headers import Checksum, Headers, creation_params, format_concat, format_metadata, format_time
 from services.uploads.tus.statuses import as_tus
 from services.uploads.writer import Writer
 from services.uploads.writers import Writers
@@ -144,6 +144,8 @@ class Tus:
         }
         if upload.partial:
             headers["Upload-Concat"] = "partial"
+        elif upload.partials:
+            headers["Upload-Concat"] = format_concat(f"{PATH}/{name}" for name in upload.partials)
         if upload.expires_at is not None:
             headers["Upload-Expires"] = format_time(upload.expires_at)
         return _answer(200, headers)
@@ -174,6 +176,8 @@ class Tus:
         upload = await self._access.own(it.principal, check_id(upload_id))
         if upload.state in GONE:
             raise wrong_state(upload.state)
+        if upload.partials:
+            raise HttpError(_is_final(upload), 403)
         # It never goes back; but what a writer has taken may not be acknowledged yet.
         may_be_ahead = upload.writer is not None and it.headers.has_body()
         if offset < upload.offset or (offset > upload.offset and not may_be_ahead):
@@ -207,7 +211,9 @@ class Tus:
     def _expiry(self, upload: Upload, offset: int) -> dict[str, str]:
         if upload.expires_at is None or (offset == upload.size and not upload.partial):
             return {}
-        return {"Upload-Expires": format_time(int((time.time() + self._settings.uploads_expire_s) * 1000))}
+        moved = offset > upload.offset
+        expires_at = int((time.time() + self._settings.uploads_expire_s) * 1000) if moved else upload.expires_at
+        return {"Upload-Expires": format_time(expires_at)}
 
 
 def _wanted(params: Mapping[str, Any], size: int, *, partial: bool) -> Wanted:
@@ -230,6 +236,11 @@ def _answer(status: int, headers: dict[str, str]) -> Response[None]:
 
 def _nothing(_: int) -> None:
     """The client learns how far it has come when its request is answered."""
+
+
+def _is_final(upload: Upload) -> HubError:
+    text = "the upload is made of others, and takes no bytes itself"
+    return HubError(ErrorCode.CONFLICT, text, details={"state": upload.state.value})
 
 
 def _gone_on() -> HubError:

@@ -340,6 +340,17 @@ async def test_termination(ada: TusClient, house: Depot) -> None:
     assert (await ada.ask("HEAD", "/v1/uploads/nobodys")).status_code == 404
 
 
+async def test_when_an_upload_expires_is_what_it_says(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(10)
+    query = "UPDATE hub.uploads SET touched_at = now() - interval '1 hour' WHERE id = $1 RETURNING id"
+    await house.rows(query, url.rpartition("/")[2])
+    expires = (await state_of(ada, url))["expires_at"] // 1000
+    nothing = await ada.patch(url, 0, b"")
+    assert parsedate_to_datetime(nothing.headers["upload-expires"]).timestamp() == expires, "nothing has come"
+    something = await ada.patch(url, 0, b"x")
+    assert parsedate_to_datetime(something.headers["upload-expires"]).timestamp() >= expires + 3599
+
+
 async def test_concatenation(ada: TusClient, house: Depot) -> None:
     urls = []
     for piece in (MANY[:250_000], MANY[250_000:]):
@@ -358,8 +369,9 @@ async def test_concatenation(ada: TusClient, house: Depot) -> None:
     url = final.headers["location"]
     head = await ada.ask("HEAD", url)
     assert head.headers["upload-offset"] == head.headers["upload-length"] == str(len(MANY))
-    assert_problem(await ada.patch(url, len(MANY), b"more"), "conflict", 403)
-    assert (await ada.patch(url, len(MANY), b"")).status_code == 204
+    assert head.headers["upload-concat"] == "final;" + " ".join(urls)
+    for offset, body in ((0, b"xx"), (len(MANY), b""), (len(MANY), b"more")):
+        assert_problem(await ada.patch(url, offset, body), "conflict", 403)
     whole = await ada.create(10)
     assert_problem(await ada.post(None, Upload_Concat=f"final;{whole}"), "not_found")
     assert_problem(await ada.post(None, Upload_Concat="final;" + " ".join(urls)), "conflict")
