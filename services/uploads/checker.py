@@ -25,9 +25,10 @@ from services.uploads.metrics import UploadMetrics
 from services.uploads.names import new_id
 from services.uploads.records import Records
 from services.uploads.shapes import State, Upload
-from services.uploads.store import Store
+from services.uploads.store import BytesMissing, Store
 
 _RENEWALS: Final = 3  # per lease: one may be lost
+_MOST_DOUBLED: Final = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -155,10 +156,10 @@ class _Check:
             raise
         except HubError as error:
             _log.info("upload_checked_again", upload=self._upload.id, code=error.code, reason=error.message)
-            await self._again(self._settings.uploads_check_lease_s, counts=error.code is not ErrorCode.UNAVAILABLE)
+            await self._later(counts=error.code is not ErrorCode.UNAVAILABLE or isinstance(error, BytesMissing))
         except Exception:
             _log.exception("upload_check_failed", upload=self._upload.id, attempt=self._upload.attempts)
-            await self._again(self._settings.uploads_check_lease_s, counts=True)
+            await self._later(counts=True)
 
     async def _check(self) -> None:
         verdict = await self._verdict()
@@ -281,6 +282,11 @@ class _Check:
                 return await self._tools.endings.renew(self._upload.org, self._upload.id, self._token)
         except (HubError, TimeoutError):
             return None
+
+    async def _later(self, *, counts: bool) -> None:
+        """After each attempt that counts twice as long: others are checked meanwhile, and what was wrong may end."""
+        doubled = min(self._upload.attempts - 1, _MOST_DOUBLED) if counts else 0
+        await self._again(self._settings.uploads_check_lease_s * 2**doubled, counts=counts)
 
     async def _again(self, after_s: float, *, counts: bool) -> None:
         """Another check has to follow. If that cannot be said the claim ends by itself."""

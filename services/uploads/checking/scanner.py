@@ -18,6 +18,9 @@ from hub.api import ConfigError, ErrorCode, HubError, Settings
 
 _VARIABLE: Final = "HUB_UPLOADS_SCAN_URL"
 _COMMAND: Final = b"zINSTREAM\0"
+_PING: Final = b"zPING\0"
+_PONG: Final = b"PONG\0"
+_PING_S: Final = 5.0
 _MAX_PIECE: Final = 1_048_576
 _MAX_REPLY: Final = 4096
 _MAX_NAME: Final = 200
@@ -32,7 +35,8 @@ class Scanner(Protocol):
     async def scan(self, pieces: AsyncIterator[bytes]) -> str | None:
         """The name of what was found, or ``None``.
 
-        Raises ``unavailable`` when it cannot say just now, ``too_large`` when it does not look at files of that size.
+        Raises ``unavailable`` when it cannot say just now, ``timeout`` when it is well and does not come to an end with
+        this file, ``too_large`` when it does not look at files of that size.
         What ``pieces`` raises passes.
         """
 
@@ -68,6 +72,9 @@ class Clamd:
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if await self._is_well():
+                _log.warning("scanner_takes_too_long", timeout_s=self._timeout_s)
+                raise HubError(ErrorCode.TIMEOUT, "the virus scanner does not come to an end with the file") from error
             raise _cannot_say("does not answer in time") from error
         return _found(reply)
 
@@ -87,6 +94,19 @@ class Clamd:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    async def _is_well(self) -> bool:
+        """Whether it answers others, so that its silence is the file's fault."""
+        try:
+            async with asyncio.timeout(min(self._timeout_s, _PING_S)):
+                reader, writer = await self._connect()
+                try:
+                    writer.write(_PING)
+                    return await reader.readuntil(b"\0") == _PONG
+                finally:
+                    writer.close()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return False
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self._address, str):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from hub.api import ConfigError, HubError, OrgId
-from services.uploads.store.failing import failed
+from services.uploads.store.failing import Lost, failed
 from services.uploads.store.files import SharedFile, Tree, copy, copy_seen, forget, read_behind, write_all, write_behind
 from services.uploads.store.names import CONTENT, check_part_path, content_path, is_name, part_path, upload_path
 from services.uploads.store.threads import Threads
@@ -114,7 +114,7 @@ class FolderStore:
                 else:
                     copied = copy_seen(source, at, min(end - at, READ_BYTES), file, digest)
                 if not copied:
-                    raise OSError(errno.EIO, "a part is shorter than it was", part.object)
+                    raise Lost(errno.EIO, "a part is shorter than it was", part.object)
                 at += copied
             forget(source, start, end - start)
             write_behind(file, before, before + end - start)
@@ -252,7 +252,7 @@ def _pread(source: SharedFile, start: int, count: int) -> bytes:
     with source.used() as file:
         piece = os.pread(file, count, start)
     if not piece:
-        raise OSError(errno.EIO, "the content is shorter than it was")
+        raise Lost(errno.EIO, "the content is shorter than it was")
     return piece
 
 

@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 
 from hub.api import OrgId
-from services.uploads.store.failing import failed
+from services.uploads.store.failing import Lost, failed
 from services.uploads.store.names import PARTS, check_part_path, content_path, is_name, part_path, upload_path
 from services.uploads.store.threads import Threads
 from services.uploads.store.words import READ_BYTES, Digest, Part, Piece, SpentStretch
@@ -221,7 +221,7 @@ class ObjectStore:
         request = obstore.get_range_async(self._bucket, self._name(span.path), start=span.start, end=span.end)
         data = memoryview(await self._ask(request))
         if len(data) != span.end - span.start:
-            raise OSError(f"{span.path} is shorter than it was")
+            raise Lost(f"{span.path} is shorter than it was")
         return data
 
     async def _size(self, path: str) -> int | None:
@@ -328,7 +328,7 @@ class _Content(io.RawIOBase):
         with _told():
             data = memoryview(obstore.get_range(self._bucket, self._path, start=self._at, end=end))
             if len(data) != end - self._at:
-                raise OSError(f"{self._path} is shorter than it was")
+                raise Lost(f"{self._path} is shorter than it was")
         self._at = end
         return data
 

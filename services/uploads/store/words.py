@@ -1,7 +1,7 @@
 """What a store of uploads is: its words, its promises, and how it fails. ``folder`` and ``objects`` keep them.
 
-Every failure of a store is a ``HubError``: ``StoreFull``, ``not_found`` for a content that is not there, else
-``unavailable``; what was the matter is its ``__cause__``.
+Every failure of a store is a ``HubError``: ``StoreFull``, ``BytesMissing``, ``not_found`` for a content that is not
+there, else ``unavailable``; what was the matter is its ``__cause__``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,18 @@ class StoreFull(HubError):
         super().__init__(
             ErrorCode.UNAVAILABLE,
             "the store of uploads is full; what is acknowledged is safe, try again later",
+            retry="later",
+            retry_after_ms=_FULL_RETRY_MS,
+        )
+
+
+class BytesMissing(HubError):
+    """The store has less of an object than was stored in it: to try again rarely helps."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.UNAVAILABLE,
+            "the store of uploads lacks bytes of this one; upload the file again if it does not come back",
             retry="later",
             retry_after_ms=_FULL_RETRY_MS,
         )

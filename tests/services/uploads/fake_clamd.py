@@ -11,7 +11,7 @@ from typing import Literal
 # Pieces, so that no scanner of whoever reads this file finds it.
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE" + b"!$H+H*"
 
-Mood = Literal["well", "silent", "breaks_off", "error", "babbles"]
+Mood = Literal["well", "silent", "stuck", "breaks_off", "error", "babbles"]
 
 
 class FakeClamd:
@@ -35,7 +35,14 @@ class FakeClamd:
         if self.mood == "silent":
             await reader.read(-1)
             return
-        if await reader.readuntil(b"\0") != b"zINSTREAM\0" or self.mood == "breaks_off":
+        command = await reader.readuntil(b"\0")
+        if command == b"zPING\0" and self.mood in ("well", "stuck"):
+            writer.write(b"PONG\0")
+            return
+        if command != b"zINSTREAM\0" or self.mood == "breaks_off":
+            return
+        if self.mood == "stuck":
+            await reader.read(-1)
             return
         if self.mood == "babbles":
             writer.write(b"x" * 100_000)

@@ -54,6 +54,14 @@ async def test_no_answer_is_never_clean(clamd: FakeClamd, mood: Mood) -> None:
     assert await it.scan(pieces(b"x")) is None
 
 
+async def test_a_file_that_it_cannot_finish_is_told_from_a_scanner_that_hangs(clamd: FakeClamd) -> None:
+    clamd.mood = "stuck"
+    it = scanner(f"tcp://127.0.0.1:{clamd.port}", uploads_scan_timeout_s=0.1)
+    with pytest.raises(HubError, match="come to an end") as refused:
+        await it.scan(pieces(b"x" * 1000))
+    assert refused.value.code is ErrorCode.TIMEOUT
+
+
 async def test_nobody_there() -> None:
     async with fake_clamd() as clamd:
         port = clamd.port
