@@ -187,6 +187,7 @@ class Node:
             kinds=kinds,
             broadcasts=Broadcasts(self._control),
             answers=self._answers,
+            revocations=self._admission.check_revoked,
             markup=Markup(),
         )
 

@@ -39,6 +39,9 @@ Method = Callable[[Principal, dict[str, Any]], Awaitable[Any]]
 
 Hook = Callable[[], Awaitable[None]]
 
+Revocations = Callable[[Principal], Awaitable[None]]
+"""Raises ``unauthenticated`` for somebody who was thrown out after ``issued_at``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hub:
@@ -63,6 +66,7 @@ class Hub:
     """What a service tells itself on all nodes."""
     answers: Answers
     """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
+    revocations: Revocations
     markup: Markup
     """What somebody wrote as safe HTML; ``hub.api.markup`` has its parts."""
 
@@ -171,6 +175,12 @@ class Hub:
                 return False
             raise
         return True
+
+    async def check_revoked(self, principal: Principal) -> None:
+        """For what lives on without a token, as ``issued_at`` of the token that it was made with says: raises
+        ``unauthenticated`` when the user was thrown out since. Fails open while Redis is away, and knows it for no
+        longer than ``token_max_life_s``."""
+        await self.revocations(principal)
 
     def user_topic(self, user: str) -> str:
         """The topic of the inbox of a user (``Principal.user``): what is published to it comes as ``user:me``."""

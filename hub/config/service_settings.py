@@ -281,4 +281,11 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         str, doc("Secret of signed links, at least 32 bytes; empty: made from HUB_JWT_SECRET.")
     ] = ""
     uploads_link_s: Annotated[int, doc("Life of a signed link, if nothing else is asked for.", ge=1)] = 3600
-    uploads_link_max_s: Annotated[int, doc("… and at most.", ge=1)] = 604_800
+    uploads_link_max_s: Annotated[int, doc("… and at most, if that is not longer than HUB_TOKEN_MAX_LIFE_S.", ge=1)] = (
+        604_800
+    )
+    uploads_link_reader_s: Annotated[int, doc("… of whoever may see the upload but is not its owner.", ge=1)] = 3600
+    uploads_link_reads_per_second: Annotated[
+        float, doc("How often one upload may be read by links, whoever has them (token bucket).", gt=0)
+    ] = 100.0
+    uploads_link_reads_burst: Annotated[int, doc("… and as many at once.", ge=1)] = 500

@@ -75,6 +75,13 @@ class Access:
             stays[place] |= answer
         return stays
 
+    async def still_sees(self, maker: Principal, upload: Upload) -> bool:
+        """Whether somebody may see it, as far as that can be said without the scope of a token."""
+        if upload.owner == maker.user:
+            return True
+        pairs = [(maker.user, topic) for topic in _shares(upload)]
+        return any(await self._hub.may_stay(upload.org, pairs))
+
     def _remember(self, org: OrgId, user: str) -> None:
         self._auditors[org, user] = None
         self._auditors.move_to_end((org, user))

@@ -21,11 +21,13 @@ from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Requ
 from litestar.params import FromPath, QueryParameter
 from litestar.types import Message, Receive, Scope, Send
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hub.api import (
     PUBLIC,
     HttpError,
     Hub,
+    HubError,
     HubRequest,
     Method,
     Principal,
@@ -39,7 +41,7 @@ from services.uploads.access import Access
 from services.uploads.asked import LinkUpload, asked
 from services.uploads.desk import Desk
 from services.uploads.links import PATH as LINK_PATH
-from services.uploads.links import Links
+from services.uploads.links import Links, refused
 from services.uploads.names import check_id
 from services.uploads.ranges import Conditions, Slice, attachment, has_it, wanted
 from services.uploads.records import Records
@@ -149,6 +151,12 @@ class Serving:
         self._desk = desk
         self._store = store
         self._links = Links(hub.settings)
+        self._link_reads = hub.limits.bucket(
+            "upload-link-reads",
+            per_second=hub.settings.uploads_link_reads_per_second,
+            burst=hub.settings.uploads_link_reads_burst,
+            what="readings of an upload by links",
+        )
 
     @property
     def methods(self) -> Mapping[str, Method]:
@@ -159,7 +167,7 @@ class Serving:
         """A link to a document that one may read oneself. Raises ``not_found``, ``conflict``, ``rate_limited``."""
         upload = await self._seen(principal, upload_id)
         _check_available(upload)
-        url, expires_at = self._links.make(principal, upload.id, expires_s)
+        url, expires_at = self._links.make(principal, upload, expires_s)
         return {"url": url, "expires_at": expires_at}
 
     async def by_token(self, request: HubRequest, upload_id: str) -> Answer:
@@ -168,15 +176,25 @@ class Serving:
         return self._answer_with(request, request.user, await self._seen(request.user, upload_id), "same-origin")
 
     async def by_link(self, request: HubRequest, link: str) -> Answer:
-        """To whoever has a link. Raises ``forbidden``, ``not_found``, ``conflict``."""
+        """To whoever has a link. Raises ``forbidden``, ``not_found``, ``conflict``, ``rate_limited``."""
         grant = self._links.read(link)
-        upload = await self._records.get(grant.org, grant.upload)
+        maker = grant.maker
+        await self._link_reads.spend(maker.org, grant.upload)
+        # Whoever made the link is thrown out with all that is his.
+        await self._check_maker(maker)
+        upload = await self._records.get(maker.org, grant.upload)
         if upload is None:
             raise not_found("upload")
-        expires_at = max(grant.expires_at, time.time() + _AFTER_LINK_S)
-        # For those who have to end answers: whoever made the link is thrown out with all that is his.
-        maker = Principal(grant.user, grant.org, (), expires_at)
-        return self._answer_with(request, maker, upload, "cross-origin")
+        if not grant.sees_all and not await self._access.still_sees(maker, upload):
+            raise refused()
+        reader = replace(maker, expires_at=max(grant.expires_at, time.time() + _AFTER_LINK_S))
+        return self._answer_with(request, reader, upload, "cross-origin")
+
+    async def _check_maker(self, maker: Principal) -> None:
+        try:
+            await self._hub.check_revoked(maker)
+        except HubError as error:
+            raise refused() from error
 
     async def _method(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
         it = asked(LinkUpload, params, "upload.link")
@@ -268,7 +286,7 @@ def serving_routes(serving: Serving) -> list[Any]:
         http_method=_METHODS,
         opt={PUBLIC: True},
         summary="A document, by a signed link",
-        responses={**_CONTENT_RESPONSES, **problem_responses(403, 404, 409, 416, 503)},
+        responses={**_CONTENT_RESPONSES, **problem_responses(403, 404, 409, 416, 429, 503)},
     )
     async def linked(
         request: HubRequest, link: Annotated[str, QueryParameter(description="What was given out; see links.")]

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import jwt
+import msgspec
 import pytest
 
 from hub.api import ConfigError, HubError, OrgId, Principal
 from hub.config import Settings
 from services.uploads.links import Links
+from services.uploads.shapes import State, Upload
 from tests.edge.http_hub import assert_problem
-from tests.services.uploads.depot import Depot, some_text
-from tests.services.uploads.shelved import available
-from tests.services.uploads.tus_client import TusClient, tus
+from tests.services.uploads.depot import Depot, depot, some_text
+from tests.services.uploads.shelved import available, checked
+from tests.services.uploads.tus_client import GUESTS, TusClient, tus
+from tests.support.hub_database import HubDatabase
 from tests.support.running_hub import SECRET, hub_settings
+from tests.support.waiting import until
 
 MANY = some_text(100_000)
 UPLOAD = "01M7WXG57TY007GHZEK5EPMFJC"
-ADA = Principal("ada", OrgId.from_claim("acme"), (), 0.0)
+ADA = Principal("ada", OrgId.from_claim("acme"), (), 0.0, 1_700_000_000.5)
 
 
 def settings(**changes: Any) -> Settings:
     return hub_settings("redis://nowhere", **changes)
+
+
+def uploaded(owner: str = "ada") -> Upload:
+    return Upload(
+        id=UPLOAD, org=ADA.org, owner=owner, owner_name="", state=State.AVAILABLE, filename="a.csv",
+        document_type="csv", size=1, offset=1, paused=False, partial=False, writer=None, metadata={}, shares=(),
+        sha256_wanted=None, sha256=None, media_type=None, facts=None, error_code=None, error_message=None, attempts=0,
+        created_at=0, expires_at=None, finished_at=None,
+    )  # fmt: skip
 
 
 def link_of(url: str) -> str:
@@ -36,13 +50,16 @@ def link_of(url: str) -> str:
 
 def test_a_link_says_what_it_is_for_and_until_when() -> None:
     now = 1_800_000_000.0
-    links = Links(settings(uploads_link_s=100, uploads_link_max_s=1000), clock=lambda: now)
-    url, expires_at = links.make(ADA, UPLOAD, None)
+    links = Links(settings(uploads_link_s=100, uploads_link_max_s=1000, uploads_link_reader_s=50), clock=lambda: now)
+    url, expires_at = links.make(ADA, uploaded(), None)
     assert expires_at == (now + 100) * 1000
     grant = links.read(link_of(url))
-    assert (grant.org, grant.user, grant.upload) == ("acme", "ada", UPLOAD)
-    assert links.make(ADA, UPLOAD, 5)[1] == (now + 5) * 1000
-    assert links.make(ADA, UPLOAD, 10**9)[1] == (now + 1000) * 1000
+    assert (grant.maker, grant.upload) == (msgspec.structs.replace(ADA, expires_at=now + 100), UPLOAD)
+    assert links.make(ADA, uploaded(), 5)[1] == (now + 5) * 1000
+    assert links.make(ADA, uploaded(), 10**9)[1] == (now + 1000) * 1000
+    assert links.make(ADA, uploaded("grace"), 900)[1] == (now + 50) * 1000
+    brief = Links(settings(token_max_life_s=60), clock=lambda: now)
+    assert brief.make(ADA, uploaded(), 900)[1] == (now + 60) * 1000, "then it is forgotten who was thrown out"
     now += 99
     links.read(link_of(url))
     now += 1
@@ -52,7 +69,7 @@ def test_a_link_says_what_it_is_for_and_until_when() -> None:
 
 def test_links_that_nobody_made() -> None:
     links, others = Links(settings()), Links(settings(uploads_link_secret="x" * 32))
-    good = link_of(links.make(ADA, UPLOAD, None)[0])
+    good = link_of(links.make(ADA, uploaded(), None)[0])
     head, body, signature = good.split(".")
     claims = jwt.decode(good, options={"verify_signature": False})
     token = {**claims, "aud": "hub"}
@@ -62,7 +79,7 @@ def test_links_that_nobody_made() -> None:
         f"{head}.{body}.",
         f"{head}.{body[:-4]}AAAA.{signature}",
         good + "x",
-        link_of(others.make(ADA, UPLOAD, None)[0]),
+        link_of(others.make(ADA, uploaded(), None)[0]),
         jwt.encode(claims, SECRET, algorithm="HS256"),
         jwt.encode(token, SECRET, algorithm="HS256"),
         jwt.encode(claims, "", algorithm="none"),
@@ -78,7 +95,7 @@ def test_the_secret() -> None:
         Links(settings(uploads_link_secret="too short"))
     keyless = Links(settings(jwt_secret="", jwks_url="https://issuer.example/keys"))
     with pytest.raises(HubError, match="HUB_UPLOADS_LINK_SECRET"):
-        keyless.make(ADA, UPLOAD, None)
+        keyless.make(ADA, uploaded(), None)
 
 
 @pytest.fixture
@@ -123,3 +140,51 @@ async def test_who_gets_a_link(ada: TusClient, house: Depot) -> None:
     assert_problem(await ada.http.post(receiving + "/links"), "conflict")
     assert_problem(await ada.http.post(url + "/links", json={"expires_s": 0}), "bad_request")
     assert (await ada.http.post(url + "/links")).status_code == 200
+
+
+async def test_a_link_ends_with_what_its_maker_may(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY), GUESTS | {"shares": "events:guest"})
+    assert (await ada.patch(url, 0, MANY)).status_code == 204
+    await checked(ada, url)
+    reader, auditor, admin = (
+        tus(house, "grace"),
+        tus(house, "eve", scope="uploads:read subscribe:upload:* call:*"),
+        house.http("admin", scope="admin"),
+    )
+    links = {}
+    async with reader.http, auditor.http, admin, httpx.AsyncClient(base_url=house.nodes[0].http_url) as nobody:
+        for maker, who in (("owner", ada), ("reader", reader), ("auditor", auditor)):
+            links[maker] = (await who.http.post(url + "/links", json={"expires_s": 600})).json()["url"]
+
+        async def good() -> list[str]:
+            return [maker for maker, link in links.items() if (await nobody.head(link)).status_code == 200]
+
+        assert await good() == ["owner", "reader", "auditor"]
+        upload = url.rpartition("/")[2]
+        await (await house.person()).call("unshare", upload=upload, topics=["events:guest"])
+        assert await good() == ["owner", "auditor"]
+        for user in ("ada", "eve"):
+            assert (await admin.post("/v1/admin/kick", json={"user": user})).status_code == 200
+
+        async def none_is_good() -> bool:
+            return await good() == []
+
+        await until(none_is_good, what="all nodes to hear of the kick")
+        assert_problem(await nobody.get(links["owner"]), "forbidden")
+        again = tus(house)
+        async with again.http:
+            links["fresh"] = (await again.http.post(url + "/links")).json()["url"]
+        assert await good() == ["fresh"]
+
+
+async def test_who_reads_by_links_too_often_waits(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
+    slow = {"uploads_link_reads_burst": 2, "uploads_link_reads_per_second": 0.01}
+    async with depot(redis_url, hub_database, tmp_path, **slow) as house:
+        client = tus(house)
+        async with client.http, httpx.AsyncClient(base_url=house.nodes[0].http_url) as nobody:
+            often, seldom = [await available(client, MANY) for _ in range(2)]
+            links = [(await client.http.post(url + "/links")).json()["url"] for url in (often, often, seldom)]
+            for link in links[:2]:
+                assert (await nobody.head(link)).status_code == 200
+            assert_problem(await nobody.get(links[0]), "rate_limited")
+            assert (await nobody.head(links[2])).status_code == 200
