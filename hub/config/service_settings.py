@@ -266,7 +266,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = 5
     uploads_check_timeout_s: Annotated[float, doc("Time to look into one document.", gt=0)] = 60.0
     uploads_max_unpacked_bytes: Annotated[
-        int, doc("What an archive or spreadsheet may hold when it is unpacked.", ge=1024)
+        int, doc("What an archive may unpack to, beside files that are hardly packed.", ge=1024)
     ] = 268_435_456
     uploads_max_unpack_ratio: Annotated[int, doc("… and how many times its size.", ge=2)] = 200
     uploads_max_entries: Annotated[int, doc("Files in an archive or spreadsheet.", ge=1)] = 10_000

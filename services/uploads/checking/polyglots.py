@@ -12,7 +12,7 @@ import re
 from services.uploads.checking import formats
 from services.uploads.checking.endings import end_of_image
 from services.uploads.checking.facts import Rejected, damaged, unsupported
-from services.uploads.checking.source import Source
+from services.uploads.checking.source import BLOCK, Source
 from services.uploads.checking.zip_files import ends_as_zip
 
 # How far browsers, PDF readers and PHP's users look for something that they know.
@@ -20,6 +20,7 @@ _BEGIN = 4096
 # Padding is smaller. Of JPEGs as much is taken as the image itself has: makers of phones append what nobody documents.
 _MAX_TRAILER = 65_536
 _PDF_END = 65_536
+_PADDING = b"\0\t\n\x0c\r "
 _MARKUP = re.compile(rb"<(\?php|script|html|!doctype|body|iframe|svg)\b|%PDF-\d", re.IGNORECASE)
 # Long enough to be no accident in megabytes of a film.
 _ARCHIVE = re.compile(
@@ -47,11 +48,23 @@ def refuse_image_polyglots(source: Source, media_type: str) -> None:
 def refuse_pdf_polyglots(source: Source) -> None:
     """Raises ``Rejected``: an archive as well, incomplete, or something long behind its end."""
     _refuse_zip(source)
-    start = max(0, source.size - _PDF_END)
-    tail = source.at(start, source.size - start)
-    end = tail.rfind(b"%%EOF")
-    if end < 0:
+    size = _size_without_padding(source)
+    start = max(0, size - _PDF_END)
+    if source.at(start, size - start).rfind(b"%%EOF") < 0:
         raise damaged("its end is missing")
+
+
+def _size_without_padding(source: Source) -> int:
+    """Zeros and white space at the end do not count: scanners and tapes fill whole blocks."""
+    size = source.size
+    while size > 0:
+        source.budget.tick()
+        begin = max(0, size - BLOCK)
+        content = source.at(begin, size - begin).rstrip(_PADDING)
+        if content:
+            return begin + len(content)
+        size = begin
+    return 0
 
 
 def refuse_hidden_archive(source: Source) -> None:

@@ -41,6 +41,8 @@ _BRANDS = {
     "video/quicktime": (b"qt  ",),
     "video/mp4": (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"MSNV", b"dash"),
 }
+# Some programs write a mark or an empty line before it, and readers look past that.
+_PDF = re.compile(rb"(\xef\xbb\xbf)?[\t\n\x0c\r ]{0,1000}%PDF-\d")
 _BMP_HEADERS = (12, 40, 52, 56, 108, 124)
 _MARKUP = (
     (re.compile(rb"<\?php", re.I), formats.PHP),
@@ -101,6 +103,8 @@ def sniff(source: Source, max_entries: int) -> Sniffed:
 def _in_container(source: Source, head: bytes) -> str | None:
     if head.startswith(_COMPOUND):
         return compound_media_type(source)
+    if _PDF.match(head):
+        return formats.PDF
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return formats.WEBP
     if head[4:8] == b"ftyp":

@@ -109,6 +109,30 @@ def workbook() -> bytes:
     return archive(workbook_files({"Guests": guests, "Rooms": rooms}, strings))
 
 
+def large_compound(stream: str, tables: int, lists: int | None = None) -> bytes:
+    """One whose directory lies at the end, in two sectors, behind so many tables; most of the file is nothing.
+
+    ``lists``: how many the header says that there are, of what leads to the tables that the header has no place for.
+    """
+    needed = -(-(tables - 109) // 127)
+    first = tables * 128 - 2  # the directory: the last two sectors that the tables know
+    file = bytearray((tables * 128 + 1) * 512)
+
+    def put(sector: int, *numbers: int) -> None:
+        struct.pack_into(f"<{len(numbers)}I", file, (sector + 1) * 512, *numbers)
+
+    file[:512] = compound(stream)[:512]
+    struct.pack_into("<II", file, 44, tables, first)
+    struct.pack_into("<II", file, 68, tables, needed if lists is None else lists)
+    struct.pack_into("<109I", file, 76, *range(109))
+    for index in range(needed):
+        known = [place if place < tables else 0xFFFFFFFF for place in range(109 + 127 * index, 236 + 127 * index)]
+        put(tables + index, *known, 0xFFFFFFFE if index + 1 == needed else tables + index + 1)
+    put(tables - 1, *[0xFFFFFFFE] * 126, first + 1, 0xFFFFFFFE)
+    file[(first + 2) * 512 :] = compound(stream)[1024:]
+    return bytes(file)
+
+
 def compound(*streams: str) -> bytes:
     """A Microsoft compound file with these streams, all empty."""
     header = bytearray(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ import pytest
 
 from hub.api import ErrorCode
 from services.uploads.checking import ArchiveFacts, Rejected
-from tests.services.uploads.checking.samples import archive, look
+from tests.services.uploads.checking.samples import archive, look, number, sheet, workbook_files
 
 MIB = 1_048_576
 
@@ -65,6 +66,26 @@ def test_zeros(bound: dict[str, int]) -> None:
     """10 MB in 10 KB: over the ratio; over the bound on bytes."""
     with pytest.raises(Rejected, match="when it is unpacked") as refused:
         look(one_file(bytes(10 * MIB), 10 * MIB), "a.zip", **bound)
+    assert refused.value.code is ErrorCode.TOO_LARGE
+
+
+def test_files_that_are_hardly_packed_are_bounded_by_the_archive() -> None:
+    """Photos in a ZIP, pictures in a presentation: more than the bound, and nothing grows."""
+    photo = random.Random(1).randbytes(200_000)
+    files: dict[str, bytes | str] = {f"{index}.jpg": photo for index in range(5)} | {"notes.txt": "x" * 30_000}
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        facts = look(archive(files, method), "a.zip", uploads_max_unpacked_bytes=100_000)
+        assert facts.archive == ArchiveFacts(entries=6, unpacked_bytes=1_030_000)
+    with pytest.raises(Rejected, match="when it is unpacked"):
+        look(archive(files | {"zeros": bytes(90_000)}), "a.zip", uploads_max_unpacked_bytes=100_000)
+
+
+def test_what_is_read_of_a_workbook_is_bounded_however_it_is_packed() -> None:
+    rows = [[number(index * 7919 % 99991)] for index in range(3000)]
+    data = archive(workbook_files({"S": sheet(rows)}), zipfile.ZIP_STORED)
+    assert look(data, "a.xlsx", "excel").table
+    with pytest.raises(Rejected, match="to read in the file") as refused:
+        look(data, "a.xlsx", "excel", uploads_max_unpacked_bytes=40_000)
     assert refused.value.code is ErrorCode.TOO_LARGE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,25 @@ def test_macros_are_seen_whatever_the_name_says(name: str) -> None:
 def test_old_office_files_with_secrets(stream: str, why: str) -> None:
     with pytest.raises(Rejected, match=why):
         look(compound("Workbook", stream), "a.xls", "excel")
+
+
+@pytest.mark.parametrize("tables", [109, 110, 236, 237, 400])
+def test_old_office_files_of_many_megabytes(tables: int) -> None:
+    data = samples.large_compound("Workbook", tables)
+    assert look(data, "a.xls", "excel").media_type == f.XLS
+    with pytest.raises(Rejected, match="macros"):
+        look(samples.large_compound("_VBA_PROJECT_CUR", tables), "a.xls", "excel")
+
+
+def test_old_office_files_whose_lists_lead_nowhere() -> None:
+    data = bytearray(samples.large_compound("Workbook", 110, lists=0))
+    with pytest.raises(Rejected, match="no table leads"):
+        look(bytes(data), "a.xls", "excel")
+    struct.pack_into("<II", data, 68, 110, 0xFFFFFFFF)
+    struct.pack_into("<I", data, (110 + 1) * 512 + 508, 110)  # a list that leads to itself
+    struct.pack_into("<I", data, 48, 0x00FFFFF0)
+    with pytest.raises(Rejected, match="damaged"):
+        look(bytes(data), "a.xls", "excel")
 
 
 def test_a_type_takes_what_it_takes() -> None:
