@@ -29,6 +29,9 @@ from hub.protocol.frames import Call, ClientFrame, Filter, Publish, Since, Subsc
 Read = Callable[[Connection, Any], Any]
 """Makes something of a result, in its place among the frames of its connection."""
 
+Repeat = Callable[[str, dict[str, Any], Read | None], Awaitable[Any]]
+"""A call that is sent again when its connection is lost."""
+
 _WAIT_AND_RETRY = frozenset((ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED))
 
 
@@ -61,7 +64,7 @@ class HubClient:
         self._link = Link(url, get_token, wire, self._options, self._registry, session)
         self._registry.link = self._link
         self._slots = asyncio.Semaphore(self._options.max_requests_in_flight)
-        self._uploads = _Uploads(self, self._registry.lanes, self._open_lane)
+        self._uploads = _Uploads(self, self._link, self._registry.lanes, self._repeat)
         self._running: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> HubClient:
@@ -236,11 +239,8 @@ class HubClient:
         await self._link.close()
         self._link.fail(ConnectionLost("the client was closed"))
 
-    async def _open_lane(self, method: str, params: dict[str, Any]) -> Lane:
-        lane: Lane = await self._request(
-            lambda number: Call(number, method, params), retry=True, timeout_s=None, read=self._registry.lanes.opened
-        )
-        return lane
+    async def _repeat(self, method: str, params: dict[str, Any], read: Read | None) -> Any:
+        return await self._request(lambda number: Call(number, method, params), retry=True, timeout_s=None, read=read)
 
     async def _request(
         self, build: Callable[[int], ClientFrame], *, retry: bool, timeout_s: float | None, read: Read | None = None
@@ -278,24 +278,42 @@ class HubClient:
 class _Uploads:
     """The uploads of one client; implements ``UploadOwner``."""
 
-    def __init__(self, client: HubClient, lanes: Lanes, open_lane: Callable[[str, dict[str, Any]], Awaitable[Lane]]):
-        self._open = open_lane
+    def __init__(self, client: HubClient, link: Link, lanes: Lanes, repeat: Repeat) -> None:
+        self._link = link
+        self._lanes = lanes
+        self._repeat = repeat
         self.options = client.options
         self.slots = asyncio.Semaphore(self.options.max_uploads)
-        self.call = client.call
         self.subscribe = client.subscribe
         self.close_lane = lanes.close
         self._running: set[Upload] = set()
+        self._stopped = False
 
     async def open_lane(self, method: str, params: dict[str, Any]) -> Lane:
-        return await self._open(method, params)
+        lane: Lane = await self._ask(method, params, self._lanes.opened)
+        return lane
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        return await self._ask(method, params, None)
+
+    async def _ask(self, method: str, params: dict[str, Any], read: Read | None) -> Any:
+        connection = await self._link.ready()
+        try:
+            return await self._repeat(method, params, read)
+        except RequestTimeout as problem:
+            if connection is self._link.current and not connection.ended.done():
+                raise
+            raise ConnectionLost("the connection was lost before the answer came") from problem
 
     def begin(self, upload: Upload) -> Upload:
         self._running.add(upload)
         upload.task.add_done_callback(lambda _: self._running.discard(upload))
+        if self._stopped:
+            upload.task.cancel()
         return upload
 
     async def stop(self) -> None:
+        self._stopped = True
         await asyncio.gather(*(upload.stop() for upload in self._running))
 
 

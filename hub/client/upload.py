@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from types import TracebackType
 from typing import Any, Literal
 
-from hub.client.errors import ClientError, ConnectionLost
+from hub.client.errors import ClientError, ConnectionLost, UploadFailed
 from hub.client.upload_journey import Journey
 from hub.client.upload_source import Readable
 from hub.client.upload_words import Asked, UploadInfo, UploadOwner, UploadProgress, UploadState
@@ -52,6 +52,8 @@ class Upload:
         self._end.add_done_callback(lambda end: end.exception())
         self.task = asyncio.create_task(self._run(), name="hub-client-upload")
         """Its owner's, to see when nothing of it is left."""
+        # A task that is cancelled before its first step never enters ``_run``.
+        self.task.add_done_callback(self._ended)
 
     @property
     def progress(self) -> UploadProgress:
@@ -113,11 +115,21 @@ class Upload:
             self._rested.set()
 
     async def cancel(self) -> bool:
-        """Stops, and has the hub forget everything; ``done`` raises ``UploadFailed``. False: it had arrived before."""
-        if not self._end.done():
+        """Stops, and has the hub forget everything; ``done`` raises ``UploadFailed`` (``cancelled``) then.
+
+        Without a connection it waits for one. False: it had arrived, or ended otherwise, before. Raises what ``done``
+        raises when the hub could not be told: it still has the upload then.
+        """
+        was_over = self._end.done()
+        if not was_over:
             self._want("cancel")
             await asyncio.wait({self._end})
-        return self._end.exception() is not None
+        problem = self._end.exception()
+        if isinstance(problem, UploadFailed) and problem.code == "cancelled":
+            return True
+        if problem is None or was_over or self._journey.arrived:
+            return False
+        raise problem
 
     async def stop(self) -> None:
         """Stops sending without telling the hub: the upload can be resumed there until it expires."""
@@ -133,14 +145,15 @@ class Upload:
             finally:
                 await self._journey.close()
             self._conclude(info)
-        except asyncio.CancelledError:
-            self._fail(ConnectionLost(f"the upload {self.id!r} was stopped; it can be resumed"))
-            raise
         except ClientError as problem:
             self._fail(problem)
         except Exception as problem:
             logger.exception("an upload failed by a fault of the client")
             self._fail(ClientError(f"the client failed: {type(problem).__name__}: {problem}"))
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        if not self._end.done():
+            self._fail(ConnectionLost(f"the upload {self.id!r} was stopped; it can be resumed"))
 
     async def _live(self) -> UploadInfo:
         """What is wished is done by one task, which is ended when something else is wished."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,12 +37,14 @@ _RECEIVING = "receiving"
 _UNDER_WAY = frozenset((_RECEIVING, "received", "checking"))
 _POLL_FIRST_S = 0.2
 
+T = TypeVar("T")
+
 
 class Journey:
     """One upload. ``asked``: a new one; None: that of the id ``upload``, which must be ``given``'s.
 
     Each of ``go_on``, ``rest`` and ``withdraw`` may be cancelled and followed by any other; one at a time. They raise
-    ``UploadFailed``, ``HubClosed``, and the last two ``RequestTimeout``. ``close`` comes last.
+    ``UploadFailed`` and ``HubClosed``. ``close`` comes last.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Journey:
         self._backoff = Backoff(self._options)
         self._refused_since: float | None = None
         self._may_be_over = False
+        self._has_asked = False
         self.arrived = False
         """Nothing is to be sent any more: all bytes are there, or it has ended otherwise."""
         self.progress = UploadProgress(upload, UploadState.WAITING, 0, 0)
@@ -82,7 +85,7 @@ class Journey:
         self.tell(UploadState.PAUSED)
         try:
             if self._id:
-                await self._owner.call("upload.pause", {"upload": self._id}, retry=True)
+                await self._owner.call("upload.pause", {"upload": self._id})
         except (RequestTimeout, ConnectionLost) as problem:
             logger.info("the hub was not told of the pause: %s", problem)
         except RequestRefused as refused:
@@ -95,19 +98,17 @@ class Journey:
 
     async def withdraw(self) -> UploadInfo:
         """Has the hub forget it, and raises ``UploadFailed`` (``cancelled``). Returns if it had arrived before."""
-        if not self._id and self._params is not None:
-            # The hub may have it, though its answer was lost.
-            lane = await self._open()
-            self._owner.close_lane(lane)
-            self._under_way(lane)
+        if not self._id and self._has_asked:
+            await self._find()
         if self._id:
             try:
-                await self._owner.call("upload.cancel", {"upload": self._id}, retry=True)
+                await self._insist(lambda: self._owner.call("upload.cancel", {"upload": self._id}))
             except RequestRefused as refused:
                 if refused.code == ErrorCode.CONFLICT:
                     return await self._until_settled()
                 if refused.code != ErrorCode.NOT_FOUND:
-                    raise
+                    text = f"{refused.message}; the upload {self._id} was not cancelled"
+                    raise self.failure(refused.code, text, refused.details, resumable=True) from refused
         raise self.failure("cancelled", "the upload was cancelled")
 
     async def close(self) -> None:
@@ -188,7 +189,7 @@ class Journey:
         """The file is not what it was. What the hub has of a new upload is of no use then."""
         if self._asked is not None and self._id:
             with contextlib.suppress(ClientError):
-                await self._owner.call("upload.cancel", {"upload": self._id}, retry=True)
+                await self._owner.call("upload.cancel", {"upload": self._id})
         if self._source is None:
             return self.failure("file", str(problem))
         return self.failure("file_changed", f"{problem}; upload it again when it stays as it is")
@@ -224,7 +225,24 @@ class Journey:
     async def _open(self) -> Lane:
         if self._id:
             return await self._owner.open_lane("upload.resume", {"upload": self._id})
+        self._has_asked = True
         return await self._owner.open_lane("upload.create", self._params or {})
+
+    async def _find(self) -> None:
+        """The hub may have it, though its answer was lost."""
+        try:
+            lane = await self._insist(self._open)
+        except RequestRefused as refused:
+            self._recognise(refused.details)
+        else:
+            self._owner.close_lane(lane)
+            self._under_way(lane)
+
+    def _recognise(self, details: dict[str, Any] | None) -> None:
+        """With a key, it may have ended already. Without a state it is another file's."""
+        known = (details or {}).get("upload")
+        if not self._id and isinstance(known, str) and "state" in (details or {}):
+            self.tell(upload=known)
 
     def _under_way(self, lane: Lane) -> None:
         self.tell(UploadState.SENDING, upload=lane.grant.upload, offset=lane.acknowledged)
@@ -246,11 +264,7 @@ class Journey:
 
     async def _look_into(self, conflict: Refusal, opening: bool) -> None:
         """A conflict: it has arrived already, or somebody else is at it."""
-        details = conflict.details or {}
-        known = details.get("upload")
-        # Without a state it is another file's.
-        if not self._id and isinstance(known, str) and "state" in details:
-            self.tell(upload=known)  # with a key, it may have been finished elsewhere
+        self._recognise(conflict.details)
         if not self._id:
             raise self.failure(conflict.code, conflict.message, conflict.details)
         info = await self._status()
@@ -322,18 +336,31 @@ class Journey:
 
     async def _status(self) -> UploadInfo:
         """Asks until there is an answer. Raises ``UploadFailed`` when there is no such upload."""
+        try:
+            answer = await self._insist(lambda: self._owner.call("upload.status", {"upload": self._id}))
+            return msgspec.convert(answer, UploadInfo)
+        except UploadFailed:
+            raise
+        except RequestRefused as refused:
+            raise self.failure(refused.code, refused.message, refused.details) from refused
+        except msgspec.ValidationError as problem:
+            raise ProtocolViolation(f"malformed status of an upload: {problem}") from None
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks until there is an answer. Raises ``RequestRefused`` for what does not pass, ``UploadFailed`` for what
+        has not passed.
+        """
         while True:
             try:
-                answer = await self._owner.call("upload.status", {"upload": self._id}, retry=True)
-                return msgspec.convert(answer, UploadInfo)
+                return await ask()
+            except ConnectionLost:
+                self._refused_since = None
             except RequestTimeout as problem:
                 await self._wait(Refusal("timeout", str(problem), "later"))
             except RequestRefused as refused:
                 if refused.code not in _PASSING or refused.retry == "never":
-                    raise self.failure(refused.code, refused.message, refused.details) from refused
+                    raise
                 await self._wait(_refusal(refused))
-            except msgspec.ValidationError as problem:
-                raise ProtocolViolation(f"malformed status of an upload: {problem}") from None
 
 
 def _refusal(refused: RequestRefused) -> Refusal:

@@ -81,13 +81,15 @@ class UploadOwner(Protocol):
     slots: asyncio.Semaphore
 
     async def open_lane(self, method: str, params: dict[str, Any]) -> Lane:
-        """Asks for a handle on the current connection, until there is an answer. Raises what ``call`` raises."""
+        """Asks for a handle, as ``call`` does."""
 
     def close_lane(self, lane: Lane) -> None:
         """Nobody sends on it any more."""
 
-    async def call(self, method: str, params: dict[str, Any], *, retry: bool) -> Any:
-        """As ``HubClient.call``."""
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        """Waits for a connection, then for the answer. Raises ``RequestRefused`` and ``HubClosed``; ``RequestTimeout``
+        only if there was a connection all the while, else ``ConnectionLost``.
+        """
 
     def subscribe(self, topic: str, *, since: Since, on_gap: OnGap) -> Subscription:
         """As ``HubClient.subscribe``."""

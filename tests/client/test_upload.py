@@ -477,3 +477,100 @@ async def test_a_hub_that_never_answers(hub: ScriptedHub, uploads: ScriptedUploa
         assert failure.code == "timeout"
         with pytest.raises(RequestTimeout):
             await client.call("upload.status", {"upload": "x"})
+
+
+async def test_it_is_stopped_before_it_has_begun(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions
+) -> None:
+    async with HubClient(hub.url, options=options) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.upload(BYTES, filename="f") as upload:
+                raise ZeroDivisionError
+        with pytest.raises(ConnectionLost):
+            await end_of(upload)
+        async with asyncio.timeout(10):
+            await upload.pause()
+            assert await upload.cancel() is False
+    with pytest.raises(ConnectionLost):
+        await end_of(client.upload(BYTES, filename="f"))  # the client is closed
+    assert not uploads.calls
+
+
+def cut_off(hub: ScriptedHub) -> list[float]:
+    """The hub is away until ``hub.reject`` is taken back. Returns when somebody tried to connect, as it happens."""
+    tried: list[float] = []
+
+    def reject(_: Any) -> int:
+        tried.append(asyncio.get_running_loop().time())
+        return 503
+
+    hub.reject = reject
+    for peer in hub.peers:
+        peer.drop()
+    return tried
+
+
+def hasty(options: ClientOptions) -> ClientOptions:
+    """Patience that is shorter than the outages here."""
+    return msgspec.structs.replace(options, request_timeout_s=0.2, upload_patience_s=0.4, upload_stall_s=1000)
+
+
+def longer_than_patience(tried: list[float]) -> bool:
+    return len(tried) > 1 and tried[-1] - tried[0] > 1.2
+
+
+async def test_time_without_a_connection_does_not_count(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions
+) -> None:
+    tried: list[float] = []
+
+    async def away(_: Peer, document: Document, __: Data) -> bool:
+        nonlocal tried
+        if document.accepted > 9000:
+            uploads.faults = None
+            tried = cut_off(hub)
+        return False
+
+    uploads.faults = away
+    async with HubClient(hub.url, options=hasty(options)) as client:
+        upload = client.upload(BYTES, filename="f")
+        await eventually(lambda: longer_than_patience(tried))
+        hub.reject = lambda _: None
+        assert (await end_of(upload)).state == "available"
+    assert uploads.only.content == BYTES
+
+
+async def test_cancelled_without_a_connection(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions
+) -> None:
+    async def never(*_: Any) -> bool:
+        return True
+
+    uploads.faults = never
+    async with HubClient(hub.url, options=hasty(options)) as client:
+        upload = client.upload(BYTES, filename="f")
+        await eventually(lambda: upload.id)
+        tried = cut_off(hub)
+        cancelling = asyncio.create_task(upload.cancel())
+        await eventually(lambda: longer_than_patience(tried))
+        assert not cancelling.done()
+        hub.reject = lambda _: None
+        async with asyncio.timeout(10):
+            assert await cancelling is True
+    assert uploads.only.state == "cancelled"
+
+
+async def test_a_cancel_that_is_refused(hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions) -> None:
+    async def never(*_: Any) -> bool:
+        return True
+
+    uploads.faults = never
+    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_patience_s=0.1)) as client:
+        for refusal in (Refused("unavailable", "the database is away", "later"), Refused("forbidden", "no", "never")):
+            upload = client.upload(BYTES, filename="f")
+            await eventually(lambda upload=upload: upload.id)
+            uploads.refuse["upload.cancel"] = [refusal] * 1000
+            with pytest.raises(UploadFailed) as caught:
+                await upload.cancel()
+            assert (caught.value.code, caught.value.retry) == (refusal.body["code"], "later")
+    assert [document.state for document in uploads.documents.values()] == ["receiving"] * 2
