@@ -20,7 +20,7 @@ from hub.client.registry import Counters, OnState, Registry
 from hub.client.subscription import OnGap, Subscription
 from hub.client.upload import OnProgress, Upload
 from hub.client.upload_lane import Lane, Lanes
-from hub.client.upload_source import Readable
+from hub.client.upload_source import Readable, check_readable
 from hub.client.upload_words import Asked
 from hub.client.wire import Encoding, HubFrame, Published, Welcome, Wire
 from hub.errors import ErrorCode
@@ -215,7 +215,12 @@ class HubClient:
         ``sha256=True`` reads the file once before, so that the hub can compare what has arrived; or give the sum.
         ``shares``: topics whose readers may watch and read it. ``key``: the same again (of the same user) goes on with
         the same upload, also after a crash. ``on_progress`` is called with every ``UploadProgress``; it must not block.
+
+        Raises ``TypeError`` at once for what can be no upload; whatever else is wrong, ``await`` raises.
         """
+        check_readable(source)
+        if isinstance(shares, str):
+            raise TypeError("shares has to be a list of topics")
         about = (document_type, key or uuid.uuid4().hex, filename, dict(metadata or {}), sha256, list(shares))
         return self._uploads.begin(Upload(self._uploads, source, Asked(*about), on_progress=on_progress))
 
@@ -224,6 +229,7 @@ class HubClient:
 
         ``source`` is the same file; that its size is the same is checked. Whoever sends it now is asked to stop.
         """
+        check_readable(source)
         return self._uploads.begin(Upload(self._uploads, source, None, upload=upload, on_progress=on_progress))
 
     async def close(self) -> None:

@@ -66,6 +66,7 @@ class Journey:
         self._refused_since: float | None = None
         self._may_be_over = False
         self._has_asked = False
+        self._has_sent = False
         self.arrived = False
         """Nothing is to be sent any more: all bytes are there, or it has ended otherwise."""
         self.progress = UploadProgress(upload, UploadState.WAITING, 0, 0)
@@ -78,7 +79,12 @@ class Journey:
                 await self._attempt(source)
         except SourceProblem as problem:
             raise await self._spoilt(problem) from problem
-        return await self._until_settled()
+        info = await self._until_settled()
+        try:
+            await self._compare_content(source, info)
+        except SourceProblem as problem:
+            raise self.failure("file_changed", str(problem)) from problem
+        return info
 
     async def rest(self, resting: Callable[[], None]) -> UploadInfo:
         """Paused until it is cancelled; ``resting`` is called when the hub knows. Returns only if it had arrived."""
@@ -152,14 +158,25 @@ class Journey:
     async def _compare(self, source: Source) -> None:
         """What another process began must be of this file."""
         info = await self._status()
-        self._check_size(source, info.size)
         self.arrived = self._may_be_over = info.state != _RECEIVING
+        self._check_size(source, info.size)
         self.tell(UploadState.WAITING, offset=info.offset, size=info.size)
+
+    async def _compare_content(self, source: Source, info: UploadInfo) -> None:
+        """What was there before anything was sent from here must be of this file too."""
+        if self._has_sent or info.sha256 is None or info.state != UploadState.AVAILABLE:
+            return
+        sha256 = (self._params or {}).get("sha256") or await sha256_of(source, lambda _: None)
+        if sha256.lower() != info.sha256:
+            raise self.failure("wrong_file", f"the upload {info.upload} is of another file{self._instead()}")
+
+    def _instead(self) -> str:
+        return "" if self._asked is None else "; take another key for another file"
 
     def _check_size(self, source: Source, size: int) -> None:
         if source.size != size:
             text = f"the upload has {size} bytes and this file {source.size}; give the file that it was begun with"
-            raise self.failure("wrong_file", text, resumable=True)
+            raise self.failure("wrong_file", text + self._instead(), resumable=not self.arrived)
 
     async def _create_params(self, source: Source, asked: Asked) -> dict[str, Any]:
         filename = asked.filename or source.name
@@ -183,6 +200,10 @@ class Journey:
             params["sha256"] = sha256
         if asked.shares:
             params["shares"] = asked.shares
+        try:
+            msgspec.json.encode(params)
+        except (TypeError, ValueError, OverflowError) as problem:  # a name that is no Unicode, for example
+            raise self.failure("bad_request", f"its name or metadata cannot be sent: {problem}") from problem
         return params
 
     async def _spoilt(self, problem: SourceProblem) -> UploadFailed:
@@ -205,6 +226,7 @@ class Journey:
                 opening = False
                 try:
                     self._under_way(lane)
+                    self._has_sent = True
                     if lane.grant.size is not None:
                         self._check_size(source, lane.grant.size)  # with a key, it may have been begun elsewhere
                     lane.on_acknowledged = self._acknowledged
@@ -270,6 +292,8 @@ class Journey:
         info = await self._status()
         if info.state != _RECEIVING:
             self.arrived = self._may_be_over = True
+            if self._source is not None:
+                self._check_size(self._source, info.size)
         elif opening:
             await self._wait(conflict)
         else:

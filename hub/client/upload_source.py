@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +18,8 @@ from msgspec import Struct
 Readable = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview
 
 _DIGEST_BYTES = 1_048_576
+_FILE_FIRST = "it cannot be read again after a lost connection; write it to a file first"
+_METHODS = ("readinto", "seek", "tell", "seekable", "read")
 
 
 class SourceProblem(Exception):
@@ -39,6 +43,17 @@ class Source(Protocol):
         """Waits for a read that is still under way. Closes what was opened here."""
 
 
+def check_readable(given: object) -> None:
+    """Raises ``TypeError`` for what ``open_source`` can never read. Touches no file."""
+    if isinstance(given, bytes | bytearray | memoryview):
+        if not memoryview(given).c_contiguous:
+            raise TypeError("the memory to be uploaded must be in one piece")
+    elif isinstance(given, io.TextIOBase):
+        raise TypeError("the file to be uploaded was opened as text; open it with mode 'rb'")
+    elif not isinstance(given, str | os.PathLike) and not all(hasattr(given, name) for name in _METHODS):
+        raise TypeError(f"a path, an open binary file or bytes can be uploaded, not {type(given).__name__}")
+
+
 async def open_source(given: Readable) -> Source:
     """A path is opened and closed here. An open file is read from where it stands to its end, must be seekable, is not
     closed, and belongs to the upload until that is over. Raises ``SourceProblem``.
@@ -51,8 +66,9 @@ async def open_source(given: Readable) -> Source:
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
-    except (OSError, ValueError) as problem:
-        raise SourceProblem(f"{given if isinstance(given, str) else 'the file'} cannot be read: {problem}") from problem
+    except Exception as problem:  # an open file may be anybody's class
+        name = os.fspath(given) if isinstance(given, str | os.PathLike) else "the file"
+        raise SourceProblem(f"{name!s} cannot be read: {problem}") from problem
 
 
 async def sha256_of(source: Source, on_progress: Callable[[int], None]) -> str:
@@ -118,7 +134,9 @@ class _File:
     async def _in_thread(self, work: Callable[..., None], *arguments: object) -> None:
         try:
             await asyncio.to_thread(work, *arguments)
-        except (OSError, ValueError) as problem:  # ValueError: somebody has closed the file
+        except SourceProblem:
+            raise
+        except Exception as problem:  # somebody has closed the file, or its class fails in a way of its own
             raise SourceProblem(f"{self.name or 'the file'} cannot be read: {problem}") from problem
 
     def _read(self, at: int, into: memoryview) -> None:
@@ -141,7 +159,7 @@ class _File:
 
     def _look(self) -> _Look:
         size = self._file.seek(0, os.SEEK_END) - self._base
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):
             return _Look(size, os.stat(self._file.fileno()).st_mtime_ns)
         return _Look(size, None)
 
@@ -158,6 +176,9 @@ def _close_unwanted(opening: asyncio.Future[_File]) -> None:
 
 def _opened(given: str | os.PathLike[str] | BinaryIO) -> _File:
     if isinstance(given, str | os.PathLike):
+        kind = os.stat(given).st_mode  # to open a pipe would be to wait for whoever writes into it
+        if not stat.S_ISREG(kind):
+            raise ValueError("it is a folder" if stat.S_ISDIR(kind) else f"it is a pipe or a device; {_FILE_FIRST}")
         file = open(given, "rb", buffering=0)  # noqa: SIM115 - closed by _File
         try:
             return _File(file, Path(given).name, owned=True)
@@ -165,6 +186,8 @@ def _opened(given: str | os.PathLike[str] | BinaryIO) -> _File:
             file.close()
             raise
     if not given.seekable():
-        raise ValueError("it cannot be read again after a lost connection; write it to a file first")
+        raise ValueError(_FILE_FIRST)
+    if isinstance(given.read(0), str):
+        raise ValueError("it was opened as text; open it with mode 'rb'")
     name = getattr(given, "name", None)
     return _File(given, Path(name).name if isinstance(name, str) and name else None, owned=False)

@@ -64,7 +64,7 @@ class UploadInfo(Struct, frozen=True, kw_only=True):
 
 
 class Asked(Struct, frozen=True):
-    """What a new upload is to be. ``sha256`` True: read it from the file."""
+    """What a new upload is to be. ``sha256`` True: read it from the file. Raises ``TypeError`` for what cannot be."""
 
     document_type: str
     key: str
@@ -72,6 +72,16 @@ class Asked(Struct, frozen=True):
     metadata: dict[str, TagValue]
     sha256: str | bool | None
     shares: list[str]
+
+    def __post_init__(self) -> None:
+        for name, value in self.metadata.items():
+            if not isinstance(name, str) or not isinstance(value, str | int | float | bool):
+                raise TypeError(f"metadata: {name!r} has to be a text with a text, a number or a boolean")
+        for what, text in (("document_type", self.document_type), ("key", self.key), ("filename", self.filename or "")):
+            if not isinstance(text, str):
+                raise TypeError(f"{what} has to be a text, not {type(text).__name__}")
+        if not all(isinstance(topic, str) for topic in self.shares):
+            raise TypeError("shares has to be a list of topics")
 
 
 class UploadOwner(Protocol):

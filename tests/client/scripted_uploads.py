@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class Document:
     state: str = "receiving"
     paused: bool = False
     error: Data | None = None
+    sha256: str | None = None
     writer: tuple[Peer, int] | None = None
     edge: int = 0
     astray: bool = False
@@ -43,7 +45,7 @@ class Document:
             "upload": self.id, "topic": f"upload:{self.id}", "state": self.state, "filename": self.params["filename"],
             "document_type": self.params["document_type"], "size": self.params["size"], "offset": len(self.content),
             "paused": self.paused, "metadata": self.params["metadata"], "shares": self.params.get("shares", []),
-            "owner": "u1", "owner_name": "", "sha256": None, "media_type": "text/csv", "facts": None,
+            "owner": "u1", "owner_name": "", "sha256": self.sha256, "media_type": "text/csv", "facts": None,
             "error": self.error, "created_at": 1, "expires_at": None, "finished_at": None, "invented_later": 1,
         }  # fmt: skip
 
@@ -68,6 +70,8 @@ class ScriptedUploads:
         """True: the chunk is lost."""
         self.verdict: Data | None = None
         """The error that what has arrived is rejected with; None: it becomes available."""
+        self.sums = False
+        """Whether a document has its sum."""
         self.tells = True
         """Whether the topic says how it ended."""
         self._handles: dict[tuple[Peer, int], Document] = {}
@@ -228,6 +232,7 @@ class ScriptedUploads:
         document.writer = None
         document.state = "available" if self.verdict is None else "rejected"
         document.error = self.verdict
+        document.sha256 = hashlib.sha256(document.content).hexdigest() if self.sums else None
         if self.tells:
             name = "completed" if self.verdict is None else "failed"
             await self.hub.publish(f"upload:{document.id}", document.shape(), name=name)

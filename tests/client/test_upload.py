@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -574,3 +575,55 @@ async def test_a_cancel_that_is_refused(hub: ScriptedHub, uploads: ScriptedUploa
                 await upload.cancel()
             assert (caught.value.code, caught.value.retry) == (refusal.body["code"], "later")
     assert [document.state for document in uploads.documents.values()] == ["receiving"] * 2
+
+
+async def test_a_key_is_one_files(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path
+) -> None:
+    uploads.sums = True
+    other = BYTES[::-1]
+    async with HubClient(hub.url, options=options) as client:
+        await end_of(client.upload(file, key="k"))
+        again = (client.upload(other, filename="guests.csv", key="k"), client.resume_upload("up0", other))
+        for failure in [await failure_of(upload) for upload in again]:
+            assert (failure.code, failure.retry, failure.upload) == ("wrong_file", "never", "up0")
+        assert (await failure_of(client.upload(BYTES[1:], filename="f", key="k"))).retry == "never"
+        said = hashlib.sha256(other).hexdigest()
+        assert (await failure_of(client.upload(file, key="k", sha256=said))).code == "wrong_file"
+        assert (await end_of(client.upload(file, key="k"))).upload == "up0"
+        assert (await end_of(client.resume_upload("up0", file))).upload == "up0"
+    assert uploads.only.content == BYTES
+
+
+async def test_what_cannot_be_read_or_sent(
+    hub: ScriptedHub, uploads: ScriptedUploads, options: ClientOptions, file: Path, tmp_path: Path
+) -> None:
+    class Broken(io.BytesIO):
+        def readinto(self, _: Any) -> int:
+            raise EOFError("no more")
+
+    os.mkfifo(tmp_path / "pipe")
+    broken: Any = Broken(BYTES)
+    unnamed: Any = b"\xff.csv".decode(errors="surrogateescape")
+    async with HubClient(hub.url, options=options) as client:
+        wrong: list[Any] = [None, 7, io.StringIO("text"), memoryview(BYTES)[::2]]
+        for source in wrong:
+            with pytest.raises(TypeError, match="uploaded"):
+                client.upload(source, filename="f")
+            with pytest.raises(TypeError, match="uploaded"):
+                client.resume_upload("up0", source)
+        metadatas: list[Any] = [{"a": None}, {"a": b"x"}, {7: "a"}]
+        for metadata in metadatas:
+            with pytest.raises(TypeError, match="metadata: "):
+                client.upload(file, metadata=metadata)
+        with pytest.raises(TypeError, match="shares"):
+            client.upload(file, shares="chat:lobby")
+        failure = await failure_of(client.upload(tmp_path / "pipe"))
+        assert failure.code == "file"
+        assert failure.message.endswith("write it to a file first")
+        assert "a folder" in (await failure_of(client.upload(tmp_path))).message
+        assert (await failure_of(client.upload(broken, filename="f", sha256=True))).code == "file"
+        assert (await failure_of(client.upload(file, filename=unnamed))).code == "bad_request"
+        assert not uploads.calls
+        assert (await failure_of(client.upload(broken, filename="f"))).code == "file_changed"
+        assert uploads.only.state == "cancelled"
