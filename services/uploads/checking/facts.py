@@ -42,6 +42,7 @@ class SheetFacts(Struct, frozen=True):
 class TableFacts(Struct, frozen=True, omit_defaults=True):
     """The first row and the number of those after it; ``more``: counting ended before the table did.
 
+    ``lines``: a quote is not closed, so lines were counted.
     Of a workbook ``header`` and ``rows`` are the first sheet's, and there is no encoding.
     """
 
@@ -50,6 +51,7 @@ class TableFacts(Struct, frozen=True, omit_defaults=True):
     more: bool = False
     encoding: str | None = None
     delimiter: str | None = None
+    lines: bool = False
     sheets: list[SheetFacts] | None = None
 
 

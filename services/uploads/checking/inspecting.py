@@ -13,7 +13,7 @@ from services.uploads.checking import formats
 from services.uploads.checking.archives import Archive
 from services.uploads.checking.facts import Facts, Rejected, too_large, unsupported
 from services.uploads.checking.filenames import extension_of
-from services.uploads.checking.formats import BY_NAME, FORMATS, Family, label
+from services.uploads.checking.formats import BY_NAME, FORMATS, UNKNOWN, Family, label
 from services.uploads.checking.images import image_facts
 from services.uploads.checking.polyglots import refuse_hidden_archive, refuse_image_polyglots, refuse_pdf_polyglots
 from services.uploads.checking.sniffing import Sniffed, sniff
@@ -21,6 +21,8 @@ from services.uploads.checking.source import Budget, Source
 from services.uploads.checking.tables import table_facts
 from services.uploads.checking.types import DocumentType, names
 from services.uploads.checking.workbooks import workbook_facts
+
+_SAVE_AS_UTF8 = "; if it is text, save it as UTF-8"
 
 
 def inspect(file: BinaryIO, size: int, type: DocumentType, filename: str, bounds: Settings) -> Facts:
@@ -47,6 +49,7 @@ def _agreed(sniffed: Sniffed, type: DocumentType, filename: str) -> str:
         said = [media_type for media_type in type.media_types if names(media_type, extension)]
         raise unsupported(
             f'"{filename}" is not what its name says: {extension} is {label(said[0])}, the bytes are {label(found[0])}'
+            + (_SAVE_AS_UTF8 if extension in BY_NAME and found[0] == UNKNOWN else "")
             if said
             else f'"{filename}" is {label(found[0])}'
         )

@@ -9,22 +9,26 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 from hub.api import ErrorCode, Settings
 from services.uploads.checking import formats
 from services.uploads.checking.facts import Rejected, TableFacts, told_header, too_large, unsupported
 from services.uploads.checking.source import Budget, Source
-from services.uploads.checking.text import CONTROLS, UTF8, WINDOWS, encoding_of
+from services.uploads.checking.text import CONTROLS, SOME_ASCII, UTF8, WINDOWS, encoding_of
 
 MAX_CELL = 200
 _SAMPLE = 65_536
 _SAMPLE_ROWS = 50
+# What a table can be whose beginning is in an encoding, and a later place is not.
+_LESS = {UTF8: (UTF8, WINDOWS, SOME_ASCII), WINDOWS: (WINDOWS, SOME_ASCII)}
 _DELIMITERS = ",;\t|"
 _MAX_LINE = 1_048_576
 _MAX_RECORD = 2_097_152
 # Counting ends there and says that there is more; the rest of the time is for what comes after.
 _SHARE = 0.7
 _TICK_ROWS = 64
+_LAST = "\ue000"  # the line after the last: it is a row of its own, unless a quote is open
 
 
 def table_facts(source: Source, media_type: str, bounds: Settings) -> TableFacts:
@@ -33,43 +37,66 @@ def table_facts(source: Source, media_type: str, bounds: Settings) -> TableFacts
     if encoding is None:
         raise unsupported("the table is not text; save it as CSV in UTF-8")
     counting = source.budget.share(_SHARE)
-    try:
-        return _read(source, encoding, media_type, bounds, counting)
-    except UnicodeDecodeError:
-        if encoding != UTF8:
-            raise unsupported(f"the table begins as {encoding} and is something else later; save it in UTF-8") from None
-    try:
-        return _read(source, WINDOWS, media_type, bounds, counting)
-    except UnicodeDecodeError:
-        raise unsupported("the table is neither UTF-8 nor windows-1252; save it in UTF-8") from None
+    for each in _LESS.get(encoding, (encoding,)):
+        try:
+            return _read_quoted(source, each, media_type, bounds, counting)
+        except UnicodeDecodeError:
+            continue
+    raise unsupported(f"the table begins as {encoding} and is something else later; save it in UTF-8")
 
 
-def _read(source: Source, encoding: str, media_type: str, bounds: Settings, counting: Budget) -> TableFacts:
-    text = _Text(source, encoding)
+def _read_quoted(source: Source, encoding: str, media_type: str, bounds: Settings, counting: Budget) -> TableFacts:
+    """If a quote is not closed none is one: then rows are lines."""
+    try:
+        return _read(source, encoding, media_type, bounds, counting, quoted=True)
+    except _NotClosed:
+        return _read(source, encoding, media_type, bounds, counting, quoted=False)
+
+
+def _read(
+    source: Source, encoding: str, media_type: str, bounds: Settings, counting: Budget, *, quoted: bool
+) -> TableFacts:
+    text = _Text(source, encoding, quoted)
     delimiter = "\t" if media_type == formats.TSV else _delimiter(text.sample())
-    lines = text.lines()
-    records = csv.reader(lines, delimiter=delimiter)
     header: list[str] = []
     rows, more = -1, False
-    try:
-        for number, record in enumerate(records):
-            text.begin_record()
-            if number % _TICK_ROWS == 0 and not _in_time(counting):
-                more = True
-                break
-            if not any(record) or (number == 0 and _names_delimiter("".join(record))):
-                continue
-            rows += 1
-            if rows == 0:
-                header = [cell.replace("\0", "").strip()[:MAX_CELL] for cell in record[: bounds.uploads_max_columns]]
-            elif rows >= bounds.uploads_max_rows:
-                more = True
-                break
-    except csv.Error as error:
-        raise unsupported(f"the table cannot be read as CSV ({error}); is a quote not closed?") from None
+    for number, record in enumerate(_records(text, delimiter, quoted)):
+        if number % _TICK_ROWS == 0 and not _in_time(counting):
+            more = True
+            break
+        if not any(record) or (number == 0 and _names_delimiter("".join(record))):
+            continue
+        rows += 1
+        if rows == 0:
+            header = [cell.replace("\0", "").strip()[:MAX_CELL] for cell in record[: bounds.uploads_max_columns]]
+        elif rows >= bounds.uploads_max_rows:
+            more = True
+            break
     if rows < 0:
         raise Rejected(ErrorCode.EMPTY_CONTENT, "there is no row in the table")
-    return TableFacts(told_header(header), rows, more, encoding.removesuffix("-sig"), delimiter)
+    # Of tables with tabs that is how they are meant.
+    lines = not quoted and media_type != formats.TSV
+    return TableFacts(told_header(header), rows, more, encoding.removesuffix("-sig"), delimiter, lines=lines)
+
+
+def _records(text: _Text, delimiter: str, quoted: bool) -> Iterator[list[str]]:
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    try:
+        for record in csv.reader(text.lines(), delimiter=delimiter, quoting=quoting):
+            if text.ended:
+                if record != [_LAST]:
+                    raise _NotClosed
+                return
+            text.begin_record()
+            yield record
+    except csv.Error as error:
+        if quoted:
+            raise _NotClosed from None
+        raise unsupported(f"the table cannot be read as CSV ({error})") from None
+
+
+class _NotClosed(Exception):
+    """A quote has no end, or none within bounds."""
 
 
 def _in_time(counting: Budget) -> bool:
@@ -128,7 +155,10 @@ class _Bytes(io.RawIOBase):
 class _Text:
     """Lines of bounded length, and records of bounded length."""
 
-    def __init__(self, source: Source, encoding: str) -> None:
+    def __init__(self, source: Source, encoding: str, quoted: bool) -> None:
+        self.ended = False
+        """All lines of the table were read."""
+        self._quoted = quoted
         self._source = source
         self._encoding = encoding
         self._record = 0
@@ -147,10 +177,14 @@ class _Text:
         while True:
             line = text.readline(_MAX_LINE)
             if not line:
+                self.ended = True
+                yield _LAST
                 return
             self._record += len(line)
             if len(line) >= _MAX_LINE:
                 raise too_large(f"the table has a line of more than {_MAX_LINE} characters")
+            if self._record > _MAX_RECORD and self._quoted:
+                raise _NotClosed
             if self._record > _MAX_RECORD:
                 raise too_large(f"the table has a row of more than {_MAX_RECORD} characters; is a quote not closed?")
             yield line
@@ -159,4 +193,6 @@ class _Text:
         head = self._source.at(0, 4)
         start = 2 if head[:2] in (b"\xff\xfe", b"\xfe\xff") and self._encoding.startswith("utf-16") else 0
         raw = _Bytes(self._source, start, look=not self._encoding.startswith("utf-16"))
-        return io.TextIOWrapper(io.BufferedReader(raw, 262_144), self._encoding, newline="")
+        some = self._encoding == SOME_ASCII
+        encoding, errors = ("ascii", "replace") if some else (self._encoding, "strict")
+        return io.TextIOWrapper(io.BufferedReader(raw, 262_144), encoding, errors, newline="")

@@ -11,6 +11,11 @@ _CONTROLS_DECODED = re.compile("[\x00-\x08\x0e-\x19\x1c-\x1f\x7f\ufffe\uffff]")
 
 UTF8 = "utf-8"
 WINDOWS = "windows-1252"
+SOME_ASCII = "unknown"
+# What windows-1252 would have within words and no language has: quotes, signs and capitals between small letters (of
+# cp437, cp850, Mac Roman), or four letters with accents on end (of Cyrillic, Greek, Hebrew and Asian encodings).
+_OTHER = re.compile(rb"[A-Za-z][\x80-\x84\x86-\x90\x94\x98\x9b\x9d\x9f][a-z]|[\xa1-\xff]{4}")
+_MAX_SCRIPTS = 4
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -19,19 +24,28 @@ _MARKS = (
 
 
 def encoding_of(head: bytes) -> str | None:
-    """By the mark at the beginning, or by what the bytes can be; ``None``: they are not text."""
+    """By the mark at the beginning, or by what the bytes can be; ``None``: they are not text.
+
+    ``SOME_ASCII``: text, and nobody knows which; of it only ASCII can be told.
+    """
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name if decodes(head[len(mark) :], name.removesuffix("-sig")) else None
-    candidates = (UTF8, _wide(head), WINDOWS)
-    return next((each for each in candidates if each and decodes(head, each)), None)
+    for candidate in (UTF8, _wide(head)):
+        if candidate and decodes(head, candidate):
+            return candidate
+    if CONTROLS.search(head):
+        return None
+    return SOME_ASCII if _OTHER.search(head) or not decodes(head, WINDOWS) else WINDOWS
 
 
 def is_text(data: bytes, begins: bool = True) -> bool:
     """``begins``: false for bytes out of the middle, which have no mark and may begin within a character."""
     if begins:
         return encoding_of(data) is not None
-    return any(decodes(data[skip:], name) for name in (UTF8, WINDOWS, "utf-16-le", "utf-16-be") for skip in range(4))
+    if not CONTROLS.search(data):
+        return True
+    return any(decodes(data[skip:], name) for name in ("utf-16-le", "utf-16-be") for skip in range(4))
 
 
 def decodes(data: bytes, name: str) -> bool:
@@ -46,13 +60,10 @@ def decodes(data: bytes, name: str) -> bool:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 without a mark: of a text with Latin letters every other byte is zero."""
-    sample = head[:1024]
-    pairs = len(sample) // 2
-    if not pairs:
-        return None
-    if sample[1::2].count(0) * 10 >= pairs * 4 and sample[::2].count(0) == 0:
-        return "utf-16-le"
-    if sample[::2].count(0) * 10 >= pairs * 4 and sample[1::2].count(0) == 0:
-        return "utf-16-be"
+    """UTF-16 without a mark: of every pair one byte is the script's, and zero for digits and ends of lines."""
+    pairs = len(head[:1024]) // 2
+    first, second = head[: 2 * pairs : 2], head[1 : 2 * pairs : 2]
+    for script, others, name in ((second, first, "utf-16-le"), (first, second, "utf-16-be")):
+        if 0 in script and 0 not in others and len(set(script)) <= _MAX_SCRIPTS:
+            return name
     return None

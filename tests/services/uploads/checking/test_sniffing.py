@@ -88,6 +88,12 @@ def test_a_file_that_is_not_what_its_name_says(data: bytes, filename: str, bytes
     assert refused.value.code is ErrorCode.UNSUPPORTED_MEDIA
 
 
+def test_what_may_be_text_of_another_kind_is_to_be_saved_anew() -> None:
+    for name in ("a.csv", "a.tsv", "a.txt"):
+        with pytest.raises(Rejected, match="save it as UTF-8"):
+            look("name;city\n".encode("utf-32-le"), name)
+
+
 @pytest.mark.parametrize("name", ["xl/vbaProject.bin", "word/vbaProject.bin", "custom/VBAPROJECT.BIN"])
 def test_macros_are_seen_whatever_the_name_says(name: str) -> None:
     folder, suffix = ("word/document.xml", "docx") if name.startswith("word") else ("xl/workbook.xml", "xlsx")
