@@ -32,6 +32,7 @@ def end_of_image(source: Source, media_type: str) -> int | None:
 
 
 def _jpeg(source: Source) -> int:
+    """Some cameras write no end marker: then the data of its last scan go on to the end of the file."""
     position, segments = 2, 0
     while True:
         segments += 1
@@ -52,7 +53,9 @@ def _jpeg(source: Source) -> int:
             raise damaged("the image is incomplete")
         position += 2 + max(2, struct.unpack_from(">H", raw, 2)[0])
         if marker == _SCAN:
-            position = _end_of_scan(source, position)
+            begin, position = position, _end_of_scan(source, position)
+            if begin < position == source.size:
+                return position
 
 
 def _behind_filling(source: Source, position: int) -> int:
@@ -70,6 +73,7 @@ def _behind_filling(source: Source, position: int) -> int:
 
 
 def _end_of_scan(source: Source, position: int) -> int:
+    """Where a marker follows, or the file ends."""
     while position < source.size:
         source.budget.tick()
         block, start = source.around(position)
@@ -81,7 +85,7 @@ def _end_of_scan(source: Source, position: int) -> int:
         if found:
             return position + found.start() - start
         position += max(1, len(block) - start - 1)
-    raise damaged("the image is incomplete")
+    return source.size
 
 
 def _png(source: Source) -> int:

@@ -43,6 +43,9 @@ def refuse_image_polyglots(source: Source, media_type: str) -> None:
     end = end_of_image(source, media_type)
     if end is not None and end < source.size:
         _check_trailer(source, end, media_type)
+    elif media_type == formats.JPEG and source.at(source.size - 2, 2) != b"\xff\xd9":
+        # Without an end marker nobody knows what is the picture's and what follows it.
+        _search(source, 0)
 
 
 def refuse_pdf_polyglots(source: Source) -> None:
@@ -78,16 +81,22 @@ def _refuse_zip(source: Source) -> None:
 
 
 def _check_trailer(source: Source, end: int, media_type: str) -> None:
+    counted = _search(source, end)
+    if counted > _MAX_TRAILER and not (media_type == formats.JPEG and (counted <= end or _of_a_phone(source, end))):
+        raise _hidden()
+
+
+def _search(source: Source, start: int) -> int:
+    """Raises ``Rejected`` for another file in what is behind ``start``. Returns how much that is, padding aside."""
     counted, before = 0, b""
-    for block in source.blocks(end):
+    for block in source.blocks(start):
         source.budget.tick()
         content = block.strip(b"\0")
         if content and _ARCHIVE.search(before + block):
             raise _hidden()
         before = block[-_OVERLAP:]
         counted += len(content)
-    if counted > _MAX_TRAILER and not (media_type == formats.JPEG and (counted <= end or _of_a_phone(source, end))):
-        raise _hidden()
+    return counted
 
 
 def _of_a_phone(source: Source, end: int) -> bool:

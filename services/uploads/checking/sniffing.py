@@ -55,13 +55,15 @@ _MARKUP = (
     ),
     (
         re.compile(
-            rb"(<\?xml[^>]{0,500}>\s*)?(<!--.{0,1000}?-->\s*)?<(!doctype html|html|head|body|script|iframe|title|h1)\b",
+            rb"(<\?xml[^>]{0,500}>\s*)?(<!--.{0,1000}?-->\s*)?<(!doctype html|html|head|body|script|iframe)\b",
             re.I | re.S,
         ),
         formats.HTML,
     ),
     (re.compile(rb"<\?xml\b", re.I), formats.XML),
 )
+# A page as well, unless it is called Markdown, which often begins so.
+_MARKUP_OR_MARKDOWN = re.compile(rb"(<!--.{0,1000}?-->\s*)?<(title|h1)\b", re.I | re.S)
 _PARTS = (
     ("xl/workbook.xml", formats.XLSX, formats.XLSM),
     ("xl/workbook.bin", formats.XLSB, formats.XLSB),
@@ -93,7 +95,7 @@ def sniff(source: Source, max_entries: int) -> Sniffed:
         if known and known.family is not Family.TEXT and guess.offset == 0 and len(guess.byte_match) >= _MIN_SIGNATURE:
             return Sniffed((known.media_type,))
     if is_text(head) and is_text(source.at(source.size - HEAD, HEAD), begins=False):
-        return Sniffed((_markup(head),), text=True)
+        return Sniffed(_markup(head), text=True)
     believed = [
         _media_type(guess) for guess in guesses if len(guess.byte_match) >= _MIN_GUESS and 0 <= guess.offset <= 8
     ]
@@ -155,12 +157,14 @@ def _media_type(guess: Any) -> str:
     return _ALIASES.get(said, said)
 
 
-def _markup(head: bytes) -> str:
-    """Texts that programs run or show otherwise than as text."""
+def _markup(head: bytes) -> tuple[str, ...]:
+    """Texts that programs run or show otherwise than as text; the most certain first."""
     begin = head.lstrip(b"\xef\xbb\xbf").lstrip()
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         begin = head[2:].replace(b"\0", b"").lstrip()
-    return next((media_type for pattern, media_type in _MARKUP if pattern.match(begin)), formats.TEXT)
+    if _MARKUP_OR_MARKDOWN.match(begin):
+        return (formats.HTML, formats.MARKDOWN)
+    return (next((media_type for pattern, media_type in _MARKUP if pattern.match(begin)), formats.TEXT),)
 
 
 __all__ = ("Rejected", "Sniffed", "sniff")

@@ -79,6 +79,15 @@ def test_large_images_are_read_once(data: bytes, media_type: str) -> None:
     assert source.fetched < 2 * len(data) + BLOCK
 
 
+def test_without_its_end_marker_a_jpeg_ends_with_the_file() -> None:
+    assert end_of_image(counted(JPEG[:-2]), f.JPEG) == len(JPEG) - 2
+    assert end_of_image(counted(JPEG[:-1]), f.JPEG) == len(JPEG) - 1
+    behind_scan = JPEG[:-2] + b"\xff\xc4\0\x40" + b"half of a table"
+    for data in (JPEG[:SCAN], JPEG[: SCAN + 5], behind_scan, behind_scan + b"\xff\xc4"):
+        with pytest.raises(Rejected, match="incomplete"):
+            end_of_image(counted(data), f.JPEG)
+
+
 @pytest.mark.parametrize("cut", range(6))
 def test_markers_on_the_edge_of_a_block(cut: int) -> None:
     data = JPEG[:-2] + b"x" * (BLOCK - len(JPEG) + 4 - cut) + b"\xff\xff\xd9" + b"trailer"

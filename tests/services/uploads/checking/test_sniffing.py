@@ -41,6 +41,8 @@ FILES = {
     "latin.csv": ("Größe;Ort\n1;Köln\n".encode("cp1252"), f.CSV),
     "a.tsv": (b"name\troom\nAnn\t12\n", f.TSV),
     "a.txt": ("Grüße, 旅券\n".encode(), f.TEXT),
+    "h1.md": (b'<h1 align="center">Title</h1>\n\ntext\n', f.MARKDOWN),
+    "comment.md": (b"<!-- badges -->\n<H1>Title</H1>\n", f.MARKDOWN),
     "a.md": (b"# Title\n\n<b>html</b> within\n", f.MARKDOWN),
 }
 
@@ -70,6 +72,10 @@ def test_images_have_sizes(filename: str) -> None:
         (b"MZ\x90\0" + bytes(200), "passport.pdf", "a Windows program"),
         (b"\x7fELF\x02\x01\x01" + bytes(200), "table.csv", "nothing that is known"),
         (b"<!DOCTYPE html><script>alert(1)</script>", "table.csv", "HTML"),
+        (b"<h1>hello</h1>", "notes.txt", "HTML"),
+        (b"<!-- x --><title>hello</title>", "table.csv", "HTML"),
+        (b"<!-- x --><html><h1>hello</h1>", "README.md", "HTML"),
+        (b"<h1>hello</h1>", "photo.jpg", "HTML"),
         (b"  \n<?php system($_GET[0]);", "notes.txt", "a PHP script"),
         (b'<?xml version="1.0"?>\n<!-- x --><svg xmlns="http://www.w3.org/2000/svg"/>', "photo.png", "an SVG image"),
         (b"\xff\xfe" + "<html>".encode("utf-16-le"), "notes.txt", "HTML"),
