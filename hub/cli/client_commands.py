@@ -164,14 +164,17 @@ def stream(
 
 @reported
 def upload(
-    file: Annotated[Path, typer.Argument(help="What to upload.", exists=True, dir_okay=False, readable=True)],
+    file: Annotated[Path, typer.Argument(help="What to upload.")],
     document_type: Annotated[
         str | None, typer.Option("--type", show_default="document", help="passport, image, csv, …")
     ] = None,
     meta: Annotated[list[str] | None, typer.Option(help="Metadata k=v, for example guest_id=7; several times.")] = None,
     name: Annotated[str | None, typer.Option(show_default="the file's", help="What it is to be called.")] = None,
     share: Annotated[
-        list[str] | None, typer.Option(help="A topic whose readers may read it, for example chat:lobby; several times.")
+        list[str] | None,
+        typer.Option(
+            help="A topic whose readers may read it; be one yourself: chat:lobby after hub chat lobby. Several times."
+        ),
     ] = None,
     sha256: Annotated[
         bool, typer.Option("--sha256", help="Read the file before, so that the hub can compare.")
@@ -185,12 +188,13 @@ def upload(
 ) -> None:
     """Upload a file and wait until it was checked; prints its id. Ctrl-C pauses, and says how to go on."""
     from hub.cli.uploading import Job, carry
-    from hub.cli.values import tags
+    from hub.cli.values import check_file, metadata
     from hub.client import HubClient
 
+    check_file(file)
     if resume is not None and (document_type or meta or name or share or sha256):
         raise typer.BadParameter("--resume goes on with what was begun: its type, name and metadata stay")
-    job = Job(file, resume, document_type or "document", name, tags(meta or []), sha256, share or [])
+    job = Job(file, resume, document_type or "document", name, metadata(meta or []), sha256, share or [])
     code = _talk(carry(HubClient(_url(url), _tokens(token, org, user), options=_options()), job, as_json=as_json))
     if code:
         raise typer.Exit(code)

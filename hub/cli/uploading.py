@@ -53,7 +53,7 @@ async def carry(client: HubClient, job: Job, *, as_json: bool) -> int:
                 return await _interrupted(upload, job, shown)
             except UploadFailed as failed:
                 shown.say(f"{failed}")
-                if failed.retry != "never" and failed.upload:
+                if failed.retry != "never" and failed.upload and failed.code != "wrong_file":
                     shown.say(_how_to_go_on(failed.upload, job))
                 return FAILED
             except HubClosed:
@@ -92,9 +92,12 @@ async def _interrupted(upload: Upload, job: Job, shown: _Shown) -> int:
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
+    told = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_PAUSE_S):
-            await upload.pause()
+            told = await upload.pause()
+    if not told:
+        shown.say("the hub could not be told of the pause; it keeps what it has all the same, until the upload expires")
     return INTERRUPTED
 
 

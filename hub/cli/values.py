@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hub.protocol.frames import Position, TagValue
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _ROOM = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_META_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -52,6 +54,16 @@ def tags(pairs: list[str]) -> dict[str, TagValue]:
     return dict(map(_pair, pairs))
 
 
+def metadata(pairs: list[str]) -> dict[str, TagValue]:
+    """The same for what an upload is to carry: names of up to 64 of ``A-Z a-z 0-9 _ . -``."""
+    for key, _ in map(_pair, pairs):
+        if _META_KEY.fullmatch(key) is None:
+            raise typer.BadParameter(
+                f"{key!r} cannot name metadata; write up to 64 of the characters A-Z a-z 0-9 _ . -"
+            )
+    return tags(pairs)
+
+
 def wanted_tags(pairs: list[str]) -> dict[str, TagValue | list[TagValue]]:
     """The same for a filter: a key given several times means any of its values."""
     values: dict[str, list[TagValue]] = {}
@@ -74,6 +86,16 @@ def text_of(file: str) -> str:
         return sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read as text ({error})") from error
+
+
+def check_file(file: Path) -> None:
+    """A file that can be read more than once."""
+    if str(file) == "-" or (file.exists() and not file.is_file() and not file.is_dir()):
+        raise typer.BadParameter(f"{file} cannot be read again after a lost connection; write it to a file first")
+    if not file.is_file():
+        raise typer.BadParameter(f"{file} is a folder" if file.is_dir() else f"{file} does not exist")
+    if not os.access(file, os.R_OK):
+        raise typer.BadParameter(f"{file} may not be read")
 
 
 def _pair(text: str) -> tuple[str, TagValue]:

@@ -45,6 +45,7 @@ class Upload:
         self._on_progress = on_progress
         self._wish: _Wish = "go"
         self._rested = asyncio.Event()
+        self._knows = True
         self._changed = asyncio.Event()
         self._step: asyncio.Task[UploadInfo] | None = None
         self._end: asyncio.Future[UploadInfo] = asyncio.get_running_loop().create_future()
@@ -95,10 +96,15 @@ class Upload:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def pause(self) -> None:
-        """Stops sending, and tells the hub, which keeps what it has. Nothing when all bytes are there already."""
+    async def pause(self) -> bool:
+        """Stops sending, and tells the hub, which keeps what it has. Nothing when all bytes are there already.
+
+        False: the hub could not be told within ``request_timeout_s``. A file that is being read for its sum
+        (``sha256=True``) is read from its beginning after ``resume``.
+        """
         if self._journey.arrived or self._end.done():
-            return
+            return True
+        self._knows = True
         self._rested.clear()
         self._want("pause")
         rested = asyncio.create_task(self._rested.wait())
@@ -107,6 +113,7 @@ class Upload:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             rested.cancel()
+        return self._knows
 
     async def resume(self) -> None:
         """Goes on after ``pause``."""
@@ -163,7 +170,7 @@ class Upload:
                 case "go":
                     step = asyncio.create_task(journey.go_on())
                 case "pause":
-                    step = asyncio.create_task(journey.rest(self._rested.set))
+                    step = asyncio.create_task(journey.rest(self._resting))
                 case "cancel":
                     return await journey.withdraw()
             self._step = step
@@ -174,6 +181,10 @@ class Upload:
                 await asyncio.gather(step, return_exceptions=True)
             if not step.cancelled():
                 return step.result()
+
+    def _resting(self, knows: bool) -> None:
+        self._knows = knows
+        self._rested.set()
 
     def _want(self, wish: _Wish) -> None:
         self._wish = wish

@@ -86,19 +86,23 @@ class Journey:
             raise self.failure("file_changed", str(problem)) from problem
         return info
 
-    async def rest(self, resting: Callable[[], None]) -> UploadInfo:
-        """Paused until it is cancelled; ``resting`` is called when the hub knows. Returns only if it had arrived."""
+    async def rest(self, resting: Callable[[bool], None]) -> UploadInfo:
+        """Paused until it is cancelled; ``resting`` is called with whether the hub knows. Returns only if it had
+        arrived.
+        """
         self.tell(UploadState.PAUSED)
+        knows = False
         try:
             if self._id:
-                await self._owner.call("upload.pause", {"upload": self._id})
-        except (RequestTimeout, ConnectionLost) as problem:
+                await self._say("upload.pause")
+            knows = bool(self._id) or not self._has_asked
+        except (TimeoutError, ConnectionLost) as problem:
             logger.info("the hub was not told of the pause: %s", problem)
         except RequestRefused as refused:
             if refused.code == ErrorCode.CONFLICT:
                 return await self.go_on()
             logger.info("the hub was not told of the pause: %s", refused)
-        resting()
+        resting(knows)
         forever: asyncio.Future[UploadInfo] = asyncio.get_running_loop().create_future()
         return await forever
 
@@ -209,11 +213,16 @@ class Journey:
     async def _spoilt(self, problem: SourceProblem) -> UploadFailed:
         """The file is not what it was. What the hub has of a new upload is of no use then."""
         if self._asked is not None and self._id:
-            with contextlib.suppress(ClientError):
-                await self._owner.call("upload.cancel", {"upload": self._id})
+            with contextlib.suppress(ClientError, TimeoutError):
+                await self._say("upload.cancel")
         if self._source is None:
             return self.failure("file", str(problem))
         return self.failure("file_changed", f"{problem}; upload it again when it stays as it is")
+
+    async def _say(self, method: str) -> None:
+        """Once, and not for ever while there is no connection."""
+        async with asyncio.timeout(self._options.request_timeout_s):
+            await self._owner.call(method, {"upload": self._id})
 
     # --- sending
 

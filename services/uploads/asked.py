@@ -18,10 +18,12 @@ DEFAULT_TYPE: Final = "document"
 MetaKey = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
 # Metadata are tags of events too, and what PostgreSQL keeps as JSON has no zeros.
 MetaText = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00]*$")]
-Metadata = Annotated[Mapping[MetaKey, MetaText | int | float | bool], Meta(max_length=32)]
+MetaValue = MetaText | int | float | bool
 Topics = Annotated[list[str], Meta(max_length=100)]
 Key = Annotated[str, Meta(min_length=1, max_length=128)]
 
+_METADATA_NAMES: Final = 32
+_SHOWN_CHARACTERS: Final = 100
 _METADATA_BYTES: Final = 16_384  # of JSON; events have to have room for it
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -34,7 +36,8 @@ class Create(Struct, frozen=True):
     size: Annotated[int, Meta(ge=0, le=2**53)]
     document_type: str = DEFAULT_TYPE
     sha256: str | None = None
-    metadata: Metadata = {}
+    metadata: Mapping[str, Any] = {}
+    """As ``metadata`` checks them, which names what is wrong."""
     key: Key | None = None
     shares: Topics = []
 
@@ -79,16 +82,28 @@ def asked(kind: type[T], params: Mapping[str, Any], method: str) -> T:
 
 def metadata(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same for metadata, whichever way it came; and what only tags demand."""
-    try:
-        checked: Mapping[str, Any] = msgspec.convert(values, Metadata)
-    except msgspec.ValidationError as error:
-        raise bad_request(f"metadata: {error}") from None
-    for name, value in checked.items():
+    if len(values) > _METADATA_NAMES:
+        raise bad_request(f"metadata: there are {len(values)} names; at most {_METADATA_NAMES} are allowed")
+    for name, value in values.items():
+        if not _is(name, MetaKey):
+            shown = name[:_SHOWN_CHARACTERS]
+            raise bad_request(f"metadata: {shown!r} is no name; write 1 to 64 of the characters A-Z a-z 0-9 _ . -")
+        if not _is(value, MetaValue):
+            text = "has to be a text of up to 256 characters without zeros, a number or a boolean"
+            raise bad_request(f"metadata: {name!r} {text}")
         if not _is_tag(value):
             raise bad_request(f"metadata: {name!r} is a number that not every client can read; send it as a text")
-    if len(msgspec.json.encode(checked)) > _METADATA_BYTES:
+    if len(msgspec.json.encode(values)) > _METADATA_BYTES:
         raise bad_request(f"metadata: it is more than {_METADATA_BYTES} bytes of JSON")
-    return checked
+    return values
+
+
+def _is(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _is_tag(value: Any) -> bool:

@@ -184,7 +184,8 @@ class Desk:
                 or is_upload_topic(topic)
                 or not await self._hub.may_subscribe(principal, topic)
             ):
-                raise bad_request(f"'shares' names a topic that you may not subscribe to: {topic[:200]!r}")
+                hint = "; a room has to be there, and you in it" if topic.startswith("chat:") else ""
+                raise bad_request(f"'shares' names a topic that you may not subscribe to: {topic[:200]!r}{hint}")
         return tuple(dict.fromkeys(topics))
 
     def _spawn(self, work: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import Commands
 from tests.client.scripted_hub import Peer, ScriptedHub, eventually
-from tests.client.scripted_uploads import Data, Document, ScriptedUploads
+from tests.client.scripted_uploads import Data, Document, Refused, ScriptedUploads
 
 BYTES = bytes(range(256)) * 200
 
@@ -78,6 +78,43 @@ async def test_what_goes_wrong(hub: ScriptedHub, uploads: ScriptedUploads, hub_c
     run = await hub_command("upload", file, "--resume", "up0", "--type", "csv", HUB_URL=hub.url)
     assert run.process.returncode == 2
     assert "--resume goes on" in run.err
+    run = await hub_command("upload", file, "--meta", "guest id=7", HUB_URL=hub.url)
+    assert run.process.returncode == 2
+    assert "'guest id' cannot name metadata" in run.err
+
+
+async def test_what_is_no_file(hub: ScriptedHub, uploads: ScriptedUploads, hub_command: Commands) -> None:
+    os.mkfifo(hub_command.folder / "pipe")
+    for source in ("pipe", "-", "/dev/stdin"):
+        run = await hub_command("upload", source, HUB_URL=hub.url)
+        assert run.process.returncode == 2
+        assert "write it to a file first" in run.err
+    assert not uploads.calls
+
+
+async def test_going_on_with_another_file(
+    hub: ScriptedHub, uploads: ScriptedUploads, hub_command: Commands, file: str
+) -> None:
+    uploads.documents["up0"] = Document("up0", {"filename": "f", "size": 7, "document_type": "csv", "metadata": {}})
+    run = await hub_command("upload", "--resume", "up0", file, HUB_URL=hub.url)
+    assert run.process.returncode == 1
+    assert run.err.endswith("give the file that it was begun with\n")
+
+
+async def test_ctrl_c_when_the_hub_cannot_be_told(
+    hub: ScriptedHub, uploads: ScriptedUploads, hub_command: Commands, file: str
+) -> None:
+    async def half(_: Peer, document: Document, __: Data) -> bool:
+        return document.accepted > 20_000
+
+    uploads.faults = half
+    uploads.refuse["upload.pause"] = [Refused("unavailable", "the database is away", "later")]
+    run = await hub_command.start("upload", file, HUB_URL=hub.url)
+    await run.shows("uploading 30 %", where="err")
+    run.signal(signal.SIGINT)
+    assert await run.ends() == 130
+    assert "go on with: hub upload --resume up0" in run.err
+    assert "the hub could not be told of the pause" in run.err
 
 
 async def test_taken_over(hub: ScriptedHub, uploads: ScriptedUploads, hub_command: Commands, file: str) -> None:

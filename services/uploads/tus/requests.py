@@ -83,10 +83,10 @@ class Tus:
 
     async def _create(self, it: Asked) -> Response[None]:
         require(it.principal, "upload.create")
-        concat = it.headers.concat()
-        params = creation_params(it.headers.metadata(), partial=concat is not None and not concat.final)
         if it.headers.one("Upload-Defer-Length") is not None:
             raise bad_request("the size must be known: send the header Upload-Length")
+        concat = it.headers.concat()
+        params = creation_params(it.headers.metadata(), partial=concat is not None and not concat.final)
         size = it.headers.number("Upload-Length")
         if concat is not None and concat.final:
             if size is not None or it.headers.has_body():

@@ -45,6 +45,29 @@ async def test_metadata_that_no_event_could_carry(house: Depot, metadata: dict[s
     await ada.refused("create", "bad_request", filename="a.csv", size=5, document_type="csv", metadata=metadata)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"guest id": 7}, "metadata: 'guest id' is no name; write 1 to 64 of the characters A-Z a-z 0-9 _ . -"),
+        ({"ok": 1, "note": {"a": 1}}, "metadata: 'note' has to be a text of up to 256 characters without zeros, "),
+        ({f"m{index}": 1 for index in range(33)}, "metadata: there are 33 names; at most 32 are allowed"),
+    ],
+)
+async def test_what_is_wrong_with_metadata_is_named(house: Depot, metadata: dict[str, Any], says: str) -> None:
+    ada = await house.person()
+    refused = await ada.refused(
+        "create", "bad_request", filename="a.csv", size=5, document_type="csv", metadata=metadata
+    )
+    assert refused.message.startswith(says)
+
+
+async def test_sharing_with_a_room_that_is_not_there(house: Depot) -> None:
+    ada = await house.person()
+    wanted = {"filename": "a.csv", "size": 5, "document_type": "csv", "shares": ["chat:nowhere"]}
+    refused = await ada.refused("create", "bad_request", **wanted)
+    assert refused.message.endswith("'chat:nowhere'; a room has to be there, and you in it")
+
+
 async def test_metadata_as_large_as_it_may_be(house: Depot) -> None:
     ada = await house.person()
     metadata: dict[str, Any] = {f"m{index}": "x" * 256 for index in range(29)}

@@ -149,6 +149,8 @@ async def test_creations_that_are_refused(ada: TusClient, house: Depot) -> None:
     for headers, code, status in CREATIONS:
         asked = {"Upload-Length": "10", "Upload-Metadata": encoded(GUESTS), **headers}
         assert_problem(await ada.ask("POST", "/v1/uploads", asked), code, status)
+    deferred = await ada.ask("POST", "/v1/uploads", {"Upload-Defer-Length": "1"})
+    assert deferred.json()["detail"] == "the size must be known: send the header Upload-Length"
     assert await house.rows("SELECT id FROM hub.uploads") == []
 
 
