@@ -551,7 +551,11 @@ async def test_cancelled_without_a_connection(
     async with HubClient(hub.url, options=hasty(options)) as client:
         upload = client.upload(BYTES, filename="f")
         await eventually(lambda: upload.id)
+        assert await upload.pause() is True
+        await upload.resume()
         tried = cut_off(hub)
+        async with asyncio.timeout(10):
+            assert await upload.pause() is False
         cancelling = asyncio.create_task(upload.cancel())
         await eventually(lambda: longer_than_patience(tried))
         assert not cancelling.done()
