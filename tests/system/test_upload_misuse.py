@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from hub.edge import handles
 from hub.embedded import PostgresServer
+from hub.nodes.broadcasts import Broadcasts
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Credit, Error
 from services.uploads.store import Digest, Part, Piece, StoreFull
@@ -39,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "uploads_window_bytes": WINDOW,
     "uploads_block_bytes": WINDOW // 2,
     "uploads_flush_s": 0.02,
+    "uploads_release_s": 0.3,
     "uploads_open_per_user": 4,
     "uploads_org_bytes_per_day": PER_DAY,
     "uploads_creates_burst": 80,
@@ -237,6 +239,29 @@ async def test_the_newest_of_many_writers_wins(house: Depot, user: str) -> None:
     assert last["handle"] != opened["handle"]
     await person.send(last, FEW)
     await person.ended(opened["upload"])
+    assert house.content(opened["upload"]) == FEW
+
+
+async def test_a_writer_that_nobody_could_tell_writes_nothing(
+    house: Depot, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node hears nothing of the others, and goes on taking bytes: none of them counts."""
+
+    async def lost(*_: Any) -> None:
+        """On its way."""
+
+    monkeypatch.setattr(Broadcasts, "send", lost)
+    person, second = await house.person(user), await house.person(user, node=1)
+    opened = await person.create(FEW, sha256=sha256(FEW))
+    await person.chunk(opened["handle"], 0, FEW[:100])
+    await person.acknowledged(opened, 100)
+    resumed = await second.call("resume", upload=opened["upload"])
+    await person.chunk(opened["handle"], 100, b"!" * 100)
+    error = await trouble(person, opened["handle"])
+    assert (error.code, (error.details or {})["offset"]) == ("conflict", 100)
+    assert (await second.call("status", upload=opened["upload"]))["offset"] == resumed["offset"] == 100
+    await second.send(resumed, FEW)
+    await second.ended(opened["upload"])
     assert house.content(opened["upload"]) == FEW
 
 

@@ -50,6 +50,8 @@ class SocketLeg:
             self._on.complain(f"asked for {self._on.it.upload}, got {answer['upload']}")
         self._on.it.upload = answer["upload"]
         self._on.heard(answer["offset"], floor)
+        if self._on.is_haunted and self._on.random.random() < 0.5:
+            await asyncio.sleep(0.2)  # so that whoever was overtaken has his chance
         return grip
 
     async def _create(self, line: SocketLine) -> tuple[Grip, dict[str, Any]]:
@@ -232,4 +234,4 @@ class SocketLeg:
                     # It does not know whether its last bytes were taken, so it tries both.
                     for offset in (position, grip.offset):
                         await line.chunk(grip, offset, NOT_THE_FILE * min(64, len(self._on.it.content)))
-                    await asyncio.sleep(0.02)  # over the time that a takeover may take
+                    await asyncio.sleep(0.05)  # over the time that a takeover may take

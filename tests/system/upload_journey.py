@@ -107,6 +107,11 @@ class Journey:
             return self.random.randrange(self.it.acknowledged, size)
         return size if self.random.random() < 0.5 else self.random.randint(self.it.acknowledged, size)
 
+    @property
+    def is_haunted(self) -> bool:
+        """Whether somebody who was left behind goes on."""
+        return bool(self._ghosts)
+
     def overtake(self) -> None:
         """Whoever was there before is no more the one that counts."""
         self.overtaken.set()
