@@ -28,16 +28,22 @@ class SocketLeg:
                 socket_line(self._on.door.port, self._on.token, encoding, self._on.complain)
             )
             grip = await self._grasp(line)
-            goal = self._on.goal()
-            position = await self._bring(line, grip, goal)
-            if position == len(self._on.it.content):
-                await self._all_is_there(line, grip)
-            elif self._on.it.fate == "cancelled" and self._on.random.random() < 0.5:
-                await self._cancel(line)
-            elif self._on.it.fate == "abandoned" and self._on.random.random() < 0.5:
-                self._on.finish("abandoned")
-            else:
-                await self._end_of_leg(stack, line, grip, position)
+            try:
+                position = await self._bring(line, grip, self._on.goal())
+                await self._after(stack, line, grip, position)
+            finally:
+                self._saw(grip)  # whatever has ended it: what was acknowledged stays
+
+    async def _after(self, stack: contextlib.AsyncExitStack, line: SocketLine, grip: Grip, position: int) -> None:
+        """Everything is there, or something else is due."""
+        if position == len(self._on.it.content):
+            await self._all_is_there(line, grip)
+        elif self._on.it.fate == "cancelled" and self._on.random.random() < 0.5:
+            await self._cancel(line)
+        elif self._on.it.fate == "abandoned" and self._on.random.random() < 0.5:
+            self._on.finish("abandoned")
+        else:
+            await self._end_of_leg(stack, line, grip, position)
 
     async def _grasp(self, line: SocketLine) -> Grip:
         floor = self._on.it.acknowledged

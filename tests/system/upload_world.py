@@ -105,7 +105,7 @@ class UploadSaboteur(Saboteur):
         for way in ways:
             way.stall(direction)
         await asyncio.sleep(self._random.uniform(0.5, 3))
-        if self._random.random() < 0.5:
+        if self._random.random() < 0.7:
             for way in ways:
                 way.cut()
         for way in ways:
