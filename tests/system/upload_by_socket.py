@@ -210,7 +210,7 @@ class SocketLeg:
                 floor = max(self._on.it.acknowledged, grip.offset)
                 self._on.heard((await line.call("upload.status", upload=self._on.it.upload))["offset"], floor)
             case "ghost":
-                self._on.did("ghost")
+                self._on.did("ghost", "at", position)
                 # It keeps the connection, and the next leg has one of its own.
                 self._on.haunt(self._haunt(stack.pop_all(), line, grip, position, self._on.overtaken))
 
@@ -236,6 +236,7 @@ class SocketLeg:
                     await asyncio.sleep(0.01)  # as fast as it goes there would be nothing left to haunt
                 if not overtaken.is_set():
                     return
+                self._on.did("ghost sends something else", "at", position, grip.offset, "after", grip.trouble)
                 for _ in range(5):
                     # It does not know whether its last bytes were taken, so it tries both.
                     for offset in (position, grip.offset):

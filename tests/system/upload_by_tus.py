@@ -67,9 +67,10 @@ class TusLeg:
         kind = self._on.random.choice(("whole", "whole", "pieces", "pieces", "sum", "wrong sum", "wrong offset"))
         if kind == "wrong offset" and position + len(data) == len(self._on.it.content):
             kind = "whole"  # a byte further it would also be too long
-        self._on.did(f"tus: {kind}")
+        self._on.did(f"tus: {kind}", position, end)
         if kind == "wrong offset":
-            answer = await line.patch(self._on.it.upload, position + 1, data)
+            # The bytes that belong there: a request of an earlier leg may have come in between, and then it is right.
+            answer = await line.patch(self._on.it.upload, position + 1, self._on.it.content[position + 1 : end + 1])
         elif kind == "wrong sum":
             answer = await line.patch(self._on.it.upload, position, data, checksum=checksum(data + b"x"))
         elif kind == "sum":
@@ -81,11 +82,13 @@ class TusLeg:
         expected = {"wrong offset": 409, "wrong sum": 460}.get(kind, 204)
         if answer.status_code in {400, 409} - {expected} and answer.json()["code"] in ("conflict", "offset_mismatch"):
             raise Lost("tus: conflict")  # a writer of an earlier leg came in between: HEAD says how it stands
-        if kind == "wrong sum" and answer.status_code == 204:
-            data = b""  # interrupted before it was known to be wrong; then nothing is kept
-        else:
+        if answer.status_code != 204:
             line.require(answer, expected)
-        return position if answer.status_code != 204 else self._came_to(answer, position, position + len(data), floor)
+            return position
+        if kind == "wrong offset":
+            return self._came_to(answer, position + 1, end + 1, floor)
+        # With a wrong sum: interrupted before that was known, and nothing is kept.
+        return self._came_to(answer, position, position if kind == "wrong sum" else end, floor)
 
     def _came_to(self, answer: httpx.Response, first: int, last: int, floor: int) -> int:
         """Where it stands after a request that was not refused."""
@@ -102,23 +105,31 @@ class TusLeg:
         """A request that stays; somebody else goes on from where its first half has come to."""
         data = self._on.it.content[position : self._on.random.randint(position + 1, goal)]
         ghost = self._on.haunt(self._haunt(position, data, self._on.overtaken))
-        with contextlib.suppress(TimeoutError):
-            # Only when it is acknowledged it is certain that it does not come after whoever overtakes it.
-            # (HEAD would end the ghost.)
+        offset = position
+        try:
             async with asyncio.timeout(2):
-                while True:
-                    answer = await line.ask("GET", f"/v1/uploads/{self._on.it.upload}")
-                    line.require(answer, 200)
-                    if (offset := int(answer.json()["offset"])) > position + len(data) // 2:
-                        self._on.heard(offset, position)
-                        self._on.did("tus: ghost")
-                        return offset
-                    if ghost.done():
-                        break
-                    await asyncio.sleep(0.05)
-        ghost.cancel()
-        await asyncio.gather(ghost, return_exceptions=True)
-        raise Lost("the ghost did not come")
+                offset = await self._taken(line, position + len(data) // 2 + 1, ghost)
+        except TimeoutError:
+            raise Lost("the ghost did not come") from None
+        finally:
+            if offset == position:
+                # It may come after whoever overtakes it, and then it would be right in what it sends.
+                ghost.cancel()
+                await asyncio.gather(ghost, return_exceptions=True)
+        self._on.heard(offset, position)
+        self._on.did("tus: ghost", position, position + len(data), "at", offset)
+        return offset
+
+    async def _taken(self, line: TusLine, at_least: int, ghost: asyncio.Task[None]) -> int:
+        """Waits until so much is acknowledged, and returns how much is. (HEAD would end the ghost.)"""
+        while True:
+            answer = await line.ask("GET", f"/v1/uploads/{self._on.it.upload}")
+            line.require(answer, 200)
+            if (offset := int(answer.json()["offset"])) >= at_least:
+                return offset
+            if ghost.done():
+                raise Lost("the ghost ended")
+            await asyncio.sleep(0.05)
 
     async def _haunt(self, position: int, data: bytes, overtaken: asyncio.Event) -> None:
         """Brings some of the file, and when somebody else goes on, something else."""
@@ -132,7 +143,8 @@ class TusLeg:
 
         with contextlib.suppress(Lost):
             async with tus_line(self._on.door.port, self._on.token) as line:
-                await line.patch(self._on.it.upload, position, pieces())
+                answer = await line.patch(self._on.it.upload, position, pieces())
+                self._on.did("tus: ghost was answered", answer.status_code, answer.headers.get("Upload-Offset"))
 
     async def _pieces(self, data: bytes) -> AsyncIterator[bytes]:
         size = self._on.random.randint(1, 65_536)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Upload:
     """Its owner has nothing more to do."""
     legs: int = 0
     deeds: Counter[str] = field(default_factory=Counter)
+    story: list[str] = field(default_factory=list)
+    """Everything that was done, with the time of day and the leg: for when something is wrong."""
 
     @property
     def filename(self) -> str:
@@ -81,9 +84,10 @@ class Journey:
         self._tell(f"{self.it.filename} ({self.it.upload}, {len(self.it.content)} bytes, leg {self.it.legs}): {text}")
         self.it.over = True
 
-    def did(self, what: str) -> None:
-        """For the figures."""
+    def did(self, what: str, *more: object) -> None:
+        """For the figures; ``more`` for the story alone."""
         self.it.deeds[what] += 1
+        self.it.story.append(" ".join((f"{time.time() % 1000:.3f}", f"leg {self.it.legs}", what, *map(str, more))))
 
     def finish(self, why: str) -> None:
         """Its owner has nothing more to do."""
@@ -114,6 +118,7 @@ class Journey:
 
     def overtake(self) -> None:
         """Whoever was there before is no more the one that counts."""
+        self.did("overtakes")
         self.overtaken.set()
         self.overtaken = asyncio.Event()
 

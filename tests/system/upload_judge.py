@@ -105,10 +105,17 @@ def of_store(uploads: Sequence[Upload], world: UploadWorld) -> list[str]:
             faults.append(f"{name}: left in the store: {[path.name for path in found]}")
         elif [path.name for path in found] != ["content"]:
             faults.append(f"{wanted[name].filename} {name}: in the store are {[path.name for path in found]}")
-        elif found[0].read_bytes() != wanted[name].content:
-            size = found[0].stat().st_size
-            faults.append(f"{wanted[name].filename} {name}: {size} bytes are stored for {len(wanted[name].content)}")
+        elif difference := _difference(found[0].read_bytes(), wanted[name].content):
+            faults.append(f"{wanted[name].filename} {name}: {difference}; {wanted[name].story}")
     return faults
+
+
+def _difference(stored: bytes, content: bytes) -> str:
+    """Where they begin to differ."""
+    if stored == content:
+        return ""
+    first = next((n for n, (one, other) in enumerate(zip(stored, content, strict=False)) if one != other), len(stored))
+    return f"{len(stored)} bytes are stored for {len(content)}; from {first} on: {stored[first : first + 20]!r}"
 
 
 async def of_contents(uploads: Sequence[Upload], address: str, token: str) -> list[str]:

@@ -57,6 +57,7 @@ class Uploader:
             self._world.lead(self, self._random.choice(self._world.running() or [0]))
         if self._random.random() < 0.45:
             self._cut_somewhere()
+        self._on.did(f"by {self._way}", "over node", self.node)
         try:
             if self._way == "tus":
                 await TusLeg(self._on).travel()
