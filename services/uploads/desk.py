@@ -196,11 +196,10 @@ class Desk:
 
 def _check_same(upload: Upload, new: NewUpload) -> None:
     """A key is one file's: the bytes of another would be mixed with its own."""
-    if (upload.size, upload.filename, upload.document_type, upload.partial) != (
-        *(new.size, new.filename, new.document_type),
-        new.partial,
-    ):
-        text = "the upload of this key is of another size, filename or type; take another key for another file"
+    said = (upload.size, upload.filename, upload.document_type, upload.partial)
+    other_bytes = None not in (upload.sha256_wanted, new.sha256) and upload.sha256_wanted != new.sha256
+    if other_bytes or said != (new.size, new.filename, new.document_type, new.partial):
+        text = "the upload of this key is of another size, filename, type or sha256; take another key for another file"
         raise HubError(ErrorCode.CONFLICT, text, details={"upload": upload.id})
 
 

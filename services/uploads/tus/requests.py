@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from litestar import Response
+from litestar import MediaType, Response
 from litestar.exceptions import MethodNotAllowedException
 
 from hub.api import ErrorCode, HttpError, Hub, HubError, HubRequest, Principal, bad_request
@@ -231,7 +231,8 @@ def _known(upload: Upload, reader: str) -> dict[str, Any]:
 
 
 def _answer(status: int, headers: dict[str, str]) -> Response[None]:
-    return Response(None, status_code=status, headers=headers)
+    # As text, nothing is nothing; as JSON it would be `null`.
+    return Response(None, status_code=status, headers=headers, media_type=MediaType.TEXT)
 
 
 def _nothing(_: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hub.protocol.frames import Error
-from tests.services.uploads.depot import Depot, depot, some_text
+from tests.services.uploads.depot import Depot, depot, sha256, some_text
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 
@@ -17,11 +17,11 @@ FEW = some_text(200_000)
 
 async def test_the_same_key_is_the_same_upload(house: Depot) -> None:
     ada = await house.person()
-    opened = await ada.create(FEW, key="k1")
+    opened = await ada.create(FEW, key="k1", sha256=sha256(FEW))
     await ada.send(opened, FEW, until=100_000)
     again = await (await house.person()).create(FEW, key="k1")
     assert (again["upload"], again["offset"]) == (opened["upload"], 100_000)
-    for changes in ({"size": 200_001}, {"filename": "other.csv"}, {"document_type": "document"}):
+    for changes in ({"size": 200_001}, {"filename": "other.csv"}, {"document_type": "document"}, {"sha256": "0" * 64}):
         wanted = {"filename": "guests.csv", "size": len(FEW), "document_type": "csv", "key": "k1"} | changes
         refused = await ada.refused("create", "conflict", **wanted)
         assert refused.details == {"upload": opened["upload"]}
