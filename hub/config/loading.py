@@ -25,8 +25,6 @@ FIELDS: dict[str, msgspec.structs.FieldInfo] = {
 # and what may come on top of its longest html, a tag and the end tags.
 _CHUNK_BYTES_PER_CHAR = 8
 _CHUNK_TAGS_BYTES = 16_384
-# Around the bytes of an upload in its message: 12, or a map of msgpack.
-_CHUNK_HEAD_BYTES = 256
 _PLAIN_NAMES = {"port": "PORT", "log_level": "LOG_LEVEL"}
 _LISTS = {"event_services", "demo_orgs", "allowed_origins", "assistant_providers", "uploads_store_options"}
 
@@ -118,8 +116,6 @@ def _cross_check_content(settings: Settings) -> list[str]:
 
 def _cross_check_uploads(settings: Settings) -> list[str]:
     rules = {
-        f"HUB_UPLOADS_CHUNK_BYTES must be at least {_CHUNK_HEAD_BYTES} less than HUB_MAX_MESSAGE_BYTES: a chunk is "
-        "one message": settings.uploads_chunk_bytes + _CHUNK_HEAD_BYTES <= settings.max_message_bytes,
         "HUB_CHUNK_FREE_BYTES must not be more than HUB_UPLOADS_CHUNK_BYTES: chunks of that size cost nothing": (
             settings.chunk_free_bytes <= settings.uploads_chunk_bytes
         ),

@@ -200,7 +200,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = ""
     uploads_max_bytes: Annotated[int, doc("Largest upload, whatever its type may have.", ge=1)] = 5_368_709_120
     uploads_chunk_bytes: Annotated[
-        int, doc("Largest chunk a client may send over the socket; smaller ones are slower.", ge=1024)
+        int,
+        doc("Largest chunk over the socket, as far as HUB_MAX_MESSAGE_BYTES allows; smaller ones are slower.", ge=1024),
     ] = 262_144
     uploads_window_bytes: Annotated[
         int, doc("Bytes of one upload that may be under way: sent, and not yet stored and recorded.", ge=4096)

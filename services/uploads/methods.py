@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -18,6 +18,8 @@ from services.uploads.intake import UploadIntake
 from services.uploads.records import Records
 from services.uploads.shapes import State, Upload, shape
 from services.uploads.writers import Writers
+
+_CHUNK_HEAD_BYTES: Final = 256  # around its bytes in a message: 12, or a map of msgpack
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +80,9 @@ class Intakes:
             "handle": handle.number,
             "offset": offset,
             "size": writer.size,
-            "chunk_bytes": self._settings.uploads_chunk_bytes,
+            "chunk_bytes": min(
+                self._settings.uploads_chunk_bytes, self._settings.max_message_bytes - _CHUNK_HEAD_BYTES
+            ),
             "window": window,
             "expires_in_ms": max(0, (writer.upload.expires_at or 0) - int(time.time() * 1000)),
         }

@@ -165,3 +165,14 @@ async def test_a_pause_is_told_to_who_watches_and_to_who_sends(house: Depot) -> 
         if progress.data["paused"]:
             assert progress.data["offset"] == 100_000
             break
+
+
+async def test_a_chunk_is_never_larger_than_a_message_may_be(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+) -> None:
+    async with depot(redis_url, hub_database, tmp_path, max_message_bytes=150_000) as house:
+        ada = await house.person(encoding=Encoding.MSGPACK)
+        opened = await ada.create(MANY)
+        assert 140_000 < opened["chunk_bytes"] < 150_000
+        await ada.send(opened, MANY, step=opened["chunk_bytes"])
+        await ada.ended(opened["upload"])
