@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -51,11 +52,15 @@ async def address() -> AsyncIterator[str]:
     """Where an empty page and our scripts are. A page that did not come from this machine may not connect to it."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().removeprefix("/")
-        kind, body = ("text/javascript", (WEB / name).read_bytes()) if name else ("text/html", HTML)
-        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind.encode(), body))
+        # A browser opens connections that it may never need.
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            name = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().removeprefix("/")
+            kind, body = ("text/javascript", (WEB / name).read_bytes()) if name else ("text/html", HTML)
+            writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind.encode(), body))
+            await writer.drain()
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1")
     yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"

