@@ -105,7 +105,14 @@ async def test_everybody_sees_the_same_from_every_hub(town: Town) -> None:
     await here.unsubscribe(*ROOMS)
     await there.unsubscribe(*ROOMS)
     await town.all_see()
-    assert town.heard("ann") == [["join ann online", "update ann away", "leave ann offline"]] * len(town.watchers)
+    first, *others = town.heard("ann")
+    assert others == [first] * (len(town.watchers) - 1)
+    # Her other hub may say that she is there only after the first has said that she is away.
+    late = ["update ann away", "update ann online"]
+    assert first in (
+        ["join ann online", "update ann away", "leave ann offline"],
+        ["join ann online", *late, "update ann away", "leave ann offline"],
+    )
 
 
 async def test_who_moves_to_another_hub_makes_no_noise(town: Town) -> None:
