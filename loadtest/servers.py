@@ -48,8 +48,8 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Server(ABC):
-    """One server process. As a context manager it runs inside the block."""
+class ServerProcess(ABC):
+    """A process under load. As a context manager it runs inside the block."""
 
     name = ""
 
@@ -61,14 +61,6 @@ class Server(ABC):
     @abstractmethod
     def command(self) -> Sequence[str]:
         """What is started."""
-
-    @abstractmethod
-    def clients(self, connections: int, *, own_topics: bool = False) -> Clients:
-        """Everybody on one topic, or (``own_topics``) the client of number n on topic n."""
-
-    @abstractmethod
-    def publication(self) -> Publication:
-        """An event on the topic of the number that the generator puts in; 0 is the shared one."""
 
     def environment(self) -> Mapping[str, str]:
         """Added to this process's environment."""
@@ -125,6 +117,18 @@ class Server(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class Server(ServerProcess):
+    """One that delivers events."""
+
+    @abstractmethod
+    def clients(self, connections: int, *, own_topics: bool = False) -> Clients:
+        """Everybody on one topic, or (``own_topics``) the client of number n on topic n."""
+
+    @abstractmethod
+    def publication(self) -> Publication:
+        """An event on the topic of the number that the generator puts in; 0 is the shared one."""
 
 
 def on_server_core(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hub.client import HubClient
-from loadtest.generators import Clients, Figures, Generator, Programs, Publication, upload
+from loadtest.generators import Figures, Generator, Programs, upload
 from loadtest.hub_server import ORG, HubServer
 from loadtest.machine import LOAD_CORE, SERVER_CORE, Load, Watch, resident_bytes
 from loadtest.measure import Sample, why_void
-from loadtest.servers import Server, python
+from loadtest.servers import ServerProcess, python
 from loadtest.service_hub import client, service_hub, together
 from loadtest.session import Bench
 
@@ -105,25 +105,19 @@ def upload_hub(bench: Bench, *, both_cores: bool = False, **settings: Any) -> It
             **_UNLIMITED,
             **settings,
         }
-        with service_hub(bench, durable=False, **wanted) as (server, _):
+        with service_hub(bench, durable=True, **wanted) as (server, _):
             if both_cores:
                 spread(server.pids)
             yield UploadHub(bench, server, store, resident_bytes(server.pids))
 
 
-class Receiver(Server):
+class Receiver(ServerProcess):
     """``reference_upload``."""
 
     name = "bare uvicorn"
 
     def command(self) -> Sequence[str]:
         return python("loadtest.reference_upload", str(self.port))
-
-    def clients(self, connections: int, *, own_topics: bool = False) -> Clients:
-        raise NotImplementedError
-
-    def publication(self) -> Publication:
-        raise NotImplementedError
 
     def measured(self, bench: Bench, way: Literal["plain", "tus"]) -> Sample:
         """As many bytes, in messages of 256 KB or as the body of a PATCH."""
