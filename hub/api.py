@@ -18,6 +18,7 @@ from hub.edge.problems import HttpError
 from hub.errors import ConfigError, ErrorCode, HubError, bad_request, not_found, unavailable
 from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvent, Page
+from hub.flags import Evaluation, Flags, Subject, Switch
 from hub.nodes.answers import Answers, Ending
 from hub.nodes.attention import Attention
 from hub.nodes.cache import Cache
@@ -43,7 +44,9 @@ __all__ = (
     "DutyBook",
     "Ending",
     "ErrorCode",
+    "Evaluation",
     "Finding",
+    "Flags",
     "Handle",
     "History",
     "HttpError",
@@ -63,6 +66,8 @@ __all__ = (
     "Settings",
     "SharedLimits",
     "SlowPolicy",
+    "Subject",
+    "Switch",
     "TopicKind",
     "Transaction",
     "bad_request",

@@ -48,6 +48,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
+from hub.flags import FixedFlags, Switches
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -117,6 +118,7 @@ class Node:
         self._answers = Answers()
         self._expulsions = Expulsions(settings, fan_out.topics, self._control)
         self._rechecks = Rechecks(settings, fan_out.topics, self._expulsions, self._control)
+        self._flags = FixedFlags()
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -155,6 +157,8 @@ class Node:
             saver=self._saver,
             answers=self._answers,
             presence=self._presence,
+            flags=self._flags,
+            switches=Switches(switch for service in self._services for switch in service.switches),
         )
         self._hear_others()
 
@@ -188,6 +192,7 @@ class Node:
             broadcasts=Broadcasts(self._control),
             answers=self._answers,
             revocations=self._admission.check_revoked,
+            flags=self._flags,
             markup=Markup(),
         )
 

@@ -20,6 +20,7 @@ from hub.fanout.broker import Published
 from hub.fanout.kept_events import KeptEvents, Page
 from hub.fanout.publisher import NewEvent, Publisher
 from hub.fanout.redaction import Redaction
+from hub.flags import Flags, Switch
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -67,6 +68,8 @@ class Hub:
     answers: Answers
     """For routes whose answers take long: ``with hub.answers.answering(request.user) as ending``."""
     revocations: Revocations
+    flags: Flags
+    """What is switched on for whom. What a flag covers as a whole (``Service.switches``) need not be asked."""
     markup: Markup
     """What somebody wrote as safe HTML; ``hub.api.markup`` has its parts."""
 
@@ -205,6 +208,8 @@ class Service:
     """Headers that pages of allowed origins may send, beside the usual ones."""
     cors_answer_headers: Sequence[str] = ()
     """… and those of answers that they may read."""
+    switches: Sequence[Switch] = ()
+    """The flags by which this feature is switched on, and what they cover."""
     start: Hook | None = None
     stop: Hook | None = None
 

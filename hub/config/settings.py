@@ -298,6 +298,37 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
         int, doc("Topics that may wait for their Redis server while the relay goes on with the others.", ge=1)
     ] = 1000
 
+    # --- flags
+    flags_file: Annotated[
+        str,
+        doc("The file of feature flags, reloaded when it changes. Empty: every flag is what the code declares."),
+    ] = "feature_flags.yaml"
+    flags_org: Annotated[
+        str,
+        doc("Organisation of the operators: changes of flags are events of its topic flags:changes. Empty: no events."),
+    ] = ""
+    flags_recheck_s: Annotated[
+        float, doc("How often a node looks for changes of flags that it was not told of.", gt=0)
+    ] = 10.0
+    flags_drain_window_s: Annotated[
+        float, doc("When realtime_v2 goes off, open sockets are told to leave over this time.", ge=0)
+    ] = 10.0
+    flags_report_s: Annotated[
+        float, doc("How often nodes tell one another what guards of staged flags look at.", gt=0)
+    ] = 2.0
+    flags_audit_keep_s: Annotated[int, doc("How long the record of who changed a flag is kept.", ge=3600)] = 31_536_000
+
+    # --- server-sent events and polling
+    poll_wait_s: Annotated[float, doc("Longest time that a poll waits for something to happen.", gt=0)] = 30.0
+    poll_linger_s: Annotated[
+        float, doc("A client that polls is gone when its next poll does not come for this long.", gt=0)
+    ] = 30.0
+    sse_position_ms: Annotated[
+        float,
+        doc("On a stream of server-sent events positions follow events within this time, at most so often.", ge=0),
+    ] = 20.0
+    max_frames_per_request: Annotated[int, doc("Frames in one POST /v1/frames.", ge=1)] = 100
+
     # --- leaving
     readiness_timeout_s: Annotated[
         float, doc("GET /health/ready says no when the database has not answered in this time.", gt=0)

@@ -12,11 +12,10 @@ import time
 from typing import Any
 
 import structlog
-from msgspec import Struct
 
-from hub.auth.credentials import Credentials
 from hub.auth.principal import Principal
 from hub.edge import requests
+from hub.edge.arrival import Arrival
 from hub.edge.frame_budget import FrameBudget
 from hub.edge.gateway import Gateway
 from hub.edge.handles import Handles
@@ -24,7 +23,7 @@ from hub.edge.socket import Socket
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.sessions import SessionOwner
 from hub.nodes.presence.attendance import Attendant
-from hub.protocol.codec import BadFrame, Encoding, Packet, decode_message, packet
+from hub.protocol.codec import BadFrame, Packet, decode_message, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
 from hub.protocol.frames import Chunk, FrameId, Position, ServerFrame, Unsubscribed
 from hub.protocol.session import Offences, Session, error_frame
@@ -35,18 +34,6 @@ log = structlog.get_logger(__name__)
 # Work is counted in bytes, a frame as so many more than it has: sixteen small frames take a quarter of a millisecond.
 _FRAME_BYTES = 1024
 _TURN_BYTES = 16 * _FRAME_BYTES
-
-
-class Arrival(Struct, frozen=True):
-    """What the handshake found out before the connection was made."""
-
-    encoding: Encoding
-    credentials: Credentials
-    principal: Principal | None = None
-    """Verified before the upgrade; None: the token has to come in the hello frame."""
-    ticket_session: str | None = None
-    refused: tuple[CloseCode, HubError] | None = None
-    """It may not come in, but the client can only learn it on the open socket."""
 
 
 class Connection:

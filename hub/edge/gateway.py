@@ -24,6 +24,7 @@ from hub.fanout.membership import Membership
 from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
 from hub.fanout.turnstile import Turnstile
+from hub.flags import Flags, Switches
 from hub.nodes.answers import Answers
 from hub.nodes.callers import CallerMethod
 from hub.nodes.expulsions import Expulsions
@@ -65,3 +66,5 @@ class Gateway:
     saver: SessionSaver
     answers: Answers
     presence: Presence
+    flags: Flags
+    switches: Switches

@@ -21,7 +21,7 @@ from hub.auth.credentials import (
     find_credentials,
     origin_allowed,
 )
-from hub.edge.connection import Arrival
+from hub.edge.arrival import Arrival
 from hub.edge.gateway import Gateway
 from hub.edge.problems import PROBLEM_JSON, problem
 from hub.errors import ErrorCode, HubError

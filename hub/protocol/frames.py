@@ -235,6 +235,8 @@ class Unsubscribed(Struct, tag="unsubscribed", forbid_unknown_fields=True):
     code: str
     message: str
     retry: Retry
+    fallback: list[str] | UnsetType = UNSET
+    """Transports (``sse``, ``poll``) over which the topic can still be had; the code is ``feature_disabled`` then."""
 
 
 class Flags(Struct, tag="flags", forbid_unknown_fields=True):
@@ -250,10 +252,18 @@ class Expiring(Struct, tag="expiring", forbid_unknown_fields=True):
 
 
 class Drain(Struct, tag="drain", forbid_unknown_fields=True):
-    """Reconnect after ``after_ms``, with ``?ticket=``."""
+    """Reconnect after ``after_ms``, with ``?ticket=``; with ``fallback`` over one of these transports instead."""
 
     after_ms: int
     ticket: str
+    fallback: list[str] | UnsetType = UNSET
+
+
+class CloseFrame(Struct, tag="close", forbid_unknown_fields=True):
+    """The last frame of a connection that is no WebSocket: why the hub ends it, by the codes of PROTOCOL section 11."""
+
+    code: int
+    reason: str
 
 
 class Credit(Struct, tag="credit", forbid_unknown_fields=True):
@@ -288,6 +298,7 @@ ServerFrame = (
     | Flags
     | Expiring
     | Drain
+    | CloseFrame
     | Credit
     | Heartbeat
     | Pong

@@ -1,0 +1,6 @@
+"""What is switched on for whom: flags, how they are decided, and what they cover. No I/O but reading a file's text."""
+
+from hub.flags.switches import FALLBACK, Switch, Switches
+from hub.flags.words import Evaluation, FixedFlags, Flags, Subject
+
+__all__ = ("FALLBACK", "Evaluation", "FixedFlags", "Flags", "Subject", "Switch", "Switches")
