@@ -1,6 +1,7 @@
 """What is switched on for whom: flags, how they are decided, and what they cover. No I/O but reading a file's text."""
 
+from hub.flags.changes import Override, StageState
 from hub.flags.switches import FALLBACK, Switch, Switches
 from hub.flags.words import Evaluation, FixedFlags, Flags, Subject
 
-__all__ = ("FALLBACK", "Evaluation", "FixedFlags", "Flags", "Subject", "Switch", "Switches")
+__all__ = ("FALLBACK", "Evaluation", "FixedFlags", "Flags", "Override", "StageState", "Subject", "Switch", "Switches")

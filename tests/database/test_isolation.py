@@ -19,7 +19,13 @@ WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> '
 ORDER BY 1
 """
 # Tables of the hub without an organisation; whoever adds one gives the reason here.
-_WITHOUT_ORG = {"hub.migrations": "what was applied to this database"}
+_WITHOUT_ORG = {
+    "hub.migrations": "what was applied to this database",
+    **dict.fromkeys(
+        ("hub.flag_version", "hub.flag_overrides", "hub.flag_stages", "hub.flag_audit"),
+        "flags are the deployment's; the scope flags:write says who sees and changes them",
+    ),
+}
 _OF_OWNER = {
     "searched": ("hub.chat_messages", "true"),  # a policy with a condition would keep the text index from being used
     "all_of_them": ("hub.chat_policies", "true"),
