@@ -60,7 +60,7 @@ class HubClient:
         self._options = options or ClientOptions()
         self._resumes = session is not None
         wire = Wire(encoding)
-        self._registry = Registry(wire, self._options)
+        self._registry = Registry(self._options)
         self._link = Link(url, get_token, wire, self._options, self._registry, session)
         self._registry.link = self._link
         self._slots = asyncio.Semaphore(self._options.max_requests_in_flight)

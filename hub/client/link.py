@@ -14,9 +14,11 @@ from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from hub.client.backoff import Backoff
-from hub.client.connection import ABNORMAL, CannotConnect, Connection, Ended, open_socket
+from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, RequestRefused
 from hub.client.options import ClientOptions
+from hub.client.transport import ABNORMAL, CannotConnect, Ended
+from hub.client.websocket import WebSocketTransport
 from hub.client.wire import Drain, Expiring, HubFrame, Welcome, Wire
 from hub.protocol.codes import CLOSE_SPECS, CloseCode, Reconnect
 from hub.protocol.frames import Auth, Hello, ResumeItem, SubscribeItem
@@ -133,20 +135,21 @@ class Link:
     async def _connect(self, ticket: str | None) -> Connection:
         token = await self._fresh_token() if ticket is None else None
         url = self._url if ticket is None else _with_query(self._url, ticket)
-        socket = await open_socket(url, token, self._wire, self._options)
-        connection = Connection(socket, self._wire, self._options, self._on_frame)
+        transport = WebSocketTransport(url, token, self._wire, self._options)
+        await transport.open(lambda: self._hello(transport.wire), self._options.open_timeout_s)
+        connection = Connection(transport, self._options, self._on_frame)
         try:
-            await connection.greet(self._hello())
+            await connection.greeted(self._options.welcome_timeout_s)
         except BaseException:
             await connection.close()
             raise
         return connection
 
-    def _hello(self) -> Hello:
+    def _hello(self, wire: Wire) -> Hello:
         return Hello(
             id=0,
             resume=ResumeItem(self.session) if self.session else None,
-            subscribe=[self._wire.raw(item) for item in self._owner.hello_items()],
+            subscribe=[wire.raw(item) for item in self._owner.hello_items()],
         )
 
     async def _fresh_token(self) -> str | None:

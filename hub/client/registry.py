@@ -38,7 +38,6 @@ from hub.client.wire import (
     Verdict,
     Verdicts,
     Welcome,
-    Wire,
 )
 from hub.errors import ErrorCode
 from hub.protocol.frames import Ack, Event, Position, Subscribe, SubscribeItem, Unsubscribe
@@ -69,8 +68,7 @@ class Counters(Struct):
 class Registry:
     """Implements ``LinkOwner`` towards the link and ``SubscriptionOwner`` towards the subscriptions."""
 
-    def __init__(self, wire: Wire, options: ClientOptions) -> None:
-        self._wire = wire
+    def __init__(self, options: ClientOptions) -> None:
         self._options = options
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: dict[str, Subscription] = {}
@@ -247,7 +245,7 @@ class Registry:
         if connection is None or connection.ended.done() or subscription.state is not State.OUT:
             return
         subscription.state = State.JOINING
-        item = self._wire.raw(subscription.item())
+        item = connection.wire.raw(subscription.item())
 
         def answered(answer: Reply | Error | None) -> None:
             # Of a connection that is no longer the current one, the next welcome's verdict counts.

@@ -80,6 +80,10 @@ class Drain(frames.Drain, tag="drain", forbid_unknown_fields=False):
     """Move to another connection after a delay."""
 
 
+class Close(frames.CloseFrame, tag="close", forbid_unknown_fields=False):
+    """The end of a connection that is no WebSocket."""
+
+
 class Credit(frames.Credit, tag="credit", forbid_unknown_fields=False):
     """How far a handle's bytes are safe, and how many more may be under way."""
 
@@ -109,6 +113,7 @@ Known = (
     | Flags
     | Expiring
     | Drain
+    | Close
     | Credit
     | Heartbeat
     | Pong
@@ -127,6 +132,7 @@ _TYPES = frozenset(
         "flags",
         "expiring",
         "drain",
+        "close",
         "credit",
         "heartbeat",
         "pong",
@@ -219,3 +225,14 @@ class Refusal(Struct, frozen=True):
     def of(cls, error: frames.Error | frames.ErrorBody) -> Refusal:
         """The same, whether it came as a frame or in a verdict."""
         return cls(error.code, error.message, error.retry, error.retry_after_ms, error.details)
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """Transports over which the same is still to be had."""
+        return fallback_in(self.details)
+
+
+def fallback_in(details: dict[str, Any] | None) -> tuple[str, ...]:
+    """The transports that the details of a ``feature_disabled`` name."""
+    named = (details or {}).get("fallback")
+    return tuple(name for name in named if isinstance(name, str)) if isinstance(named, list) else ()

@@ -381,7 +381,7 @@ async def test_a_repeated_call_leaves_the_loop_a_turn_to_notice_a_dead_socket(
             # What websockets raises, without a turn of the loop, before its reader has heard of it.
             raise ConnectionClosedError(None, None)
 
-        monkeypatch.setattr(connection._socket, "send", closed)
+        monkeypatch.setattr(connection.transport._socket, "send", closed)
         calling = asyncio.create_task(client.call("chat.send", {"x": 1}, retry=True))
         await asyncio.sleep(0)
         hub.peers[0].drop()

@@ -1,0 +1,78 @@
+"""What a connection travels over: the interface of a transport, and the words for how one ended. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from hub.client.wire import Wire
+from hub.protocol.frames import Hello
+
+TransportName = Literal["websocket", "sse", "poll"]
+
+ABNORMAL = 1006
+"""What RFC 6455 calls an end without a closing handshake; also used for silence and protocol violations."""
+
+Deliver = Callable[["str | bytes | None"], None]
+"""Takes one message, in order. None: a sign of life without one."""
+
+
+class Ended(Struct, frozen=True):
+    """How a connection ended, or why it could not be opened."""
+
+    code: int
+    reason: str
+    http_status: int | None = None
+    retry_after_s: float = 0.0
+    in_the_way: bool = False
+    """Something that is not the hub did this, or nothing came through: another transport may get there."""
+    disabled: bool = False
+    """The hub has switched this transport off for now, whatever the code says."""
+    fallback: tuple[str, ...] = ()
+    """Transports that the hub names instead."""
+
+
+class CannotConnect(Exception):
+    """The connection could not be opened; ``ended`` says why."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.reason)
+        self.ended = ended
+
+
+class TransportLost(Exception):
+    """What was to be sent was not: the transport has ended."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.reason)
+        self.ended = ended
+
+
+class Transport(Protocol):
+    """One way to carry frames, opened once. Made and owned by a ``Connection`` and the ``Link`` above it."""
+
+    name: TransportName
+    wire: Wire
+    carries_chunks: bool
+    """Whether the bytes of uploads can be sent on it."""
+    token: str | None
+    """For whatever is asked of the hub from now on; replaced when it is renewed."""
+    session: str
+    """Set when the ``welcome`` has come."""
+
+    async def open(self, hello: Callable[[], Hello], timeout_s: float) -> None:
+        """Opens it and sends the ``hello``, which is made as late as possible. Raises ``CannotConnect``."""
+
+    async def run(self, deliver: Deliver) -> Ended:
+        """Hands over what comes until the end, and says which. What ``deliver`` raises comes through."""
+
+    async def send(self, message: bytes | memoryview, *, chunk: bool = False) -> None:
+        """Sends one message after those before; waits while too much is unsent. Raises ``TransportLost``."""
+
+    async def close(self) -> None:
+        """Sends what waits and says goodbye. May take for ever: the caller has a deadline, and calls ``abort``."""
+
+    def abort(self) -> None:
+        """Drops everything now; nothing is delivered any more. May be called twice."""
