@@ -25,6 +25,7 @@ from hub.database import Database
 from hub.edge.admission import Admission
 from hub.edge.answer_headers import CommonHeaders
 from hub.edge.asgi_socket import websocket_route
+from hub.edge.flag_watch import FlagWatch
 from hub.edge.gateway import Gateway
 from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
@@ -48,7 +49,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
-from hub.flags import FixedFlags, Switches
+from hub.flags import HUB_SWITCHES, FixedFlags, Switches
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -158,8 +159,10 @@ class Node:
             answers=self._answers,
             presence=self._presence,
             flags=self._flags,
-            switches=Switches(switch for service in self._services for switch in service.switches),
+            switches=Switches([*HUB_SWITCHES, *(one for service in self._services for one in service.switches)]),
         )
+        self._flag_watch = FlagWatch(self.gateway)
+        self._flags.on_change(self._flag_watch.changed)
         self._hear_others()
 
     @classmethod
@@ -234,6 +237,7 @@ class Node:
         for service in reversed(self._services):
             if service.stop is not None:
                 await service.stop()
+        await self._flag_watch.close()
         await self._presence.close()
         await self._duties.close()
         await self._keeper.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from litestar import asgi
@@ -31,6 +31,8 @@ CLOSING_S = 10.0  # for a client that does not read to take the last bytes and t
 
 class AsgiSocket:
     """Implements ``Socket``."""
+
+    transport: Final = "websocket"
 
     def __init__(self, receive: Receive, send: Send, *, high_bytes: int, max_message_bytes: int) -> None:
         self._receive = receive

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from hub.auth.credentials import Headers, Place, find_credentials
 from hub.auth.principal import Principal
+from hub.edge.flag_gate import check_path
 from hub.edge.gateway import Gateway
 from hub.errors import ErrorCode, HubError
 
@@ -59,4 +60,5 @@ class Gate(ASGIMiddleware):
         # OPTIONS tells which methods there are and nothing else.
         if scope["path"].startswith(GUARDED) and scope.get("method") != "OPTIONS":
             scope["user"] = await authenticate(self._gateway, scope["headers"])
+            check_path(self._gateway, scope["user"], scope["path"])
         await next_app(scope, receive, send)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import structlog
+from msgspec import UNSET
 
 from hub.auth.principal import Principal
 from hub.edge import requests
@@ -22,6 +24,7 @@ from hub.edge.handles import Handles
 from hub.edge.socket import Socket
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.sessions import SessionOwner
+from hub.flags import PRESENCE
 from hub.nodes.presence.attendance import Attendant
 from hub.protocol.codec import BadFrame, Packet, decode_message, packet
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
@@ -34,6 +37,7 @@ log = structlog.get_logger(__name__)
 # Work is counted in bytes, a frame as so many more than it has: sixteen small frames take a quarter of a millisecond.
 _FRAME_BYTES = 1024
 _TURN_BYTES = 16 * _FRAME_BYTES
+_NO_FLAGS: Final[Mapping[str, bool]] = {}
 
 
 class Connection:
@@ -56,6 +60,7 @@ class Connection:
         "drain_at",
         "encoding",
         "expiring_told",
+        "flags",
         "gone",
         "handles",
         "heard_at",
@@ -77,8 +82,7 @@ class Connection:
 
     def __init__(self, gateway: Gateway, socket: Socket, arrival: Arrival) -> None:
         settings = gateway.settings
-        self._gateway = gateway
-        self.socket = socket
+        self._gateway, self.socket = gateway, socket
         self.arrival: Arrival | None = arrival
         """Let go of when the hello has been answered."""
         self.encoding = arrival.encoding
@@ -87,6 +91,8 @@ class Connection:
         """Whose token the hello bore, also while it is still being let in: a kick must find it."""
         self.principal: Principal | None = None
         """Set when the hello was accepted."""
+        self.flags: Mapping[str, bool] = _NO_FLAGS
+        """What is on for its user, kept by ``flag_watch``. One mapping for all who have the same."""
         self.session_id = ""
         self.session_claim = self.close_code = 0
         self.budget: FrameBudget | None = None
@@ -284,7 +290,7 @@ class Connection:
         # Its topic's own text, which is what the client wrote: one string for all subscribers of the topic.
         self.subscriptions[sub.topic.topic.wire] = sub
         self._gateway.metrics.subscriptions.labels(sub.topic.kind.name).inc()
-        if sub.topic.kind.presence:
+        if sub.topic.kind.presence and self.flags.get(PRESENCE, True):
             self._gateway.presence.enter(self.attending(), sub)
 
     def acknowledged(self, text: str, position: Position) -> None:
@@ -307,7 +313,8 @@ class Connection:
     def end_subscription(self, text: str, error: HubError) -> None:
         """The hub ends a subscription and says why."""
         self.drop_subscription(text)
-        self.send(Unsubscribed(text, error.code, error.message, error.retry))
+        fallback = UNSET if error.details is None else error.details.get("fallback", UNSET)
+        self.send(Unsubscribed(text, error.code, error.message, error.retry, fallback))
 
     def _forget(self, sub: Subscription) -> None:
         self._gateway.membership.leave(sub)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from hub.edge.connection import Connection
+from hub.edge.flag_gate import subject_of
 from hub.edge.gateway import Gateway
 from hub.edge.handshake import BAD_UPGRADE, WEBSOCKET_PATH, Accepted, Refused, shake_hands
+from hub.flags import COMPRESSION
 from hub.protocol.codec import (
     OPCODE_BINARY,
     OPCODE_CLOSE,
@@ -73,6 +75,7 @@ class DirectSocket(asyncio.Protocol):
     )
 
     gateway: Gateway
+    transport: Final = "websocket"
 
     def __init__(self, config: Any, server_state: Any, app_state: Any) -> None:
         # What uvicorn's own class needs, until it is known that this connection is not for it.
@@ -213,7 +216,8 @@ class DirectSocket(asyncio.Protocol):
         head.append(b"Sec-WebSocket-Accept: " + accept)
         if accepted.subprotocol is not None:
             head.append(b"Sec-WebSocket-Protocol: " + accepted.subprotocol.encode())
-        offers = request.values(b"sec-websocket-extensions") if settings.compression else ()
+        compresses = settings.compression and self.gateway.flags.on(COMPRESSION, subject_of(accepted.arrival.principal))
+        offers = request.values(b"sec-websocket-extensions") if compresses else ()
         extension = accept_deflate(offers)
         if extension is not None:
             self._deflates = True

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import UNSET, UnsetType
 
 from hub.auth.tickets import TicketRequest
 from hub.edge.gateway import Gateway
@@ -61,7 +63,19 @@ async def drain(gateway: Gateway) -> None:
     log.info("drained", late=len(left))
 
 
-async def _tell(gateway: Gateway, slots: list[tuple[float, Connection]]) -> None:
+async def move(gateway: Gateway, leaving: list[Connection], fallback: Sequence[str]) -> None:
+    """Tells these to go on over one of the transports ``fallback``, spread over ``flags_drain_window_s``."""
+    random.shuffle(leaving)
+    step = gateway.settings.flags_drain_window_s / max(1, len(leaving))
+    for start in range(0, len(leaving), CONNECTIONS_PER_BATCH):
+        batch = leaving[start : start + CONNECTIONS_PER_BATCH]
+        slots = [((start + index) * step, connection) for index, connection in enumerate(batch)]
+        await _tell(gateway, slots, list(fallback))
+
+
+async def _tell(
+    gateway: Gateway, slots: list[tuple[float, Connection]], fallback: list[str] | UnsetType = UNSET
+) -> None:
     requests = [
         TicketRequest(connection.principal, connection.session_id, after_s + TICKET_AFTER_SLOT_S)
         for after_s, connection in slots
@@ -74,5 +88,5 @@ async def _tell(gateway: Gateway, slots: list[tuple[float, Connection]]) -> None
         # Without a ticket the client logs in again with its token.
         text = "" if isinstance(ticket, HubError) else ticket
         connection.drain_at = time.monotonic() + after_s + gateway.settings.drain_grace_s
-        connection.send(Drain(int(after_s * 1000), text))
+        connection.send(Drain(int(after_s * 1000), text, fallback))
         gateway.keeper.watch(connection)

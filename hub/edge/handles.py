@@ -6,6 +6,7 @@ What a chunk is worth (offset, credit, size) is the intake's business; a number 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -106,10 +107,21 @@ class Handles:
 
     def refreshed(self, principal: Principal) -> None:
         """A fresh token came; what it does not allow any more ends."""
-        for handle in [one for one in self._open.values() if not principal.allows("call", one.method)]:
-            text = f"the fresh token does not allow call:{handle.method}"
-            handle.refuse(HubError(ErrorCode.FORBIDDEN, text))
-            self._lose(handle)
+
+        def refusal(method: str) -> HubError | None:
+            if principal.allows("call", method):
+                return None
+            return HubError(ErrorCode.FORBIDDEN, f"the fresh token does not allow call:{method}")
+
+        self.withdraw(refusal)
+
+    def withdraw(self, refusal: Callable[[str], HubError | None]) -> None:
+        """Ends the handles that were opened by methods which are refused now."""
+        for handle in tuple(self._open.values()):
+            error = refusal(handle.method)
+            if error is not None:
+                handle.refuse(error)
+                self._lose(handle)
 
     def lost(self) -> None:
         """The connection is gone or about to be."""

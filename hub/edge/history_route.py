@@ -13,6 +13,7 @@ from litestar.params import PathParameter, QueryParameter, SkipValidation
 from msgspec import Struct
 
 from hub.edge.authenticate import HubRequest
+from hub.edge.flag_gate import check_publish, subject_of
 from hub.edge.gateway import Gateway
 from hub.edge.openapi import problem_responses
 from hub.errors import HubError, bad_request
@@ -64,6 +65,7 @@ async def events(
     asked = _asked(since, last)
     size = _page_size(limit, gateway.settings.replay_page_events)
     found = await gateway.kinds.for_subscriber(request.user, topic)
+    check_publish(gateway, gateway.flags.values(subject_of(request.user)), topic)
     if gateway.kinds.kind_of(found).history is None:
         return EventsPage(found.wire, "", 0, [], recovered=True, more=False, next=":0")
     first = await gateway.kinds.first_permitted(request.user, found)

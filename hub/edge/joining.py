@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hub.auth.principal import Principal
+from hub.edge.flag_gate import refusal_of
 from hub.edge.gateway import Gateway
 from hub.errors import HubError
 from hub.fanout.membership import Joined, JoinRequest
@@ -38,7 +39,10 @@ async def join(
             verdicts.append(item)
             continue
         try:
-            allowed.append((index, item, await _request(gateway, connection.principal, item, positions)))
+            request = await _request(gateway, connection.principal, item, positions)
+            if off := refusal_of(gateway, connection, item.topic):
+                raise off
+            allowed.append((index, item, request))
             verdicts.append(Verdict(item.topic, ok=True))
         except HubError as error:
             verdicts.append(refusal(item.topic, error))
@@ -49,6 +53,10 @@ async def join(
             verdicts[index] = refusal(item.topic, outcome)
         elif connection.gone:
             gateway.membership.leave(outcome.subscription)
+        elif off := refusal_of(gateway, connection, item.topic):
+            # Switched off while history was read.
+            gateway.membership.leave(outcome.subscription)
+            verdicts[index] = refusal(item.topic, off)
         elif expelled := gateway.expulsions.refusal(request.topic, connection.user, expelled_before):
             gateway.membership.leave(outcome.subscription)
             verdicts[index] = refusal(item.topic, expelled)

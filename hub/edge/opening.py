@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from hub.auth.credentials import Place
 from hub.auth.principal import Principal
+from hub.edge.flag_gate import check_transport, subject_of
 from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
 from hub.errors import ErrorCode, HubError
@@ -30,6 +31,7 @@ _CLOSES = {
     ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
     ErrorCode.TOKEN_EXPIRED: CloseCode.UNAUTHENTICATED,
     ErrorCode.FORBIDDEN: CloseCode.FORBIDDEN,
+    ErrorCode.FEATURE_DISABLED: CloseCode.FORBIDDEN,
     ErrorCode.QUOTA_EXCEEDED: CloseCode.TOO_MANY,
     ErrorCode.RATE_LIMITED: CloseCode.TOO_MANY,
     ErrorCode.UNAVAILABLE: CloseCode.OVER_CAPACITY,
@@ -43,6 +45,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     try:
         principal = await _authenticate(gateway, connection, hello)
         connection.applicant = principal
+        check_transport(gateway, connection.socket.transport, principal)
         await gateway.admission.admit(principal, connection.id)
     except HubError as error:
         connection.refuse(error, hello.id)
@@ -52,6 +55,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
         gateway.admission.release(connection.id)
         return
     connection.principal = principal
+    connection.flags = gateway.flags.values(subject_of(principal))
     connection.budget = gateway.admission.frame_budget(principal)
     positions = await _resume(gateway, connection, hello, principal)
     verdicts, joined = await join(gateway, connection, action.topics, positions or {})
@@ -65,7 +69,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
             expires_in_ms=max(0, int((principal.expires_at - time.time()) * 1000)),
             heartbeat_ms=int(gateway.settings.heartbeat_s * 1000),
             max_message_bytes=gateway.settings.max_message_bytes,
-            flags={},
+            flags=connection.flags,
             topics=verdicts,
             id=UNSET if hello.id is None else hello.id,
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from hub.auth.principal import Principal
+from hub.edge.flag_gate import check_method, check_publish
 from hub.edge.gateway import Gateway
 from hub.edge.handles import Calling, take
 from hub.edge.joining import activate, join
@@ -86,6 +87,7 @@ async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publis
 
 
 async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
+    check_publish(gateway, connection.flags, frame.topic)
     event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
     done = await gateway.publisher.publish_as(connection.verified, event, "frame")
     connection.acted()
@@ -97,6 +99,7 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     method = _method(gateway, connection, frame.method)
     if not connection.verified.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
+    check_method(gateway, connection.flags, frame.method)
     check_data(frame.params, "params")
     if connection.calls is None:
         connection.calls = set()

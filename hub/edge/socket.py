@@ -6,13 +6,19 @@ goes up through the methods of ``SocketUser``.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hub.protocol.codec import Packet
+
+Transport = Literal["websocket", "sse", "poll"]
 
 
 class Socket(Protocol):
     """The writing half of an open WebSocket. No method blocks or raises; on a closed socket all do nothing."""
+
+    @property
+    def transport(self) -> Transport:
+        """What it is; the same for all of a class."""
 
     @property
     def unsent(self) -> int:

@@ -11,6 +11,12 @@ from typing import Final
 from msgspec import Struct
 
 SOCKET: Final = "websocket"
+REALTIME: Final = "realtime_v2"
+"""Whether somebody is to have the socket at all."""
+COMPRESSION: Final = "compression"
+"""Whether a socket may compress."""
+PRESENCE: Final = "presence"
+"""Whether somebody is shown as present."""
 FALLBACK: Final = ("sse", "poll")
 """Transports by which a client gets the same frames when the socket is not for it, the better one first."""
 
@@ -43,8 +49,9 @@ class Switches:
 
     @property
     def flags(self) -> frozenset[str]:
-        """The flags that cover something."""
-        return frozenset(switch.flag for switch in (*self._exact.values(), *(one for _, one in self._paths)))
+        """Every flag that the code asks: what covers something, and the hub's own."""
+        covering = {switch.flag for switch in (*self._exact.values(), *(one for _, one in self._paths))}
+        return frozenset({REALTIME, COMPRESSION, PRESENCE, *covering})
 
     def of_topic(self, text: str) -> Switch | None:
         """The switch of a topic, as clients write it."""
@@ -60,3 +67,7 @@ class Switches:
             if path == branch or path.startswith(f"{branch}/"):
                 return switch
         return None
+
+
+HUB_SWITCHES: Final = (Switch(PRESENCE, ("presence.",)),)
+"""What the hub itself has behind a flag."""

@@ -6,6 +6,7 @@ Client frames ignore unknown fields. Server frames omit what is unset. On the hu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -170,7 +171,7 @@ class Welcome(Struct, tag="welcome", forbid_unknown_fields=True):
     expires_in_ms: int
     heartbeat_ms: int
     max_message_bytes: int
-    flags: dict[str, bool]
+    flags: Mapping[str, bool]
     topics: list[Verdict]
     id: FrameId | UnsetType = UNSET
 

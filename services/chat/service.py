@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hub.api import Hub, Service
+from hub.api import Hub, Service, Switch
 from services.chat.erasing import Eraser
 from services.chat.gate import Gate
 from services.chat.history import HistoryPages
@@ -44,6 +44,7 @@ def chat(hub: Hub) -> Service:
         methods=chat_methods(
             rooms, Messages(hub, gate, eraser, metrics), pages, receipts, TypingNotices(hub, gate), janitor
         ),
+        switches=[Switch("chat", ("chat:", "chat."))],
         start=start,
         stop=stop,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hub.api import Hub, Service
+from hub.api import Hub, Service, Switch
 from services.content.assistant import AssistantLimits, AssistantMetrics, Writer, build_providers
 from services.content.chat import chat_routes
 from services.content.kinds import content_kinds
@@ -46,6 +46,10 @@ def content(hub: Hub) -> Service:
         kinds=content_kinds(settings),
         methods=ContentMethods(hub, store, streams, maker, writer, limits).methods,
         routes=chat_routes(hub, writer, pipeline, limits),
+        switches=[
+            Switch("content_streaming", ("content:", "content.")),
+            Switch("assistant", ("assistant.", "/v1/chat/stream")),
+        ],
         start=start,
         stop=stop,
     )

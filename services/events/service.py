@@ -6,7 +6,7 @@ import asyncio
 
 from hub.api import Hub, OrgId, Service
 from services.events.demo_feed import run_demo_feed
-from services.events.topics import events_kind
+from services.events.topics import events_kind, events_switches
 
 
 def events(hub: Hub) -> Service:
@@ -23,4 +23,5 @@ def events(hub: Hub) -> Service:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    return Service(name="events", kinds=[events_kind(hub.settings.event_services)], start=start, stop=stop)
+    more = hub.settings.event_services
+    return Service(name="events", kinds=[events_kind(more)], switches=events_switches(more), start=start, stop=stop)

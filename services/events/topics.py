@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hub.api import History, SlowPolicy, TopicKind
+from hub.api import History, SlowPolicy, Switch, TopicKind
 
 SERVICES = (
     "finance",
@@ -33,3 +33,9 @@ def events_kind(more: Iterable[str] = ()) -> TopicKind:
         slow=SlowPolicy.REPLAY,
         exists=known.__contains__,
     )
+
+
+def events_switches(more: Iterable[str] = ()) -> list[Switch]:
+    """A flag for each service, by which its events come over the socket; over other transports they always do."""
+    names = dict.fromkeys((*SERVICES, *more))
+    return [Switch(f"{name}_realtime_v2", (f"events:{name}",), socket_only=True) for name in names]

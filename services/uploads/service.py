@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hub.api import Hub, Service
+from hub.api import Hub, Service, Switch
 from services.uploads.access import Access
 from services.uploads.checker import Checker, Tools
 from services.uploads.checking import open_scanner
@@ -62,6 +62,7 @@ def uploads(hub: Hub) -> Service:
         answer_headers=tus_answer_headers(hub.settings),
         cors_request_headers=[*REQUEST_HEADERS, *CORS_REQUEST_HEADERS],
         cors_answer_headers=[*ANSWER_HEADERS, *CORS_ANSWER_HEADERS],
+        switches=[Switch("uploads", ("upload:", "upload.", "/v1/uploads"))],
         start=start,
         stop=stop,
     )

@@ -25,12 +25,14 @@ from msgspec.structs import replace
 
 from hub.api import (
     PUBLIC,
+    ErrorCode,
     HttpError,
     Hub,
     HubError,
     HubRequest,
     Method,
     Principal,
+    Subject,
     bad_request,
     break_off,
     json_body,
@@ -179,6 +181,8 @@ class Serving:
         """To whoever has a link. Raises ``forbidden``, ``not_found``, ``conflict``, ``rate_limited``."""
         grant = self._links.read(link)
         maker = grant.maker
+        if not self._hub.flags.on("uploads", Subject(maker.user, str(maker.org))):
+            raise HubError(ErrorCode.FEATURE_DISABLED, "uploads are switched off (uploads)")
         await self._link_reads.spend(maker.org, grant.upload)
         # Whoever made the link is thrown out with all that is his.
         await self._check_maker(maker)
