@@ -49,7 +49,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
-from hub.flags import HUB_SWITCHES, FixedFlags, Switches
+from hub.flags import HUB_SWITCHES, FixedFlags, Flags, Switches
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -99,7 +99,13 @@ class _FanOut:
 class Node:
     """One process of the hub. ``build`` connects to nothing; ``start`` and ``stop`` say in which order."""
 
-    def __init__(self, settings: Settings, database: Database, factories: Sequence[ServiceFactory]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        factories: Sequence[ServiceFactory],
+        flags: Flags | None = None,
+    ) -> None:
         name = node_name(settings)
         self._settings = settings
         self._database = database
@@ -119,7 +125,7 @@ class Node:
         self._answers = Answers()
         self._expulsions = Expulsions(settings, fan_out.topics, self._control)
         self._rechecks = Rechecks(settings, fan_out.topics, self._expulsions, self._control)
-        self._flags = FixedFlags()
+        self._flags: Flags = FixedFlags() if flags is None else flags
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -166,9 +172,9 @@ class Node:
         self._hear_others()
 
     @classmethod
-    async def build(cls, settings: Settings, factories: Sequence[ServiceFactory]) -> Node:
-        """A node that is not started. Needs a running event loop."""
-        return cls(settings, await Database.open(settings), factories)
+    async def build(cls, settings: Settings, factories: Sequence[ServiceFactory], flags: Flags | None = None) -> Node:
+        """A node that is not started. Needs a running event loop. ``flags``: in place of those of the file."""
+        return cls(settings, await Database.open(settings), factories, flags)
 
     def _hear_others(self) -> None:
         """What other nodes say is performed here."""

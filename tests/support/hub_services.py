@@ -14,6 +14,7 @@ from hub.api import (
     Principal,
     Service,
     SlowPolicy,
+    Switch,
     TopicKind,
 )
 from tests.support.intakes import Intakes
@@ -69,6 +70,10 @@ class TestService:
                 "test.unencodable": _unencodable,
                 "test.slow": self._slow,
             },
+            switches=[
+                Switch("finance_realtime_v2", ("events:finance",), socket_only=True),
+                Switch("rooms", ("room:", "test.echo", "test.intake")),
+            ],
             caller_methods={
                 "test.intake": self.intakes.open,
                 "test.credit": self.intakes.credit,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
@@ -20,6 +21,7 @@ from hub.app import Node
 from hub.auth.tokens import mint_token
 from hub.config import Settings, load_settings
 from hub.edge.gateway import Gateway
+from hub.flags import FixedFlags
 from hub.service import ServiceFactory
 from hub.serving import direct_server
 from tests.support.hub_services import TestService
@@ -51,6 +53,8 @@ class RunningHub:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"hub-{kind}", daemon=True)
         self._factories: Sequence[ServiceFactory] = ()
+        self.flags: FixedFlags | None = None
+        """In place of those of a file; set it before the hub starts."""
 
     @property
     def url(self) -> str:
@@ -81,6 +85,11 @@ class RunningHub:
             raise self._failure
         await until(lambda: self.gateway.broker.ready, _START_S, "the hub to be ready")
 
+    def flip(self, **changes: bool) -> None:
+        """Changes flags of a hub that was started with ``flags``; may be called from another thread."""
+        assert self.flags is not None
+        self.loop.call_soon_threadsafe(functools.partial(self.flags.set, **changes))
+
     def leave(self) -> None:
         """Begins to drain and stop, as SIGTERM does."""
         self._server.should_exit = True
@@ -103,7 +112,7 @@ class RunningHub:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.node = await Node.build(self.settings, self._factories)
+        self.node = await Node.build(self.settings, self._factories, self.flags)
         self.gateway = self.node.gateway
         if self.kind == "direct":
             self._server = direct_server(self.settings, self.node)
@@ -157,6 +166,7 @@ async def running_hub(
     redis_url: str,
     *,
     factories: Sequence[ServiceFactory] | None = None,
+    flags: FixedFlags | None = None,
     allowed_errors: Collection[str] = (),
     **changes: Any,
 ) -> AsyncIterator[RunningHub]:
@@ -165,6 +175,7 @@ async def running_hub(
     with tempfile.TemporaryDirectory(prefix="hub-uploads-") as store, caught_logs() as logs:
         changes = {"uploads_store": f"file:{store}"} | changes
         hub = RunningHub(kind, hub_settings(redis_url, **changes), service, logs)
+        hub.flags = flags
         try:
             await hub.start([service.factory] if factories is None else factories)
             yield hub
