@@ -1,10 +1,16 @@
 /**
- * A client of the hub for browsers: one socket, many topics, nothing lost over a reconnect. No dependency.
+ * A client of the hub for browsers: one connection, many topics, nothing lost over a reconnect. Where a WebSocket does not
+ * get through, or is switched off, it goes on over server-sent events or polls, and comes back up. No dependency.
  *
- * docs/protocol.md is the contract. What it leaves to the Python client: acknowledgement windows, msgpack.
+ * docs/protocol.md is the contract, docs/transports.md says what differs between the three. What it leaves to the Python
+ * client: acknowledgement windows, msgpack.
  */
 
-const PROTOCOL = "hub.v1.json";
+import { Ladder } from "./ladder.js";
+import { ofConnection, PollLine, SocketLine, StreamLine } from "./lines.js";
+import { Subscription } from "./subscription.js";
+
+const LINES = { websocket: SocketLine, sse: StreamLine, poll: PollLine };
 const BYE = 1000;
 const NOT_AUTHENTICATED = 4401;
 /** Close codes after which trying again unchanged is of no use. */
@@ -14,8 +20,14 @@ const MOVE_MS = 50;
 /** Before the bytes of a chunk: its handle, and where it begins. */
 const CHUNK_HEAD_BYTES = 12;
 
-/** How long things may take, in milliseconds; the third argument of `HubClient` changes some. */
+/** The third argument of `HubClient` changes some. Times are in milliseconds. */
 const OPTIONS = {
+  /** By which transports it may go, the best first. */
+  transports: ["websocket", "sse", "poll"],
+  /** What comes before `/v1` over HTTP; else the WebSocket's address without its last part. */
+  httpUrl: "",
+  /** How a WebSocket is made. @type {(address: URL, protocol: string) => WebSocket} */
+  makeSocket: (address, protocol) => new WebSocket(address, protocol),
   /** The longest pause before the first attempt to come back; doubles with every further one, up to `mostBackoffMs`. */
   backoffMs: 250,
   mostBackoffMs: 10_000,
@@ -25,107 +37,45 @@ const OPTIONS = {
   welcomeMs: 10_000,
   /** How long a connection that is to be left waits for answers; the hub itself closes it after 5 s. */
   lingerMs: 4000,
+  /** Over another transport than the best: how long until that is tried again; doubles, up to `mostUpgradeMs`. */
+  upgradeMs: 10_000,
+  mostUpgradeMs: 300_000,
+  /** Within this time, at random, clients move when a flag has changed: all of them hear of it at once. */
+  moveMs: 1000,
+  /** How long a topic that is switched off waits until it is asked for again; doubles. A `flags` frame may be sooner. */
+  restMs: 5000,
+  mostRestMs: 60_000,
 };
 
 /** What the hub refused, or what became of a request when the connection went. */
 export class HubError extends Error {
-  /** @param {{code: string, message: string, retry?: string, retry_after_ms?: number, details?: object}} body */
+  /** @param {{code: string, message: string, retry?: string, retry_after_ms?: number, details?: object, fallback?: string[]}} body */
   constructor(body) {
     super(body.message);
     this.code = body.code;
     this.retry = body.retry ?? "later";
     this.retryAfterMs = body.retry_after_ms ?? 0;
     this.details = body.details ?? {};
-  }
-}
-
-/**
- * One topic as this client has it. Frames of it count only while it is `live`: what comes before its verdict belongs
- * to an earlier subscription of the same topic.
- */
-class Subscription {
-  /** @type {"out" | "joining" | "live"} Not asked for on this connection, no verdict yet, subscribed. */
-  state = "out";
-  epoch = "";
-  /** The last number of this epoch that came: what is not beyond it is a repeat. */
-  seen = 0;
-  /** Where to go on after a reconnect. @type {{epoch: string, seq: number} | null} */
-  position = null;
-  unacknowledged = false;
-  /** Refusals in a row. */
-  refusals = 0;
-
-  constructor(topic, handlers, options) {
-    this.topic = topic;
-    this.handlers = handlers;
-    this.first = "since" in options || "last" in options ? options : { ...options, since: "now" };
-    if (typeof this.first.since === "object") this.position = this.first.since;
-  }
-
-  /** What to ask the hub for. */
-  item() {
-    const { filter } = this.first;
-    if (this.position === null) return { topic: this.topic, ...this.first };
-    return { topic: this.topic, since: this.position, ...(filter && { filter }) };
-  }
-
-  joined({ epoch, seq }) {
-    const liveOnly = this.first.since === "now" || this.first.last === 0;
-    if (this.position === null && epoch && (liveOnly || seq === 0)) this.position = { epoch, seq };
-    this.state = "live";
-    this.refusals = 0;
-    this.epoch = epoch;
-    this.seen = this.position?.epoch === epoch ? this.position.seq : 0;
-  }
-
-  event(frame) {
-    if (frame.seq) {
-      // After a reconnect the hub may bring again what came last.
-      if (frame.seq <= this.seen) return;
-      this.#reach(this.epoch, frame.seq);
-    }
-    this.handlers.onEvent(frame);
-  }
-
-  moved({ epoch, seq }) {
-    if (epoch === this.epoch && seq > this.seen) this.#reach(epoch, seq);
-  }
-
-  gap(frame) {
-    if (frame.to) {
-      if (frame.epoch === this.epoch && frame.to <= this.seen) return;
-      this.#reach(frame.epoch, frame.to);
-    } else {
-      // Another epoch. The old position stays until there is an event: only it tells where this client came from.
-      this.epoch = frame.epoch;
-      this.seen = 0;
-    }
-    this.handlers.onGap?.(frame);
-  }
-
-  #reach(epoch, seq) {
-    this.epoch = epoch;
-    this.seen = seq;
-    this.position = { epoch, seq };
-    this.unacknowledged = true;
+    /** Transports over which the same may still be had. @type {string[]} */
+    this.fallback = body.fallback ?? this.details.fallback ?? [];
   }
 }
 
 /** A handle on the connection that it was given on: by it chunks go out, until `close` or until the connection is lost. */
 class Handle {
-  #socket;
+  #line;
   #number;
   #handles;
 
-  constructor(socket, number, handles) {
-    this.#socket = socket;
+  constructor(line, number, handles) {
+    this.#line = line;
     this.#number = number;
     this.#handles = handles;
   }
 
   /** Bytes that wait to be sent, of this handle or anything else: whatever is sent now goes out after them. */
   get unsent() {
-    return this.#socket.bufferedAmount;
+    return this.#line.unsent;
   }
 
   /** @param {number} offset where in the upload `bytes` begin @param {ArrayBuffer} bytes at least one */
@@ -135,7 +85,7 @@ class Handle {
     head.setUint32(0, this.#number);
     head.setBigUint64(4, BigInt(offset));
     message.set(new Uint8Array(bytes), CHUNK_HEAD_BYTES);
-    this.#socket.send(message); // a socket that is closed drops it
+    this.#line.sendBytes(message);
   }
 
   /** Whoever bound it hears nothing of it any more. The hub is told by a method of the service. */
@@ -152,16 +102,25 @@ class Handle {
  *     const begun = await hub.call("content.start", { content: "<p>Hello</p>" });
  */
 export class HubClient {
-  /** Called with `"up"` or `"down"` and why. @type {(state: "up" | "down", detail: string) => void} */
+  /**
+   * Called with `"up"` or `"down"` and why; `"up"` at every new connection, also when it takes the place of one that
+   * works over another `transport`.
+   *
+   * @type {(state: "up" | "down", detail: string) => void}
+   */
   onState = () => {};
+  /** Some flags have another value for this user. @type {(flags: Record<string, boolean>, changed: string[]) => void} */
+  onFlags = () => {};
+  /** What is switched on for this user, as the hub has told it. @type {Record<string, boolean>} */
+  flags = {};
   /** Who this is; known from the first welcome on. */
   user = "";
 
   #url;
   #token;
   #options;
-  /** The present connection, or attempt at one. @type {WebSocket | null} */
-  #socket = null;
+  /** The present connection, or attempt at one. @type {SocketLine | StreamLine | PollLine | null} */
+  #line = null;
   /** Whether it has been welcomed, and when. */
   #up = false;
   #upAt = 0;
@@ -184,25 +143,37 @@ export class HubClient {
   #handles = new Map();
   #look;
 
+  #ladder;
+  /** A better connection that is tried while the present one goes on. */
+  #better = null;
+
   /**
    * @param {string} url
    * @param {() => string | Promise<string>} token asked for at every connection, and when the last one is about to end
    * @param {Partial<typeof OPTIONS>} [options]
    */
   constructor(url, token, options = {}) {
-    this.#url = url;
+    this.#url = new URL(url);
     this.#token = token;
     this.#options = { ...OPTIONS, ...options };
+    this.#ladder = new Ladder(this.#options, this.#url.host);
     this.#look = setInterval(() => this.#lookAround(), LOOK_MS);
     queueMicrotask(() => this.#connect()); // after `onState` was set
   }
 
+  /** Over which transport it is connected, or tries to be. @returns {"websocket" | "sse" | "poll"} */
+  get transport() {
+    return this.#ladder.transport;
+  }
+
   /**
    * Every event of a topic once, in order. What passes (`unavailable`, `rate_limited`) is tried again; `onEnd` tells
-   * of what does not. A topic is subscribed once at a time: throws when it is already.
+   * of what does not. A topic that is switched off (`feature_disabled`) after it was live pauses until it is on again;
+   * `onPause` and `onResume` tell. A topic is subscribed once at a time: throws when it is already.
    *
    * @param {string} topic
-   * @param {{onEvent: (event: any) => void, onGap?: (gap: any) => void, onEnd?: (error: HubError) => void}} handlers
+   * @param {{onEvent: (event: any) => void, onGap?: (gap: any) => void, onEnd?: (error: HubError) => void,
+   *   onPause?: (error: HubError) => void, onResume?: () => void}} handlers
    * @param {{since?: "start" | "now" | {epoch: string, seq: number}, last?: number, filter?: object}} [options]
    * @returns {() => void} ends the subscription
    */
@@ -229,6 +200,16 @@ export class HubClient {
   }
 
   /**
+   * Asks the hub something over HTTP, with a token. @param {string} path from `/v1` on, or another address of the hub
+   * @param {RequestInit} [init] @returns {Promise<Response>} rejects when no answer came
+   */
+  async fetch(path, init = {}) {
+    const token = await this.#token();
+    const headers = { ...init.headers, Authorization: `Bearer ${token}` };
+    return fetch(this.#base + path, { cache: "no-store", credentials: "omit", ...init, headers });
+  }
+
+  /**
    * Binds a handle to who sends chunks by it. `number` is what the answer to a call has just brought: nothing else may be
    * awaited before, because it belongs to the connection that the answer came over.
    *
@@ -240,7 +221,7 @@ export class HubClient {
    * @returns {Handle}
    */
   handle(number, listener) {
-    const handle = new Handle(this.#socket, number, this.#handles);
+    const handle = new Handle(this.#line, number, this.#handles);
     this.#handles.set(number, listener);
     return handle;
   }
@@ -253,44 +234,68 @@ export class HubClient {
   // --- the connection
 
   async #connect() {
-    const ticket = this.#ticket;
+    const ticket = this.transport === "websocket" ? this.#ticket : ""; // one-use: what else there is asks more than once
     this.#ticket = "";
+    let token;
     try {
-      const token = ticket ? "" : await this.#token();
-      if (!this.#closed) this.#open(ticket, token);
+      token = ticket ? "" : await this.#token();
     } catch (error) {
-      this.#lost(0, String(error));
+      this.#lost(0, String(error), { tried: false });
+      return;
     }
+    if (!this.#closed) this.#open(ticket, token);
   }
 
   #open(ticket, token) {
-    const address = new URL(this.#url);
-    if (ticket) address.searchParams.set("ticket", ticket);
-    const socket = new WebSocket(address, PROTOCOL);
-    this.#socket = socket;
     this.#heardAt = Date.now();
-    // A socket that was given up may still have something to say.
-    const current = (act) => (event) => socket === this.#socket && act(event);
-    socket.onopen = current(() => this.#greet(token));
-    socket.onmessage = current((message) => this.#take(JSON.parse(message.data)));
-    socket.onclose = current((closed) => this.#lost(closed.code, closed.reason));
+    try {
+      const line = this.#makeLine(this.transport, ticket, token, {
+        onOpen: () => this.#greet(token),
+        onSign: () => {
+          if (line === this.#line) this.#heardAt = Date.now();
+        },
+        onFrame: (frame) => this.#hear(line, frame),
+        onClose: (code, reason, retryAfterMs) => {
+          if (line === this.#line) this.#lost(code, reason, { retryAfterMs });
+        },
+      });
+      this.#line = line;
+    } catch (error) {
+      this.#lost(0, String(error)); // no WebSocket is to be had here
+    }
+  }
+
+  #makeLine(transport, ticket, token, listener) {
+    const way = { url: this.#url, base: this.#base, ticket, token, makeSocket: this.#options.makeSocket };
+    return new LINES[transport](way, listener);
+  }
+
+  get #base() {
+    if (this.#options.httpUrl) return this.#options.httpUrl.replace(/\/$/, "");
+    const scheme = this.#url.protocol.replace("ws", "http");
+    return `${scheme}//${this.#url.host}${this.#url.pathname.replace(/\/[^/]*$/, "")}`;
   }
 
   #greet(token) {
     this.#greeted = new Map(this.#topics);
-    const items = [];
-    for (const subscription of this.#greeted.values()) {
-      subscription.state = "joining";
-      items.push(subscription.item());
-    }
-    const hello = { type: "hello", id: ++this.#ids, subscribe: items };
-    if (token) hello.token = token;
-    if (this.#session) hello.resume = { session: this.#session };
-    this.#send(hello);
+    for (const subscription of this.#greeted.values()) subscription.state = "joining";
+    this.#line.send(this.#hello(token, this.#session));
+  }
+
+  #hello(token, session) {
+    const items = Array.from(this.#topics.values(), (subscription) => subscription.item());
+    const resume = session ? { resume: { session } } : {};
+    return { type: "hello", id: ++this.#ids, subscribe: items, ...(token && { token }), ...resume };
+  }
+
+  #hear(line, frame) {
+    if (line === this.#line) this.#take(frame);
+    // Of a connection that was left for a better one: what it was asked before.
+    else if (frame.type === "reply") this.#answered(frame.id)?.resolve(frame.result);
+    else if (frame.type === "error") this.#answered(frame.id)?.reject(new HubError(frame));
   }
 
   #take(frame) {
-    this.#heardAt = Date.now();
     const topic = this.#topics.get(frame.topic);
     const live = topic?.state === "live" ? topic : undefined;
     switch (frame.type) {
@@ -309,6 +314,9 @@ export class HubClient {
       case "unsubscribed":
         if (live) this.#refused(live, new HubError(frame));
         break;
+      case "flags":
+        this.#flagged({ ...this.flags, ...frame.flags });
+        break;
       case "reply":
         this.#answered(frame.id)?.resolve(frame.result);
         break;
@@ -316,12 +324,11 @@ export class HubClient {
         this.#handles.get(frame.handle)?.onCredit(frame);
         break;
       case "error":
-        if (frame.id) this.#answered(frame.id)?.reject(new HubError(frame));
-        else this.#handles.get(frame.details?.handle)?.onError(new HubError(frame));
+        this.#failed(frame, new HubError(frame));
         break;
       case "drain":
         this.#ticket = frame.ticket;
-        this.#later(frame.after_ms, () => this.#move(Date.now() + this.#options.lingerMs));
+        this.#later(frame.after_ms, () => this.#drained(frame.fallback));
         break;
       case "expiring":
         this.#renew();
@@ -329,13 +336,24 @@ export class HubClient {
     }
   }
 
+  #failed({ id, details }, error) {
+    if (this.#waiting.has(id)) this.#answered(id).reject(error);
+    else if (!this.#up) this.#ladder.told = this.#ladder.lower(error.fallback);
+    else this.#handles.get(details?.handle)?.onError(error);
+  }
+
   #welcome(frame) {
     this.#session = frame.session;
     this.user = frame.user;
     this.#heartbeatMs = frame.heartbeat_ms;
+    if (this.#up) this.#greeted = new Map(this.#topics); // polls came to another node, which has something to say
+    const again = this.#up;
     this.#up = true;
-    this.#upAt = Date.now();
-    this.#refusals = 0;
+    if (!again) {
+      this.#upAt = this.#heardAt = Date.now();
+      this.#refusals = 0;
+      this.#ladder.arrived();
+    }
     for (const verdict of frame.topics) {
       const subscription = this.#greeted.get(verdict.topic);
       if (subscription && this.#topics.get(verdict.topic) === subscription) this.#verdict(subscription, verdict);
@@ -344,23 +362,35 @@ export class HubClient {
     for (const subscription of this.#topics.values()) {
       if (this.#greeted.get(subscription.topic) !== subscription) this.#join(subscription); // new since the hello
     }
-    this.onState("up", `${frame.user} of ${frame.org}`);
+    this.#flagged(frame.flags ?? {});
+    if (!again) this.onState("up", `${frame.user} of ${frame.org}`);
   }
 
-  /** Leaves a connection that drains when every answer has come. */
-  #move(latest) {
-    if (this.#waiting.size === 0 || Date.now() >= latest) this.#drop("moving");
-    else this.#later(MOVE_MS, () => this.#move(latest));
+  /** The time has come at which the hub wants this connection to go. */
+  #drained(fallback) {
+    // Switched on again meanwhile: then it may stay.
+    if (fallback && this.flags.realtime_v2) this.#ticket = "";
+    else this.#move(this.#ladder.lower(fallback ?? []));
+  }
+
+  /** Leaves this connection when every answer has come, for another one, perhaps of another transport. */
+  #move(rung, latest = Date.now() + this.#options.lingerMs) {
+    if (this.#waiting.size > 0 && Date.now() < latest) {
+      this.#later(MOVE_MS, () => this.#move(rung, latest));
+      return;
+    }
+    this.#ladder.told = rung ?? this.#ladder.rung;
+    this.#drop("moving");
   }
 
   /** Brings a fresh token, until it is taken or the connection ends: with the old token at the latest. */
   async #renew(attempt = 0) {
-    const socket = this.#socket;
+    const line = this.#line;
     try {
       const token = await this.#token();
-      if (socket === this.#socket) await this.#ask({ type: "auth", token });
+      if (line === this.#line) await this.#ask({ type: "auth", token });
     } catch (error) {
-      if (socket !== this.#socket) return;
+      if (line !== this.#line) return;
       this.#later(this.#pauseMs(attempt, error?.retryAfterMs), () => this.#renew(attempt + 1));
     }
   }
@@ -369,43 +399,151 @@ export class HubClient {
     this.#acknowledge();
     // A hub that says nothing for twice its heartbeat is gone, whatever the socket believes.
     const patienceMs = this.#up ? 2 * this.#heartbeatMs : this.#options.welcomeMs;
-    if (this.#socket !== null && Date.now() - this.#heardAt > patienceMs) this.#drop("the hub is silent");
+    if (this.#line !== null && Date.now() - this.#heardAt > patienceMs) this.#drop("the hub is silent");
+    else if (this.#up && this.#ladder.due && !globalThis.document?.hidden) this.#upgrade();
   }
 
   /** Ends the connection without waiting for the other side. */
   #drop(reason, code = 0) {
     this.#acknowledge();
-    this.#socket?.close(BYE);
+    this.#line?.close();
     this.#lost(code, reason);
   }
 
   /** There is no connection any more. `code` says if there is to be another one; 0: there is. */
-  #lost(code, reason) {
+  #lost(code, reason, { retryAfterMs = 0, tried = true } = {}) {
     if (this.#closed) return;
     if (this.#up && Date.now() - this.#upAt > this.#options.stableMs) this.#attempts = 0;
-    this.#socket = null;
-    this.#up = false;
-    for (const subscription of this.#topics.values()) subscription.state = "out";
-    const waiting = [...this.#waiting.values()];
-    this.#waiting.clear();
-    const lost = { code: "connection_lost", message: "the connection went before the answer came" };
-    for (const { reject } of waiting) reject(new HubError(lost));
-    const handles = [...this.#handles.values()];
-    this.#handles = new Map();
-    for (const { onLost } of handles) onLost();
-
     if (code === NOT_AUTHENTICATED) this.#refusals += 1;
+    const elsewhere = this.#ladder.told !== null;
     // A ticket or an old token may be refused; after that a fresh token had its chance.
-    if (FATAL.has(code) || this.#refusals > 1) this.#closed = true;
+    if (code === BYE || (FATAL.has(code) && (this.#up || !elsewhere)) || this.#refusals > 1) this.#closed = true;
+    if (tried) this.#ladder.ended(code, !this.#up || this.#mute);
+    this.#line = null;
+    this.#up = false;
+    this.#abandon();
+    this.#forsake(() => true);
+
     let next = "not trying again";
     if (this.#closed) {
       clearInterval(this.#look);
     } else {
-      const pauseMs = this.#ticket ? 0 : this.#pauseMs(this.#attempts++);
+      const pauseMs = elsewhere || this.#ticket ? 0 : this.#pauseMs(this.#attempts++, retryAfterMs);
       setTimeout(() => this.#closed || this.#connect(), pauseMs);
       next = `next attempt in ${Math.round(pauseMs)} ms`;
     }
     this.onState("down", `${code || ""} ${reason}; ${next}`.trim());
+  }
+
+  /** What was asked of the connection that went, or belongs to it, is lost with it. */
+  #forsake(concerned) {
+    for (const subscription of this.#topics.values()) subscription.state = "out";
+    const lost = new HubError({ code: "connection_lost", message: "the connection went before the answer came" });
+    for (const [id, { frame, reject }] of [...this.#waiting]) {
+      if (!concerned(frame)) continue;
+      this.#waiting.delete(id);
+      reject(lost);
+    }
+    const handles = [...this.#handles.values()];
+    this.#handles = new Map();
+    for (const { onLost } of handles) onLost();
+  }
+
+  // --- which transport
+
+  /** A stream whose welcome came, and nothing ever after, is held back on its way. */
+  get #mute() {
+    return this.transport === "sse" && this.#heardAt - this.#upAt < LOOK_MS && Date.now() - this.#heardAt > this.#heartbeatMs;
+  }
+
+  /** Something is not to be had over this transport, but over another one: goes there with everything. */
+  #fall(error) {
+    const rung = this.#ladder.lower(error.fallback);
+    if (rung === null) return false;
+    if (this.#ladder.told === null) this.#later(Math.random() * this.#options.moveMs, () => this.#move(rung));
+    this.#ladder.told = rung;
+    return true;
+  }
+
+  /** Tries a better transport, the best first, while this one goes on. */
+  async #upgrade(rung = 0) {
+    if (this.#better !== null || rung >= this.#ladder.rung || !this.#up) return;
+    if (rung === 0) this.#ladder.planUpgrade();
+    // Where the flag is off the hub would say no; when that changes it tells.
+    const transport = this.#ladder.at(rung);
+    if (transport === "websocket" && this.flags.realtime_v2 === false) return void this.#upgrade(rung + 1);
+    const better = (this.#better = { line: null, greeted: new Map(), alarm: 0 });
+    const end = (welcome = null) => {
+      if (better !== this.#better) return;
+      clearTimeout(better.alarm);
+      this.#better = null;
+      if (welcome !== null && this.#isBetter(welcome)) return void this.#adopt(better, rung, welcome);
+      better.line?.close();
+      this.#upgrade(rung + 1);
+    };
+    better.alarm = setTimeout(end, this.#options.welcomeMs, null);
+    try {
+      const token = await this.#token();
+      if (better !== this.#better) return;
+      better.line = this.#makeLine(transport, "", token, {
+        onOpen: () => {
+          if (better !== this.#better) return;
+          better.greeted = new Map(this.#topics);
+          better.line.send(this.#hello(token, "")); // a session of its own: the present one is not disturbed
+        },
+        onSign: () => {
+          if (better.line === this.#line) this.#heardAt = Date.now();
+        },
+        onFrame: (frame) => {
+          if (better !== this.#better) this.#hear(better.line, frame);
+          else if (frame.type === "welcome") end(frame);
+        },
+        onClose: (code, reason, retryAfterMs) => {
+          if (better.line === this.#line) this.#lost(code, reason, { retryAfterMs });
+          else end();
+        },
+      });
+    } catch {
+      end();
+    }
+  }
+
+  #isBetter({ topics }) {
+    return topics.every(({ ok, error }) => ok || error.code !== "feature_disabled" || new HubError(error).fallback.length === 0);
+  }
+
+  /** The better connection takes the present one's place. What comes twice is told apart by its position. */
+  #adopt({ line, greeted }, rung, welcome) {
+    this.#acknowledge();
+    this.#line.leave();
+    this.#forsake(ofConnection);
+    this.#line = line;
+    this.#ladder.climbed(rung);
+    this.#up = false;
+    this.#greeted = greeted;
+    for (const [topic, subscription] of greeted) if (this.#topics.get(topic) === subscription) subscription.state = "joining";
+    this.#welcome(welcome);
+  }
+
+  /** The better connection that is tried is of no use any more. */
+  #abandon() {
+    const better = this.#better;
+    this.#better = null;
+    clearTimeout(better?.alarm);
+    better?.line?.close();
+  }
+
+  #flagged(flags) {
+    const names = Object.keys({ ...this.flags, ...flags });
+    const known = this.flags;
+    const changed = names.filter((name) => flags[name] !== known[name]);
+    if (changed.length === 0) return;
+    this.flags = flags;
+    queueMicrotask(() => this.onFlags(flags, changed));
+    if (!changed.some((name) => flags[name] && known[name] === false)) return;
+    for (const subscription of this.#topics.values()) if (subscription.paused) this.#join(subscription);
+    this.#ladder.hope();
+    this.#later(Math.random() * this.#options.moveMs, () => this.#upgrade());
   }
 
   // --- the topics
@@ -435,19 +573,28 @@ export class HubClient {
 
   #verdict(subscription, verdict) {
     if (!verdict.ok) this.#refused(subscription, new HubError(verdict.error));
-    else if (subscription.state === "joining") subscription.joined(verdict);
+    else if (subscription.state !== "out") subscription.joined(verdict);
   }
 
   #refused(subscription, error) {
     if (subscription.state === "out") return; // left, or the connection is lost: then the next hello asks
     subscription.state = "out";
-    // Something else is to be used instead of what is switched off.
-    if (error.retry !== "never" && error.code !== "feature_disabled") {
+    if (error.code === "feature_disabled") {
+      if (this.#fall(error)) return; // the next hello asks
+      if (subscription.entered) return void this.#rest(subscription, error);
+    } else if (error.retry !== "never") {
       this.#later(this.#pauseMs(subscription.refusals++, error.retryAfterMs), () => this.#join(subscription));
       return;
     }
     this.#topics.delete(subscription.topic);
     queueMicrotask(() => subscription.handlers.onEnd?.(error)); // what it throws is not to stop what goes on here
+  }
+
+  #rest(subscription, error) {
+    subscription.pause(error);
+    const { restMs, mostRestMs } = this.#options;
+    const mostMs = Math.min(mostRestMs, restMs * 2 ** subscription.refusals++);
+    this.#later(mostMs * (0.5 + Math.random() / 2), () => this.#join(subscription));
   }
 
   #acknowledge() {
@@ -474,7 +621,10 @@ export class HubClient {
       return;
     }
     const id = ++this.#ids;
-    this.#waiting.set(id, { resolve, reject });
+    this.#waiting.set(id, { frame, resolve, reject });
+    // What a connection over HTTP has to say may be lost with it while polls go to another node: then all is asked anew.
+    const lost = () => this.#waiting.has(id) && this.#drop("the hub does not answer");
+    if (this.transport !== "websocket" && ofConnection(frame)) this.#later(this.#options.welcomeMs, lost);
     this.#send({ ...frame, id });
   }
 
@@ -485,13 +635,13 @@ export class HubClient {
   }
 
   #send(frame) {
-    this.#socket.send(JSON.stringify(frame));
+    this.#line.send(frame);
   }
 
   /** Does something later, unless the connection is another one by then. */
   #later(ms, act) {
-    const socket = this.#socket;
-    setTimeout(() => socket === this.#socket && act(), ms);
+    const line = this.#line;
+    setTimeout(() => line === this.#line && act(), ms);
   }
 
   /** Full jitter over a bound that doubles. */

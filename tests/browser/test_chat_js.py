@@ -63,7 +63,7 @@ PRESENCES = """async (scripts) => {
 async def page(chromium: Chromium) -> AsyncIterator[Page]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
-        script = path in ("/chat.js", "/hub.js")
+        script = path.endswith(".js")
         kind, body = (b"text/javascript", (WEB / path[1:]).read_bytes()) if script else (b"text/html", HTML)
         writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind, body))
         writer.close()

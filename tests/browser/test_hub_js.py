@@ -22,7 +22,9 @@ START = """async (url, options, first) => {
   Object.assign(globalThis, { events: [], gaps: [], ends: [], states: [], tokens: 0, unhandled: 0, leave: {} });
   addEventListener("unhandledrejection", () => unhandled += 1);
   globalThis.token = () => `t${++tokens}`;
-  globalThis.hub = new HubClient(url, () => token(), { backoffMs: 20, mostBackoffMs: 30, ...options });
+  globalThis.hub = new HubClient(url, () => token(), {
+    transports: ["websocket"], backoffMs: 20, mostBackoffMs: 30, ...options,
+  });
   hub.onState = (state, detail) => states.push(`${state} ${detail}`);
   globalThis.subscribe = (topic, options, into = events) => leave[topic] = hub.subscribe(topic, {
     onEvent: (event) => into.push(`${event.topic} ${event.data}`),

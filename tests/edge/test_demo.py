@@ -36,8 +36,9 @@ async def test_the_page_and_every_file_that_it_loads(demo_hub: HttpHub) -> None:
         assert {"default-src 'none'", "script-src 'self'", "base-uri 'none'"} <= set(policy)
         files = {str(answer.url.join(address).path) for address in LOADED.findall(answer.text)}
         waiting += files - loaded
-    scripts = ("demo.js", "demo_chat.js", "demo_upload.js", "hub.js", "chat.js", "content.js", "upload.js")
-    assert loaded == {"/demo", *(f"/demo/{name}" for name in scripts)}
+    page = ("demo.js", "demo_chat.js", "demo_upload.js")
+    client = ("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js")
+    assert loaded == {"/demo", *(f"/demo/{name}" for name in (*page, *client))}
 
 
 @pytest.mark.parametrize("path", ["/demo/demo.html", "/demo/other.js", "/demo/..%2Fpyproject.toml"])
