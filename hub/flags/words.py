@@ -37,6 +37,8 @@ class Evaluation(Struct, frozen=True, omit_defaults=True):
     """Which step decided: kill_switch, override, allow_list, targeting, rollout, default."""
     error_code: str | None = None
     error_message: str | None = None
+    metadata: Mapping[str, Any] = {}
+    """Owner, description, expiry and whatever else the file says about the flag."""
 
 
 OnFlagChange = Callable[[frozenset[str]], None]
