@@ -137,36 +137,7 @@ class Node:
         self._saver = SessionSaver(settings, sessions)
         self._keeper = Keeper(settings, fan_out.delivery)
         self._relay = OutboxRelay(settings, broker, kinds, metrics) if settings.database_relay_url else None
-        self.gateway = Gateway(
-            settings=settings,
-            node=name,
-            version=version("hub"),
-            metrics=metrics,
-            verifier=TokenVerifier(settings, self._jwks),
-            tickets=Tickets(self._redis),
-            admission=self._admission,
-            sessions=sessions,
-            kinds=kinds,
-            methods={name: method for service in self._services for name, method in service.methods.items()},
-            caller_methods={name: method for one in self._services for name, method in one.caller_methods.items()},
-            broker=broker,
-            membership=fan_out.membership,
-            delivery=fan_out.delivery,
-            catch_up=fan_out.catch_up,
-            dispatcher=fan_out.dispatcher,
-            publisher=publisher,
-            turnstile=fan_out.turnstile,
-            control=self._control,
-            expulsions=self._expulsions,
-            database=database,
-            connections=Connections(settings, metrics),
-            keeper=self._keeper,
-            saver=self._saver,
-            answers=self._answers,
-            presence=self._presence,
-            flags=self._flags,
-            switches=Switches([*HUB_SWITCHES, *(one for service in self._services for one in service.switches)]),
-        )
+        self.gateway = self._open(name, kinds, publisher, sessions)
         self._flag_watch = FlagWatch(self.gateway)
         self._flags.on_change(self._flag_watch.changed)
         self._hear_others()
@@ -175,6 +146,39 @@ class Node:
     async def build(cls, settings: Settings, factories: Sequence[ServiceFactory], flags: Flags | None = None) -> Node:
         """A node that is not started. Needs a running event loop. ``flags``: in place of those of the file."""
         return cls(settings, await Database.open(settings), factories, flags)
+
+    def _open(self, name: str, kinds: TopicKinds, publisher: Publisher, sessions: Sessions) -> Gateway:
+        """What clients reach."""
+        return Gateway(
+            settings=self._settings,
+            node=name,
+            version=version("hub"),
+            metrics=self._metrics,
+            verifier=TokenVerifier(self._settings, self._jwks),
+            tickets=Tickets(self._redis),
+            admission=self._admission,
+            sessions=sessions,
+            kinds=kinds,
+            methods={name: method for service in self._services for name, method in service.methods.items()},
+            caller_methods={name: method for one in self._services for name, method in one.caller_methods.items()},
+            broker=self._broker,
+            membership=self._fan_out.membership,
+            delivery=self._fan_out.delivery,
+            catch_up=self._fan_out.catch_up,
+            dispatcher=self._fan_out.dispatcher,
+            publisher=publisher,
+            turnstile=self._fan_out.turnstile,
+            control=self._control,
+            expulsions=self._expulsions,
+            database=self._database,
+            connections=Connections(self._settings, self._metrics),
+            keeper=self._keeper,
+            saver=self._saver,
+            answers=self._answers,
+            presence=self._presence,
+            flags=self._flags,
+            switches=Switches([*HUB_SWITCHES, *(one for service in self._services for one in service.switches)]),
+        )
 
     def _hear_others(self) -> None:
         """What other nodes say is performed here."""
