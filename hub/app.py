@@ -49,7 +49,7 @@ from hub.fanout.redis_broker import RedisBroker
 from hub.fanout.sessions import Sessions
 from hub.fanout.turns import Turns
 from hub.fanout.turnstile import Turnstile
-from hub.flags import HUB_SWITCHES, FixedFlags, Flags, Switches
+from hub.flags import HUB_SWITCHES, Flags, Switches
 from hub.markup import Markup
 from hub.nodes.answers import Answers
 from hub.nodes.attention import Attention
@@ -57,12 +57,13 @@ from hub.nodes.broadcasts import Broadcasts
 from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
 from hub.nodes.expulsions import Expulsions
+from hub.nodes.flags.board import FlagBoard
 from hub.nodes.limits import SharedLimits
 from hub.nodes.presence.presence import Presence
 from hub.nodes.rechecks import Rechecks
 from hub.redis import Redis
 from hub.service import Hub, Service, ServiceFactory
-from hub.telemetry import DutyMetrics, Metrics, PresenceMetrics, configure_logging
+from hub.telemetry import DutyMetrics, FlagMetrics, Metrics, PresenceMetrics, configure_logging
 from hub.topics.kinds import TopicKinds
 from hub.topics.subscriptions import LocalTopics
 
@@ -125,7 +126,8 @@ class Node:
         self._answers = Answers()
         self._expulsions = Expulsions(settings, fan_out.topics, self._control)
         self._rechecks = Rechecks(settings, fan_out.topics, self._expulsions, self._control)
-        self._flags: Flags = FixedFlags() if flags is None else flags
+        self._board = FlagBoard(settings, database, self._control, FlagMetrics(metrics.registry))
+        self._flags: Flags = self._board if flags is None else flags
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
         for service in self._services:
@@ -177,6 +179,7 @@ class Node:
             answers=self._answers,
             presence=self._presence,
             flags=self._flags,
+            board=self._board,
             switches=Switches([*HUB_SWITCHES, *(one for service in self._services for one in service.switches)]),
         )
 
@@ -227,6 +230,7 @@ class Node:
         self._saver.start()
         self._keeper.start()
         self._control.start()
+        await self._board.start()
         self._attention.start()
         self._rechecks.start()
         for service in self._services:
@@ -240,6 +244,7 @@ class Node:
 
     async def stop(self) -> None:
         """From the top down; whoever is still connected has been told to leave before."""
+        self._board.retire()
         if self._relay is not None:
             await self._relay.close()
         # A service stops its work first and gives it away then, so that no two nodes do it.
@@ -255,6 +260,7 @@ class Node:
         await self._admission.close()
         await self._attention.close()
         await self._rechecks.close()
+        await self._board.close()
         await self._control.close()
         await self._fan_out.close()
         if self._jwks is not None:

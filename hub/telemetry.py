@@ -251,6 +251,50 @@ class PresenceMetrics:
         self._resyncs.labels(kind).inc()
 
 
+class FlagMetrics:
+    """The metrics of flags (``hub.nodes.flags``). Flags and variants are those of the file."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._evaluations = Counter(
+            "hub_flag_evaluations",
+            "Flags decided for somebody, by outcome.",
+            ["flag", "variant", "reason"],
+            registry=registry,
+        )
+        self._flips = Counter("hub_flag_flips", "Changes of a flag, for whomever.", ["flag"], registry=registry)
+        self._cohort = Gauge(
+            "hub_flag_cohort",
+            "Open connections by what a flag is for them.",
+            ["flag", "variant"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._trips = Counter(
+            "hub_flag_guard_trips", "Schedules stopped by a guard.", ["flag", "guard"], registry=registry
+        )
+        self._file_errors = Counter("hub_flag_file_errors", "Files of flags that were refused.", registry=registry)
+
+    def evaluated(self, flag: str, variant: str, reason: str, count: int = 1) -> None:
+        """A flag was decided; ``reason`` is OpenFeature's."""
+        self._evaluations.labels(flag, variant, reason).inc(count)
+
+    def flipped(self, flag: str) -> None:
+        """A flag has another value for somebody."""
+        self._flips.labels(flag).inc()
+
+    def moved(self, flag: str, variant: str, change: int) -> None:
+        """So many more connections have this variant."""
+        self._cohort.labels(flag, variant).inc(change)
+
+    def guard_tripped(self, flag: str, guard: str) -> None:
+        """A guard has stopped a schedule."""
+        self._trips.labels(flag, guard).inc()
+
+    def file_refused(self) -> None:
+        """The file is invalid, or gone."""
+        self._file_errors.inc()
+
+
 def configure_logging(level: str, node: str) -> None:
     """structlog for the hub and for the libraries' standard logging: lines for a terminal, JSON otherwise."""
     shared: list[Any] = [

@@ -310,6 +310,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     flags_recheck_s: Annotated[
         float, doc("How often a node looks for changes of flags that it was not told of.", gt=0)
     ] = 10.0
+    flags_changes_waiting: Annotated[
+        int, doc("Requests to change flags that wait in line on a node; further ones get `rate_limited`.", ge=1)
+    ] = 1000
     flags_drain_window_s: Annotated[
         float, doc("When realtime_v2 goes off, open sockets are told to leave over this time.", ge=0)
     ] = 10.0

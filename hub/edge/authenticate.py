@@ -1,4 +1,4 @@
-"""Who sends an HTTP request: the one gate in front of everything under ``/v1``.
+"""Who sends an HTTP request: the one gate in front of everything under ``/v1`` and ``/ofrep``.
 
 A route opens itself to everybody with ``opt={PUBLIC: True}`` (server-sent events, whose clients cannot send headers,
 then look at their ticket themselves). WebSockets have their own handshake.
@@ -19,7 +19,7 @@ from hub.edge.flag_gate import check_path
 from hub.edge.gateway import Gateway
 from hub.errors import ErrorCode, HubError
 
-GUARDED: Final = "/v1/"
+GUARDED: Final = ("/v1/", "/ofrep/")
 PUBLIC: Final = "public"
 
 HubRequest = Request[Principal, Any, Any]

@@ -28,6 +28,7 @@ from hub.flags import Flags, Switches
 from hub.nodes.answers import Answers
 from hub.nodes.callers import CallerMethod
 from hub.nodes.expulsions import Expulsions
+from hub.nodes.flags.board import FlagBoard
 from hub.nodes.presence.presence import Presence
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
@@ -67,4 +68,6 @@ class Gateway:
     answers: Answers
     presence: Presence
     flags: Flags
+    board: FlagBoard
+    """The same, for whoever looks after them."""
     switches: Switches

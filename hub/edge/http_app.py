@@ -23,17 +23,19 @@ from hub.edge.answer_headers import AnswerHeaders, CommonHeaders
 from hub.edge.asyncapi import asyncapi_document
 from hub.edge.authenticate import Gate
 from hub.edge.demo_routes import demo_routes
+from hub.edge.flag_routes import FLAG_ROUTES
 from hub.edge.gateway import Gateway
 from hub.edge.health_routes import Readiness, about, live, metrics, ready, stats
 from hub.edge.history_route import events
+from hub.edge.ofrep_routes import ofrep_router
 from hub.edge.openapi import openapi_config
 from hub.edge.problems import problem_handlers
 from hub.edge.publish_route import publish
 
-_REQUEST_HEADERS: Final = ["Authorization", "Content-Type", "Last-Event-ID"]
+_REQUEST_HEADERS: Final = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _CLOUD_EVENT_HEADERS: Final = ["ce-id", "ce-source", "ce-specversion", "ce-subject", "ce-time", "ce-type"]
 # Without these a page of another origin could not read them.
-_ANSWER_HEADERS: Final = ["Retry-After", "WWW-Authenticate"]
+_ANSWER_HEADERS: Final = ["ETag", "Retry-After", "WWW-Authenticate"]
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
@@ -63,6 +65,8 @@ def http_app(
                 security=[{"bearer": []}],
                 request_max_body_size=settings.max_publish_bytes,
             ),
+            Router("/", route_handlers=FLAG_ROUTES, security=[{"bearer": []}]),
+            ofrep_router(gateway.metrics),
             *(demo_routes() if settings.demo_orgs else ()),
             *extra_handlers,
         ],

@@ -154,6 +154,56 @@ class KickOperation(Operation):
         )
 
 
+_CHANGE: Final = {
+    "state": _string("For everybody.", enum=["on", "off"]),
+    "percent": Schema(
+        type=OpenAPIType.NUMBER,
+        minimum=0,
+        maximum=100,
+        description="In the place of the file's percentage, in steps of 0.001; allow list and rules stay.",
+    ),
+    "clear": Schema(type=OpenAPIType.BOOLEAN, description="The file decides again."),
+    "if_version": Schema(
+        type=OpenAPIType.INTEGER, minimum=0, description="Only if the flag's change has this version; 0: has none."
+    ),
+}
+_WHY: Final = {"why": _string("For the record.", max_length=500)}
+_FLAG: Final = {"flag": _string("Its name.")}
+
+
+@dataclass
+class ChangeFlagsOperation(Operation):
+    """Its body is read by hand, as that of a kick."""
+
+    def __post_init__(self) -> None:
+        change = _object("One of state, percent and clear.", ["flag"], _FLAG | _CHANGE)
+        schema = _object("All of it or nothing.", ["changes"], {"changes": _list_of(change), **_WHY})
+        example = {"changes": [{"flag": "chat", "percent": 10}], "why": "the first ten percent"}
+        self.request_body = RequestBody(required=True, content={"application/json": _content(schema, one=example)})
+
+
+@dataclass
+class ChangeFlagOperation(Operation):
+    """The same for one flag."""
+
+    def __post_init__(self) -> None:
+        schema = _object("One of state, percent and clear.", [], _CHANGE | _WHY)
+        example = {"state": "off", "why": "it hurts"}
+        self.request_body = RequestBody(required=True, content={"application/json": _content(schema, one=example)})
+
+
+@dataclass
+class EvaluateOperation(Operation):
+    """What the protocol says of bodies and answers, with the token's user instead of the context's."""
+
+    def __post_init__(self) -> None:
+        text = "What rules may look at: texts, numbers and booleans. User and organisation are the token's."
+        context = Schema(type=OpenAPIType.OBJECT, description=text)
+        schema = _object("May be left out.", [], {"context": context})
+        example = {"context": {"targetingKey": "u1", "plan": "basic"}}
+        self.request_body = RequestBody(required=False, content={"application/json": _content(schema, one=example)})
+
+
 def openapi_config(version: str) -> OpenAPIConfig:
     """The document at ``/openapi.json``."""
     return OpenAPIConfig(

@@ -6,7 +6,7 @@ What a fault of the hub was stays in its log; the answer never holds a traceback
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -85,21 +85,30 @@ def problem(error: HubError, status: int | None = None) -> Problem:
     )
 
 
-def problem_handlers(metrics: Metrics) -> ExceptionHandlersMap:
-    """The exception handlers of the whole application."""
+Wording = Callable[[Request[Any, Any, Any], HubError, int], tuple[Any, str]]
+"""(request, error, status) -> body and media type of the answer."""
 
-    def answer(request: Request[Any, Any, Any], error: HubError, status: int | None = None) -> Response[Problem]:
+
+def _as_problem(_: Request[Any, Any, Any], error: HubError, status: int) -> tuple[Any, str]:
+    return problem(error, status), PROBLEM_JSON
+
+
+def problem_handlers(metrics: Metrics, wording: Wording = _as_problem) -> ExceptionHandlersMap:
+    """The exception handlers of the whole application; ``wording``: of routes whose protocol has errors of its own."""
+
+    def answer(request: Request[Any, Any, Any], error: HubError, status: int | None = None) -> Response[Any]:
         metrics.error(error.code)
-        body = problem(error, status)
-        headers = _headers(request, error, body.status)
-        return Response(body, status_code=body.status, headers=headers, media_type=PROBLEM_JSON)
+        status = status or error.http_status
+        body, media_type = wording(request, error, status)
+        headers = _headers(request, error, status)
+        return Response(body, status_code=status, headers=headers, media_type=media_type)
 
-    def on_hub_error(request: Request[Any, Any, Any], error: HubError) -> Response[Problem]:
+    def on_hub_error(request: Request[Any, Any, Any], error: HubError) -> Response[Any]:
         if error.http_status >= 500 and error.__cause__ is not None:
             log.warning("http_request_failed", code=error.code, reason=error.message, cause=repr(error.__cause__))
         return answer(request, error)
 
-    def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
         if error.status_code >= 500 and error.status_code not in _CODES:
             return on_anything(request, error)
         response = answer(request, _translated(error), error.status_code)
@@ -107,7 +116,7 @@ def problem_handlers(metrics: Metrics) -> ExceptionHandlersMap:
             response.set_header(name, value)
         return response
 
-    def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    def on_anything(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         log.error("http_handler_failed", method=request.method, exc_info=error)
         return answer(request, HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log, try again later"))
 

@@ -76,7 +76,13 @@ class Broadcast(Struct, tag="broadcast", frozen=True):
     message: dict[str, Any]
 
 
-ControlMessage = Kick | TakeOver | Signal | Lags | Expel | Broadcast
+class FlagsChanged(Struct, tag="flags_changed", frozen=True):
+    """Run-time changes of flags up to ``version`` are committed; read them."""
+
+    version: int
+
+
+ControlMessage = Kick | TakeOver | Signal | Lags | Expel | Broadcast | FlagsChanged
 
 
 class _Body(Struct):
@@ -95,7 +101,7 @@ class Control:
         self._all = Topic(CONTROL_ORG, "control", "all")
         self._own = Topic(CONTROL_ORG, "control", node)
         self._handlers: dict[type[Any], Handler] = {}
-        self._on_doubt: Callable[[], None] = lambda: None
+        self._on_doubt: list[Callable[[], None]] = []
         self._subscribing: asyncio.Task[None] | None = None
         for topic in (self._all, self._own):
             dispatcher.listen(topic.channel, self._receive, self._lost)
@@ -119,8 +125,8 @@ class Control:
         self._handlers[message] = handler
 
     def on_doubt(self, action: Callable[[], None]) -> None:
-        """Names who is told that messages may have been lost, because the link to Redis was."""
-        self._on_doubt = action
+        """Names somebody who is told that messages may have been lost, because the link to Redis was."""
+        self._on_doubt.append(action)
 
     async def send(self, message: ControlMessage, node: str | None = None) -> None:
         """To one node, or to all. Raises ``HubError`` when Redis does not take it."""
@@ -128,7 +134,8 @@ class Control:
         await self._broker.publish(Draft(topic, None, msgspec.json.encode(_Body(message)), ephemeral=True))
 
     def _lost(self) -> None:
-        self._on_doubt()
+        for action in self._on_doubt:
+            action()
 
     def _receive(self, body: bytes) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from hub.flags.changes import WHOLE, Override, StageState
 from hub.flags.definition import Definition, Guards, Stage, parse_percent, percent_text
-from hub.flags.evaluator import Evaluator
+from hub.flags.evaluator import Evaluator, Outcome
 from hub.flags.schema import FlagFile, FlagFileError, expand, load_flags
 from hub.flags.switches import COMPRESSION, FALLBACK, HUB_SWITCHES, PRESENCE, REALTIME, SOCKET, Switch, Switches
 from hub.flags.words import Evaluation, FixedFlags, Flags, OnFlagChange, Subject, subject_attributes
@@ -24,6 +24,7 @@ __all__ = (
     "Flags",
     "Guards",
     "OnFlagChange",
+    "Outcome",
     "Override",
     "Stage",
     "StageState",

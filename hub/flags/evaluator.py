@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hub.config.flag_bounds import FLAG_MAPPINGS, FLAG_SUBJECTS
 from hub.flags.changes import Override, StageState
@@ -17,6 +17,13 @@ from hub.flags.schema import FlagFile
 from hub.flags.words import Evaluation, Subject
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Outcome(NamedTuple):
+    """All boolean flags of somebody. One object, and one mapping of values, for all who have the same."""
+
+    values: Mapping[str, bool]
+    reasons: Mapping[str, str]
 
 
 class Evaluator:
@@ -39,9 +46,12 @@ class Evaluator:
         booleans = [plan for plan in self._plans.values() if plan.flag.boolean]
         self._open = [plan for plan in booleans if plan.constant is None]
         self._same = {plan.name: plan.constant is None or plan.on(_NOBODY) for plan in booleans}
+        self._reasons = {plan.name: plan.constant.reason for plan in booleans if plan.constant is not None}
+        self._constant = Outcome(self._same, self._reasons)
         self._by_place = not any(plan.flag.targeting for plan in self._open)
         self._mappings: dict[tuple[bool, ...], Mapping[str, bool]] = {}
-        self._known: dict[tuple[str, str], Mapping[str, bool]] = {}
+        self._outcomes: dict[tuple[tuple[bool, str], ...], Outcome] = {}
+        self._known: dict[tuple[str, str], Outcome] = {}
 
     @property
     def orphans(self) -> tuple[Override, ...]:
@@ -63,26 +73,38 @@ class Evaluator:
 
     def values(self, subject: Subject) -> Mapping[str, bool]:
         """All boolean flags. One mapping for all who have the same: do not change it."""
+        return self.outcome(subject).values
+
+    def outcome(self, subject: Subject) -> Outcome:
+        """All boolean flags, and why they are so."""
         if not self._open:
-            return self._same
+            return self._constant
         if not self._by_place:
-            return self._mapping(subject)
+            return self._outcome(subject)
         place = (subject.user, subject.org)
         known = self._known.get(place)
         if known is None:
             if len(self._known) >= FLAG_SUBJECTS:
                 self._known.clear()
-            known = self._known[place] = self._mapping(subject)
+            known = self._known[place] = self._outcome(subject)
         return known
 
-    def _mapping(self, subject: Subject) -> Mapping[str, bool]:
-        outcome = tuple([plan.on(subject) for plan in self._open])
-        mapping = self._mappings.get(outcome)
+    def _outcome(self, subject: Subject) -> Outcome:
+        drawn = tuple([plan.drawn(subject) for plan in self._open])
+        outcome = self._outcomes.get(drawn)
+        if outcome is None:
+            reasons = {plan.name: reason for plan, (_, reason) in zip(self._open, drawn, strict=True)}
+            outcome = Outcome(self._mapping(tuple([on for on, _ in drawn])), self._reasons | reasons)
+            if len(self._outcomes) < FLAG_MAPPINGS:
+                self._outcomes[drawn] = outcome
+        return outcome
+
+    def _mapping(self, drawn: tuple[bool, ...]) -> Mapping[str, bool]:
+        mapping = self._mappings.get(drawn)
         if mapping is None:
-            changed = zip(self._open, outcome, strict=True)
-            mapping = self._same | {plan.name: on for plan, on in changed}
+            mapping = self._same | {plan.name: on for plan, on in zip(self._open, drawn, strict=True)}
             if len(self._mappings) < FLAG_MAPPINGS:
-                self._mappings[outcome] = mapping
+                self._mappings[drawn] = mapping
         return mapping
 
     def differs(self, other: Evaluator) -> frozenset[str]:

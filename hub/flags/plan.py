@@ -68,8 +68,12 @@ class Plan:
 
     def on(self, subject: Subject) -> bool:
         """Whether it is on; what has no value, or is not boolean, counts as on."""
-        value = (self.constant or self.decide(subject)).value
-        return value if isinstance(value, bool) else True
+        return self.drawn(subject)[0]
+
+    def drawn(self, subject: Subject) -> tuple[bool, str]:
+        """The same, and the reason."""
+        found = self.constant or self.decide(subject)
+        return found.value if isinstance(found.value, bool) else True, found.reason
 
     def _decide(self, subject: Subject) -> Evaluation:
         if subject.user in self._users or subject.org in self._orgs:
@@ -79,12 +83,12 @@ class Plan:
             if variant is not None:
                 return self._matches[variant]
         if self._percent is not None:
-            outcome = self._drawn(subject, self._percent)
+            outcome = self._bucket(subject, self._percent)
             if outcome is not None:
                 return outcome
         return self._default
 
-    def _drawn(self, subject: Subject, percent: int) -> Evaluation | None:
+    def _bucket(self, subject: Subject, percent: int) -> Evaluation | None:
         """By flagd-core's own buckets; None for whom there is nothing to draw by."""
         buckets = [True, percent], [False, WHOLE - percent]
         if self._by_org:

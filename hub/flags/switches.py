@@ -43,7 +43,7 @@ class Switches:
             for covered in switch.covers:
                 if covered.startswith("/"):
                     self._paths.append((covered, switch))
-                elif self._exact.setdefault(covered, switch) is not switch:
+                elif self._exact.setdefault(covered, switch).flag != switch.flag:
                     raise ValueError(f"{covered} is covered by two flags: {self._exact[covered].flag}, {switch.flag}")
         self._paths.sort(key=lambda item: len(item[0]), reverse=True)
 

@@ -22,7 +22,13 @@ GUARDED = [
     ("POST", "/v1/tickets"),
     ("POST", "/v1/admin/kick"),
     ("GET", "/v1/stats"),
+    ("GET", "/v1/flags"),
+    ("GET", "/v1/flags/audit"),
+    ("GET", "/v1/flags/chat"),
+    ("PATCH", "/v1/flags"),
+    ("PATCH", "/v1/flags/chat"),
 ]
+OFREP = [("POST", "/ofrep/v1/evaluate/flags"), ("POST", "/ofrep/v1/evaluate/flags/chat")]  # with errors of its own
 OPEN = ["/", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/asyncapi.json"]
 
 
@@ -50,9 +56,15 @@ async def test_no_route_without_a_token(http_hub: HttpHub, method: str, path: st
 async def test_every_route_under_v1_is_guarded_unless_it_says_otherwise(http_hub: HttpHub) -> None:
     document = (await http_hub.client.get("/openapi.json")).json()
     methods = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    under_v1 = {(method, path.replace("{topic}", "events:a")) for method, path in methods if path.startswith("/v1/")}
-    assert under_v1 == set(GUARDED)
-    for method, path in under_v1:
+    names = {"{topic}": "events:a", "{name}": "chat", "{key}": "chat"}
+    guarded = set()
+    for method, path in methods:
+        if path.startswith(("/v1/", "/ofrep/")):
+            for placeholder, name in names.items():
+                path = path.replace(placeholder, name)
+            guarded.add((method, path))
+    assert guarded == {*GUARDED, *OFREP}
+    for method, path in guarded:
         assert (await http_hub.client.request(method, path)).status_code == 401
 
 

@@ -456,6 +456,37 @@ def _linked(method: str) -> Walk:
     return walk
 
 
+async def _flag(names: Names) -> list[bytes]:
+    """Flags are the deployment's: what anybody is told of them is the same whosever names are asked for."""
+    asked = {"user": names.user, "org": names.org}
+    found = await _ask(names, "GET", "/v1/flags/chat", params=asked)
+    return found + await _ask(names, "GET", f"/v1/flags/{names.key}", params=asked)
+
+
+async def _change_flags(names: Names) -> list[bytes]:
+    asked = {"changes": [{"flag": "chat", "state": "off"}, {"flag": names.key, "clear": True}], "why": names.user}
+    return await _ask(names, "PATCH", "/v1/flags", json=asked)
+
+
+async def _change_flag(names: Names) -> list[bytes]:
+    return await _ask(names, "PATCH", f"/v1/flags/{names.key}", json={"state": "off", "if_version": 1})
+
+
+async def _flags_audit(names: Names) -> list[bytes]:
+    found = await _ask(names, "GET", "/v1/flags/audit")
+    return found + await _ask(names, "GET", "/v1/flags/audit", params={"flag": names.key})
+
+
+def _evaluate(path: str) -> Walk:
+    """The context pretends to be somebody else."""
+
+    async def walk(names: Names) -> list[bytes]:
+        theirs = {"targetingKey": names.user, "user": names.user, "org": names.org, "session": names.session}
+        return await _ask(names, "POST", path.format(key=names.key), json={"context": theirs})
+
+    return walk
+
+
 ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/"): _plain("GET", "/"),
     ("GET", "/health/live"): _plain("GET", "/health/live"),
@@ -466,6 +497,13 @@ ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/openapi.json/{path:str}"): _plain("GET", "/openapi.json/walk"),
     ("GET", "/openapi.json/openapi.json"): _plain("GET", "/openapi.json/openapi.json"),
     ("GET", "/v1/stats"): _plain("GET", "/v1/stats"),
+    ("GET", "/v1/flags"): _plain("GET", "/v1/flags"),
+    ("GET", "/v1/flags/audit"): _flags_audit,
+    ("GET", "/v1/flags/{name:str}"): _flag,
+    ("PATCH", "/v1/flags"): _change_flags,
+    ("PATCH", "/v1/flags/{name:str}"): _change_flag,
+    ("POST", "/ofrep/v1/evaluate/flags"): _evaluate("/ofrep/v1/evaluate/flags"),
+    ("POST", "/ofrep/v1/evaluate/flags/{key:str}"): _evaluate("/ofrep/v1/evaluate/flags/{key}"),
     ("GET", "/v1/topics/{topic:str}/events"): _events,
     ("POST", "/v1/tickets"): _tickets,
     ("POST", "/v1/admin/kick"): _kick,
@@ -486,8 +524,9 @@ ROUTES: dict[tuple[str, str], Walk] = {
 }
 """By method and path. OPTIONS is the framework's and is tried on every path without an entry."""
 
-COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats")}
-"""Routes that answer with numbers of the whole node, which change while the tests run: only names are looked for."""
+COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats"), ("GET", "/v1/flags")}
+"""Routes that answer with what is the whole node's, numbers that change while the tests run, or texts that speak of
+topics: only names are looked for."""
 
 SOCKETS = {"/ws": "walked frame by frame"}
 """Routes that are no HTTP, and where they are walked."""

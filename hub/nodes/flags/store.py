@@ -103,6 +103,13 @@ class Stored(Struct, frozen=True):
     stages: Mapping[str, StageState]
 
 
+class Changed(Struct, frozen=True):
+    """What came of a list of changes: each flag's override then, and the version of the last."""
+
+    version: int
+    overrides: list[Override | None]
+
+
 class _Rows(Struct):
     overrides: list[Override]
     stages: list[StageState]
@@ -133,8 +140,8 @@ class FlagStore:
         overrides = {override.flag: override for override in rows.overrides}
         return Stored(row["version"], overrides, {stage.flag: stage for stage in rows.stages})
 
-    async def change(self, changes: Sequence[Change], who: str, why: str) -> list[Override | None]:
-        """Performs all changes or none; answers with each flag's override then.
+    async def change(self, changes: Sequence[Change], who: str, why: str) -> Changed:
+        """Performs all changes or none.
 
         Each flag is named once. To clear what is not there succeeds. A schedule that a guard has stopped is forgotten,
         so that it begins anew. Raises ``conflict`` with ``details["versions"]``, the versions that are there, when an
@@ -149,7 +156,7 @@ class FlagStore:
             for change in changes:
                 version += 1
                 outcome.append(await self._apply(tx, change, there.get(change.flag), Note(version, who, why)))
-        return outcome
+        return Changed(version, outcome)
 
     async def set_stage(self, state: StageState, *, kind: Literal["stage", "rollback"], who: str, why: str) -> int:
         """Writes where a schedule stands, with its audit row; answers with the version.
@@ -176,14 +183,15 @@ class FlagStore:
             await self._record(tx, state.flag, kind, (was, {"percent": state.percent / 1000}), Note(version, who, why))
         return version
 
-    async def drop_stage(self, flag: str, *, who: str, why: str) -> None:
-        """Forgets a schedule that the file has no more. Without effect when it is not there."""
+    async def drop_stage(self, flag: str, *, who: str, why: str) -> int:
+        """Forgets a schedule that the file has no more; answers with the version. Nothing happens when it is gone."""
         async with self._transaction() as tx:
             version: int = await tx.fetch_value(_NEXT, 1)
             percent = await tx.fetch_value(_DROP_STAGE, flag)
             if percent is not None:
                 was = {"percent": percent / 1000}
                 await self._record(tx, flag, "stage", (was, None), Note(version, who, why))
+        return version
 
     async def audit(self, flag: str | None, limit: int, before: int | None) -> list[AuditRow]:
         """The newest changes first: of one flag or of all, those before the version ``before``."""
