@@ -24,6 +24,7 @@ from hub.config import Settings, load_settings
 from hub.database import Database
 from hub.edge.admission import Admission
 from hub.edge.answer_headers import CommonHeaders
+from hub.edge.asgi_line import exchange_routes
 from hub.edge.asgi_socket import websocket_route
 from hub.edge.flag_watch import FlagWatch
 from hub.edge.gateway import Gateway
@@ -31,10 +32,11 @@ from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
 from hub.edge.kicks import close_kicked, close_taken_over
 from hub.edge.registry import Connections
+from hub.edge.relay import take_relayed
 from hub.edge.session_saver import SessionSaver
 from hub.errors import ConfigError
 from hub.fanout.catch_up import CatchUp
-from hub.fanout.control import Control, Kick, Signal, TakeOver
+from hub.fanout.control import Control, Kick, Relayed, Signal, TakeOver
 from hub.fanout.delivery import Delivery
 from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.errands import Errands
@@ -189,6 +191,7 @@ class Node:
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
         self._control.on(Signal, self._duties.receive)
+        self._control.on(Relayed, lambda message: take_relayed(self.gateway, message))
 
     def _door(self, kinds: TopicKinds, publisher: Publisher, limits: SharedLimits) -> Hub:
         """What services are given."""
@@ -220,7 +223,8 @@ class Node:
             [name for service in self._services for name in service.cors_request_headers],
             [name for service in self._services for name in service.cors_answer_headers],
         )
-        return http_app(self.gateway, [websocket_route(self.gateway), *routes], [self._running], headers)
+        sockets = [websocket_route(self.gateway), *exchange_routes(self.gateway)]
+        return http_app(self.gateway, [*sockets, *routes], [self._running], headers)
 
     async def start(self) -> None:
         """From the bottom up. Redis and PostgreSQL may still be away: the node is then not ready, and gets there."""

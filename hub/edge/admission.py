@@ -67,6 +67,8 @@ class Admission:
         )
         self.publications: Final = PublishBudget(publications, settings.max_connections)
         """What users may publish by HTTP."""
+        self.frames: Final = PublishBudget(self._frames, settings.max_connections)
+        """Frames that users send by HTTP; the same bucket as on connections."""
         # Bounded by max_connections, which the handshake keeps.
         self._held: dict[str, Principal] = {}
         self._given_back: dict[str, Principal] = {}

@@ -7,6 +7,7 @@ something waits sends them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -87,6 +88,10 @@ class AsgiSocket:
     def abort(self) -> None:
         """Ends the ASGI call; the server then drops the connection."""
         self._ended.set()
+
+    def look(self, now: float) -> float:
+        """It has no deadlines but the connection's."""
+        return math.inf
 
     def pause_reading(self) -> None:
         """No further message is asked of the server."""

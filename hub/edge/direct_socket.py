@@ -7,6 +7,7 @@ but the transport and the connection; every other path is handed to uvicorn's ow
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any, Final
@@ -124,6 +125,10 @@ class DirectSocket(asyncio.Protocol):
     def abort(self) -> None:
         """At once."""
         self._transport.abort()
+
+    def look(self, now: float) -> float:
+        """It has no deadlines but the connection's."""
+        return math.inf
 
     def pause_reading(self) -> None:
         """The kernel's buffer and then the client have to wait."""

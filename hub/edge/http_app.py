@@ -24,6 +24,7 @@ from hub.edge.asyncapi import asyncapi_document
 from hub.edge.authenticate import Gate
 from hub.edge.demo_routes import demo_routes
 from hub.edge.flag_routes import FLAG_ROUTES
+from hub.edge.frames_route import frames_route
 from hub.edge.gateway import Gateway
 from hub.edge.health_routes import Readiness, about, live, metrics, ready, stats
 from hub.edge.history_route import events
@@ -58,7 +59,11 @@ def http_app(
     return Litestar(
         route_handlers=[
             *(about, live, ready, metrics, _asyncapi_route(gateway.version)),
-            Router("/", route_handlers=[events, issue_ticket, kick, stats], security=[{"bearer": []}]),
+            Router(
+                "/",
+                route_handlers=[events, issue_ticket, kick, stats, frames_route(gateway)],
+                security=[{"bearer": []}],
+            ),
             Router(
                 "/",
                 route_handlers=[publish],

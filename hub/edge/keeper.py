@@ -124,6 +124,7 @@ class Keeper:
             self._look_at_pong(connection, now),
             self._look_at_age(connection, now),
             self._look_at_positions(connection, now),
+            connection.socket.look(now),
             *(() if connection.attendance is None else (connection.look_away(now),)),
         )
 
@@ -153,7 +154,9 @@ class Keeper:
         return now + (notice if notice > 0 else max(left, 0))
 
     def _look_at_silence(self, connection: Connection, now: float) -> float:
-        """A heartbeat when nothing was sent for a while."""
+        """A heartbeat when nothing was sent for a while. It would answer a poll that waits for something to happen."""
+        if connection.socket.transport == "poll":
+            return math.inf
         due = connection.sent_at + self._settings.heartbeat_s
         if now < due or connection.congested:
             return due if now < due else now + self._settings.heartbeat_s

@@ -204,6 +204,31 @@ class EvaluateOperation(Operation):
         self.request_body = RequestBody(required=False, content={"application/json": _content(schema, one=example)})
 
 
+@dataclass
+class FramesOperation(Operation):
+    """Frames are those of the socket: /asyncapi.json has their schemas."""
+
+    def __post_init__(self) -> None:
+        frame = _object("A frame of the client, as in /asyncapi.json.", ["type"], {"type": _string("Its type.")})
+        envelope = _object(
+            "Frames in the order in which they take effect.",
+            ["frames"],
+            {"session": _string("Whose connection the frames belong to."), "frames": _list_of(frame)},
+        )
+        publish = {"type": "publish", "id": 1, **_PLAIN_EXAMPLE}
+        ack = {"type": "ack", "positions": {"events:finance": {"epoch": "k3f9", "seq": 41}}}
+        self.request_body = RequestBody(
+            required=True,
+            content={
+                "application/json": _content(
+                    Schema(one_of=[envelope, frame, _list_of(frame)]),
+                    many={"session": "s_…", "frames": [publish, ack]},
+                    one=publish,
+                )
+            },
+        )
+
+
 def openapi_config(version: str) -> OpenAPIConfig:
     """The document at ``/openapi.json``."""
     return OpenAPIConfig(

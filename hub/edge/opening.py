@@ -17,6 +17,7 @@ from hub.errors import ErrorCode, HubError
 from hub.fanout.control import TakeOver
 from hub.fanout.sessions import PreviousOwner
 from hub.fanout.turnstile import Step
+from hub.flags import SOCKET
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Hello, Position, Welcome
 from hub.protocol.session import Open
@@ -112,7 +113,10 @@ async def _resume(
                 connection.attending(resumed.presence)
             return resumed.positions
     connection.session_id = gateway.sessions.create()
-    gateway.saver.changed(connection)
+    if connection.socket.transport == SOCKET:
+        gateway.saver.changed(connection)
+    else:
+        await gateway.saver.save_at_once(connection)  # what its client sends may come to another node
     return None
 
 

@@ -25,7 +25,7 @@ async def _set(gateway: Gateway, connection: Connection, params: dict[str, Any])
     if not connection.gone:
         gateway.presence.say(connection.attending(), status)
         gateway.keeper.watch(connection)
-        await gateway.saver.save_presence(connection)
+        await gateway.saver.save_at_once(connection)
     return {"status": status.value}
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from prometheus_client import Gauge
 
 from hub.config import Settings
+from hub.edge.socket import Transport
 from hub.errors import ErrorCode, HubError
 from hub.telemetry import Metrics
 
@@ -22,8 +25,10 @@ class Connections:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._max = settings.max_connections
-        self._gauge = metrics.connections.labels("websocket")
+        self._gauges: dict[str, Gauge] = {name: metrics.connections.labels(name) for name in get_args(Transport)}
         self._all: set[Connection] = set()
+        self._by_session: dict[str, Connection] = {}
+        """Those whose clients send frames by requests of their own."""
         self._emptied = asyncio.Event()
         self.draining = False
         """Set once, when the node leaves: nobody is let in any more and readiness says no."""
@@ -50,13 +55,23 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """A connection was opened."""
         self._all.add(connection)
-        self._gauge.inc()
+        self._gauges[connection.socket.transport].inc()
+
+    def opened(self, connection: Connection) -> None:
+        """One that is no WebSocket was welcomed: ``of_session`` finds it."""
+        self._by_session[connection.session_id] = connection
+
+    def of_session(self, session: str) -> Connection | None:
+        """The newest that is no WebSocket."""
+        return self._by_session.get(session)
 
     def remove(self, connection: Connection) -> None:
         """It was closed; more than once is the same as once."""
         if connection in self._all:
             self._all.remove(connection)
-            self._gauge.dec()
+            self._gauges[connection.socket.transport].dec()
+            if self._by_session.get(connection.session_id) is connection:
+                del self._by_session[connection.session_id]
             if not self._all:
                 self._emptied.set()
 

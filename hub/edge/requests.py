@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from hub.errors import ErrorCode, HubError
 from hub.fanout.publisher import NewEvent
 from hub.protocol.codec import check_data
 from hub.protocol.codes import CloseCode
-from hub.protocol.frames import Ack, Auth, Call, Publish, Reply, Verdict
+from hub.protocol.frames import Ack, Auth, Call, Position, Publish, Reply, Verdict
 from hub.protocol.frames import Pong as PongFrame
 from hub.protocol.session import Action, Close, Ignore, Join, Leave, Open, Perform, Pong, Send, Take
 
@@ -143,7 +143,12 @@ async def _answer(connection: Connection, frame: Call, method: Callable[[dict[st
 
 
 async def _acknowledge(gateway: Gateway, connection: Connection, frame: Ack) -> None:
-    for text, position in frame.positions.items():
+    acknowledge(gateway, connection, frame.positions)
+
+
+def acknowledge(gateway: Gateway, connection: Connection, positions: Mapping[str, Position]) -> None:
+    """The client has everything up to these positions, by topic as it writes them."""
+    for text, position in positions.items():
         sub = connection.subscriptions.get(text)
         if sub is None:
             continue
@@ -167,6 +172,12 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
         connection.refuse(error, frame.id)
         connection.close(CloseCode.UNAUTHENTICATED)
         return
+    await adopt(gateway, connection, fresh)
+    connection.send(Reply(frame.id, {"expires_in_ms": expires_in_ms(fresh)}))
+
+
+async def adopt(gateway: Gateway, connection: Connection, fresh: Principal) -> None:
+    """A connection goes on with a fresh token of its user. Raises ``unauthenticated`` when he was thrown out."""
     await gateway.admission.check_revoked(fresh)
     connection.principal = connection.applicant = fresh
     connection.expiring_told = False
@@ -182,7 +193,6 @@ async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> Non
             connection.end_subscription(
                 text, HubError(ErrorCode.FORBIDDEN, "the fresh token does not allow this topic")
             )
-    connection.send(Reply(frame.id, {"expires_in_ms": expires_in_ms(fresh)}))
 
 
 def expires_in_ms(principal: Principal) -> int:

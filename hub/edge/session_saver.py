@@ -39,8 +39,8 @@ class SessionSaver:
         """The connection has something to store."""
         self._changed.add(connection)
 
-    async def save_presence(self, connection: Connection) -> None:
-        """At once: a client that was answered may resume elsewhere. If it fails, the next turn tries it again."""
+    async def save_at_once(self, connection: Connection) -> None:
+        """So that a client that was answered finds it on other nodes. If it fails, the next turn tries it again."""
         self._changed.add(connection)
         save = SessionSave(connection.session_id, connection.owner, {}, presence=connection.kept_presence)
         await self._sessions.save_many([save])

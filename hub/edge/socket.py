@@ -1,5 +1,7 @@
 """What a connection needs of its WebSocket. Two implementations: ``asgi_socket`` (any server) and ``direct_socket``.
 
+Two more are no WebSockets: ``sse_socket`` and ``poll_socket``.
+
 The socket owns the transport and RFC 6455; the connection owns the protocol of PROTOCOL.md. What comes from the socket
 goes up through the methods of ``SocketUser``.
 """
@@ -26,6 +28,9 @@ class Socket(Protocol):
 
     def write(self, packet: Packet) -> None:
         """Sends ready frames, in order."""
+
+    def look(self, now: float) -> float:
+        """Does what is due by a monotonic clock and says when to look again; asked by the keeper."""
 
     def ping(self) -> bool:
         """Sends a WebSocket ping; False where the server does not let us (then there is no pong to wait for)."""

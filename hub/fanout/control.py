@@ -40,6 +40,16 @@ class TakeOver(Struct, tag="take_over", frozen=True):
     """The older connection. Named, because the message may come when a third one has the session already."""
 
 
+class Relayed(Struct, tag="relayed", frozen=True):
+    """Frames of a client whose connection, which is no WebSocket, is on the node that this is sent to."""
+
+    org: str
+    user: str
+    session: str
+    connection: str
+    frames: tuple[msgspec.Raw, ...]
+
+
 class Signal(Struct, tag="signal", frozen=True):
     """For whichever node has the duty (``hub.nodes.duties``)."""
 
@@ -82,7 +92,7 @@ class FlagsChanged(Struct, tag="flags_changed", frozen=True):
     version: int
 
 
-ControlMessage = Kick | TakeOver | Signal | Lags | Expel | Broadcast | FlagsChanged
+ControlMessage = Kick | TakeOver | Relayed | Signal | Lags | Expel | Broadcast | FlagsChanged
 
 
 class _Body(Struct):

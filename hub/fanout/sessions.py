@@ -103,6 +103,16 @@ class Sessions:
         positions = {topic: _position(value) for topic, value in zip(words[4::2], words[5::2], strict=True)}
         return Resumed(positions, previous, int(words[2]), words[3])
 
+    async def owner_of(self, session: str, principal: Principal) -> tuple[str, str] | None:
+        """(node, connection) that has the session now. None: nobody has, or it is not this user's."""
+        if not _SESSION.fullmatch(session):
+            return None
+        key = session_key(principal.org, session)
+        user, node, connection = await self._redis.command(key, "HMGET", key, "user", "node", "connection")
+        if user is None or user.decode() != principal.user or not connection:
+            return None
+        return node.decode(), connection.decode()
+
     async def save(self, session: str, owner: SessionOwner, positions: Mapping[str, Position]) -> bool:
         """Stores positions beside those there are. False: a newer connection owns the session, nothing was stored."""
         return await self._save_one(SessionSave(session, owner, positions))

@@ -63,6 +63,7 @@ DEFLATE_FROM_BYTES = 256
 DEFLATE_WINDOW_BITS = 12
 _DEFLATE_LEVEL = 1  # the event loop waits for it; an event of 64 KB takes 0.1 ms
 _SYNC_TAIL = b"\x00\x00\xff\xff"
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 
 
 def deflate(payload: bytes) -> bytes:
@@ -74,7 +75,7 @@ def deflate(payload: bytes) -> bytes:
 class Packet:
     """One or more encoded frames that go out together; shared by every subscriber with the same encoding."""
 
-    __slots__ = ("_deflated", "encoding", "payloads", "wire")
+    __slots__ = ("_deflated", "_sse", "encoding", "payloads", "wire")
 
     def __init__(self, encoding: Encoding, payloads: Sequence[bytes], frames: Sequence[bytes] | None = None) -> None:
         """``frames``: those of the payloads, when they are there already (``websocket_frames``)."""
@@ -82,6 +83,7 @@ class Packet:
         self.payloads = payloads
         self.wire = b"".join(websocket_frames(encoding, payloads) if frames is None else frames)
         self._deflated: bytes | None = None
+        self._sse: bytes | None = None
 
     @property
     def deflated(self) -> bytes:
@@ -97,6 +99,14 @@ class Packet:
                 ]
             )
         return self._deflated
+
+    @property
+    def sse(self) -> bytes:
+        """The frames as blocks of server-sent events, made once for all who get them so. JSON only."""
+        if self._sse is None:
+            # Between the tokens of JSON a line may end, inside of them never: a blank says the same.
+            self._sse = b"".join([b"data: %b\n\n" % payload.translate(_LINE_ENDS) for payload in self.payloads])
+        return self._sse
 
 
 def encode_frame(frame: ServerFrame, encoding: Encoding) -> bytes:

@@ -32,11 +32,13 @@ def _comparable(value: TagValue) -> tuple[bool, TagValue]:
 class TagFilter:
     """A compiled filter; ``matches`` is called once per event and filtered subscription."""
 
-    __slots__ = ("_wanted",)
+    __slots__ = ("_wanted", "spec")
 
     def __init__(self, spec: Filter) -> None:
         if len(spec) > _MAX_TAGS:
             raise bad_request(f"'filter' names more than {_MAX_TAGS} tags")
+        self.spec = spec
+        """As its client wrote it."""
         self._wanted: dict[str, frozenset[tuple[bool, TagValue]]] = {}
         for name, wanted in spec.items():
             values = wanted if isinstance(wanted, list) else [wanted]

@@ -65,13 +65,13 @@ async def test_how_a_client_is_present_is_stored_as_it_is_then() -> None:
     store, client = Store(), Client()
     saver = saver_of(store)
     client.kept_presence = "away"
-    await saver.save_presence(cast(Connection, client))
+    await saver.save_at_once(cast(Connection, client))
     client.kept_presence = "idle"
     saver.changed(cast(Connection, client))
     await saver.save()
     client.kept_presence = ""
     store.meanwhile = lambda: None
-    await saver.save_presence(cast(Connection, client))
+    await saver.save_at_once(cast(Connection, client))
     await saver.save()
     client.kept_presence = "offline"
     saver.leave(cast(Connection, client))

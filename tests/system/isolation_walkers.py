@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 import jwt
+import msgspec
 
 from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.protocol import frames
+from hub.protocol.cursor import Cursor, Standing, digest_of, encode_cursor
 from hub.protocol.frames import Pong, Position
 from tests.services.chat.reading import document, events
 from tests.support.peers import Peers
@@ -487,6 +489,80 @@ def _evaluate(path: str) -> Walk:
     return walk
 
 
+async def _frames_http(names: Names) -> list[bytes]:
+    """Every frame, for a connection of the other's session."""
+    positions = {topic: {"epoch": names.positions[kind].epoch, "seq": 3} for kind, topic in names.topics.items()}
+    sent: list[dict[str, Any]] = [
+        {"type": "subscribe", "id": 1, "topics": names.items()},
+        {"type": "unsubscribe", "id": 2, "topics": list(names.topics.values())},
+        {"type": "ack", "positions": positions},
+        {"type": "auth", "id": 3, "token": names.token()},
+        {"type": "call", "id": 4, "method": "presence.set", "params": {"status": "online"}},
+        {"type": "call", "id": 5, "method": "test.echo", "params": {"session": names.session}},
+        {"type": "ping", "id": names.session},
+    ]
+    sent += [
+        {"type": "publish", "id": kind, "topic": topic, "name": "walk", "data": "intruder", "key": names.key}
+        for kind, topic in names.topics.items()
+    ]
+    return await _ask(names, "POST", "/v1/frames", json={"session": names.session, "frames": sent})
+
+
+def _foreign_cursor(names: Names, org: str) -> str:
+    """As the other organisation has it, or (``org``) one that claims to be the intruder's own and names its session."""
+    topics = tuple(
+        Standing(topic, names.positions[kind].epoch, names.positions[kind].seq - 1)
+        for kind, topic in names.topics.items()
+    )
+    return encode_cursor(Cursor(digest_of(org, names.user), names.session, "c", 1, 0, 0, topics)).decode()
+
+
+def _exchange(method: str, path: str) -> Walk:
+    """A stream or a poll: by names, by a ticket, by cursors."""
+
+    async def walk(names: Names) -> list[bytes]:
+        topics = [*names.topics.values(), "user:me"]
+        found = []
+        for cursor in ("", _foreign_cursor(names, names.org), _foreign_cursor(names, names.intruder)):
+            wanted: dict[str, Any] = {"cursor": cursor} if cursor else {"topics": topics}
+            wanted["wait"] = 0
+            if method == "GET":
+                query = {name: ",".join(value) if isinstance(value, list) else value for name, value in wanted.items()}
+                found += await _told(names, method, path, params=query)
+            else:
+                resume = {"resume": {"session": names.session}, "subscribe": names.items()}
+                found += await _told(names, method, path, json=wanted if cursor else {**wanted, **resume, "topics": []})
+        return found + await _told(names, method, path, params={"ticket": names.key, "topics": topics[0]})
+
+    return walk
+
+
+async def _told(names: Names, method: str, path: str, **how: Any) -> list[bytes]:
+    """Frame by frame, until nothing further was on its way; or the refusal."""
+    async with httpx.AsyncClient(base_url=names.hub.http_url, timeout=5) as http:
+        headers = {"Authorization": f"Bearer {names.token()}"}
+        if "ticket" in how.get("params", {}):
+            headers = {}
+        async with http.stream(method, path, headers=headers, **how) as answer:
+            if answer.status_code != 200:
+                return [json.dumps(answer.status_code).encode(), await answer.aread()]
+            if path == "/v1/poll":
+                return [msgspec.json.encode(frame) for frame in json.loads(await answer.aread())["frames"]]
+            told: list[bytes] = []
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    told.append(line.removeprefix("data: ").encode())
+                elif line.startswith("id: "):
+                    return told
+            return told
+
+
+EXCHANGES: dict[tuple[str, str], Walk] = {
+    (method, path): _exchange(method, path) for method in ("GET", "POST") for path in ("/v1/sse", "/v1/poll")
+}
+"""What is answered over a line of its own; the framework knows these paths without their methods."""
+
+
 ROUTES: dict[tuple[str, str], Walk] = {
     ("GET", "/"): _plain("GET", "/"),
     ("GET", "/health/live"): _plain("GET", "/health/live"),
@@ -510,6 +586,7 @@ ROUTES: dict[tuple[str, str], Walk] = {
     ("POST", "/v1/chat/stream"): _chat,
     ("POST", "/v1/publish"): _publish_http,
     ("POST", "/v1/publish/{topic:str}"): _publish_to_path,
+    ("POST", "/v1/frames"): _frames_http,
     ("POST", "/v1/uploads"): _begin_upload,
     ("GET", "/v1/uploads/{upload:str}"): _upload("GET"),
     ("HEAD", "/v1/uploads/{upload:str}"): _upload("HEAD", headers=_TUS),
@@ -528,7 +605,7 @@ COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats"), ("GET", "/v1/flags")}
 """Routes that answer with what is the whole node's, numbers that change while the tests run, or texts that speak of
 topics: only names are looked for."""
 
-SOCKETS = {"/ws": "walked frame by frame"}
+SOCKETS = {"/ws": "walked frame by frame"} | {path: "walked in EXCHANGES" for _, path in EXCHANGES}
 """Routes that are no HTTP, and where they are walked."""
 
 

@@ -326,6 +326,11 @@ async def test_route(victim: Victim, route: tuple[str, str]) -> None:
     await walk_through(victim, walkers.ROUTES[route], compare=route not in walkers.COUNTING)
 
 
+@pytest.mark.parametrize("route", sorted(walkers.EXCHANGES), ids=lambda route: " ".join(route))
+async def test_exchange(victim: Victim, route: tuple[str, str]) -> None:
+    await walk_through(victim, walkers.EXCHANGES[route])
+
+
 async def test_options_of_every_route(victim: Victim) -> None:
     for method, path in routes_of(victim.peers.hub.node.http()):
         if method == "OPTIONS":

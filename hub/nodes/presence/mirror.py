@@ -84,6 +84,7 @@ class View:
         "online",
         "packets",
         "round",
+        "telling",
         "trusted",
         "version",
     )
@@ -104,6 +105,8 @@ class View:
         self.failures = 0
         self.round = 0
         """Counts up with every snapshot for everybody; an older one that is still going out ends."""
+        self.telling = 0
+        """Snapshots for everybody that are going out, in steps."""
         self.packets: dict[Encoding, Packet] = {}
 
     def snapshot(self) -> Snapshot:
@@ -182,6 +185,13 @@ class Mirror:
         """What is known of a topic without asking; it is at least as new as every event that went to clients here."""
         view = self._views.get(topic.channel)
         return view.snapshot() if view is not None and view.trusted else None
+
+    def told(self, local: LocalTopic) -> tuple[str, int] | None:
+        """Which version everybody in the live set without a filter has been told; None: not all of them the same."""
+        view = self._views.get(local.channel)
+        if view is None or not view.trusted or view.telling:
+            return None
+        return view.epoch, view.version
 
     # --- from the fan-out
 
@@ -294,18 +304,22 @@ class Mirror:
         if len(subs) <= STEP_WRITES:
             self._send_some(view, subs)
             return
+        view.telling += 1
         task = asyncio.create_task(self._send_in_steps(view, subs), name="presence-snapshots")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _send_in_steps(self, view: View, subs: list[Subscription]) -> None:
         number = view.round
-        for start in range(0, len(subs), STEP_WRITES):
-            # Each gets it as it is then: those who wait have got the events that came meanwhile.
-            self._send_some(view, subs[start : start + STEP_WRITES])
-            await asyncio.sleep(0)
-            if view.round != number or not view.trusted:
-                return  # everybody gets another one
+        try:
+            for start in range(0, len(subs), STEP_WRITES):
+                # Each gets it as it is then: those who wait have got the events that came meanwhile.
+                self._send_some(view, subs[start : start + STEP_WRITES])
+                await asyncio.sleep(0)
+                if view.round != number or not view.trusted:
+                    return  # everybody gets another one
+        finally:
+            view.telling -= 1
 
     def _send_some(self, view: View, subs: list[Subscription]) -> None:
         for sub in subs:

@@ -104,6 +104,10 @@ class Presence:
         """What the client says it is. Raises ``rate_limited``."""
         self._attendance.say(attendant, status)
 
+    def told(self, local: LocalTopic) -> tuple[str, int] | None:
+        """Which version everybody in the live set without a filter has been told; None: not all of them the same."""
+        return self.mirror.told(local)
+
     async def get(self, topic: Topic) -> Snapshot:
         """Who is present, over all nodes. Raises ``unavailable``."""
         known = self.mirror.known(topic)

@@ -1,0 +1,149 @@
+"""GET and POST of /v1/sse and /v1/poll: who asks, for what, and which connection serves it (PROTOCOL section 7).
+
+The request comes whole and the answer goes over a ``Line``; which server reads and writes them is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from hub.auth.credentials import Credentials, Place, find_credentials, origin_allowed
+from hub.auth.principal import Principal
+from hub.edge.arrival import Arrival
+from hub.edge.asking import Asking, hello_of, read_asking, wait_of
+from hub.edge.connection import Connection
+from hub.edge.gateway import Gateway
+from hub.edge.http_line import Answer, Incoming, Line, problem_answer
+from hub.edge.poll_socket import PollSocket
+from hub.edge.requests import adopt
+from hub.edge.sse_socket import SseSocket
+from hub.errors import ErrorCode, HubError
+from hub.fanout.turnstile import Step
+from hub.protocol.codec import Encoding
+from hub.protocol.cursor import Cursor, decode_cursor, digest_of
+
+SSE_PATH: Final = "/v1/sse"
+POLL_PATH: Final = "/v1/poll"
+METHODS: Final = ("GET", "POST")
+
+log = structlog.get_logger(__name__)
+
+
+async def exchange(gateway: Gateway, request: Incoming, line: Line) -> None:
+    """Serves one request. Returns when its answer is under way or a connection has its line; never raises."""
+    try:
+        if request.path == POLL_PATH:
+            await _poll(gateway, request, line)
+        else:
+            await _stream(gateway, request, line)
+    except HubError as error:
+        gateway.metrics.error(error.code)
+        line.answer(problem_answer(error))
+    except Exception:
+        log.exception("exchange failed", path=request.path)
+        line.answer(problem_answer(HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log")))
+
+
+def not_allowed() -> Answer:
+    """For methods that these paths do not know."""
+    error = HubError(ErrorCode.BAD_REQUEST, "this path knows GET and POST")
+    answer = problem_answer(error)
+    return Answer(405, [*answer.headers, ("allow", ", ".join(METHODS))], answer.body)
+
+
+async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
+    asking = _read(gateway, request)
+    _check_room(gateway)
+    await gateway.turnstile.turn(Step.HANDSHAKE)
+    arrival = await _identify(gateway, request, asking)
+    cursor = _cursor(asking, arrival)
+    if not line.lost:
+        socket = SseSocket(gateway, line, asking.asked or (cursor.asked if cursor is not None else 0))
+        socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
+
+
+async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
+    asking = _read(gateway, request)
+    wait_s = wait_of(asking, gateway.settings)
+    if asking.cursor is None:
+        _check_room(gateway)
+        await gateway.turnstile.turn(Step.HANDSHAKE)
+    arrival = await _identify(gateway, request, asking)
+    cursor = _cursor(asking, arrival)
+    asked = asking.asked
+    moved = None
+    if cursor is not None and asked in (0, cursor.asked):
+        asked, moved = cursor.asked, cursor
+        found = _found(gateway, cursor, arrival)
+        if found is not None:
+            await _refresh(gateway, found, arrival)
+        if found is not None and not line.lost and _socket_of(found).go_on(line, cursor, wait_s):
+            return
+    if cursor is not None:
+        _check_room(gateway)
+        await gateway.turnstile.turn(Step.HANDSHAKE)
+    if not line.lost:
+        socket = PollSocket(gateway, line, wait_s, asked, moved)
+        socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
+
+
+def _read(gateway: Gateway, request: Incoming) -> Asking:
+    if not origin_allowed(request.headers, gateway.settings.allowed_origins):
+        raise HubError(ErrorCode.FORBIDDEN, "this origin is not allowed; see HUB_ALLOWED_ORIGINS")
+    return read_asking(request, gateway.settings)
+
+
+def _check_room(gateway: Gateway) -> None:
+    full = gateway.connections.no_room()
+    if full is not None:
+        raise full
+
+
+async def _identify(gateway: Gateway, request: Incoming, asking: Asking) -> Arrival:
+    """By a header, a ticket or the hello; whether the user was thrown out is asked when the connection is admitted."""
+    credentials = find_credentials(request.headers, request.query)
+    session = None
+    if credentials.place is Place.TICKET:
+        principal, session = await gateway.tickets.redeem(credentials.secret)
+    elif credentials.place is Place.HELLO:
+        if asking.token is None:
+            text = "no token; send it as 'Authorization: Bearer <token>', or a ticket of POST /v1/tickets as '?ticket='"
+            raise HubError(ErrorCode.UNAUTHENTICATED, text)
+        principal = await gateway.verifier.verify(asking.token)
+    else:
+        principal = await gateway.verifier.verify(credentials.secret)
+    return Arrival(Encoding.JSON, Credentials(credentials.place), principal, session)
+
+
+def _cursor(asking: Asking, arrival: Arrival) -> Cursor | None:
+    who = _principal(arrival)
+    return None if asking.cursor is None else decode_cursor(asking.cursor, digest_of(who.org, who.user))
+
+
+def _found(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> Connection | None:
+    """The connection that gave out this cursor, if it is here and may go on for whoever asks."""
+    found = gateway.connections.of_session(cursor.session)
+    if found is None or found.id != cursor.connection or not isinstance(found.socket, PollSocket):
+        return None
+    mine, who = found.verified, _principal(arrival)
+    # With another scope everything is permitted anew.
+    return found if (mine.org, mine.user, mine.scope) == (who.org, who.user, who.scope) else None
+
+
+async def _refresh(gateway: Gateway, connection: Connection, arrival: Arrival) -> None:
+    """A request that bears a newer token says what an ``auth`` frame would."""
+    fresh = _principal(arrival)
+    if fresh.expires_at > connection.verified.expires_at:
+        await adopt(gateway, connection, fresh)
+
+
+def _socket_of(connection: Connection) -> PollSocket:
+    assert isinstance(connection.socket, PollSocket)  # noqa: S101 - looked at by _found
+    return connection.socket
+
+
+def _principal(arrival: Arrival) -> Principal:
+    assert arrival.principal is not None  # noqa: S101 - set by _identify
+    return arrival.principal

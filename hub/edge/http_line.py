@@ -1,0 +1,114 @@
+"""One HTTP request that is answered late or piece by piece, and the way back: a ``Line``. Two implementations.
+
+``side_door`` (the hub's own protocol class) and ``asgi_line`` (any server). What goes over it is the sockets' part
+(``sse_socket``, ``poll_socket``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from hub.auth.credentials import Headers
+from hub.edge.handshake import refuse
+from hub.errors import HubError
+
+JSON_HEADERS: Final = (("content-type", "application/json"), ("cache-control", "no-store"))
+STREAM_HEADERS: Final = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-store"),
+    # A proxy that collects an answer before it passes it on would keep the events.
+    ("x-accel-buffering", "no"),
+)
+
+
+class Incoming(Struct, frozen=True):
+    """A whole request."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """The last header of that name (in lower case)."""
+        found = [value for key, value in self.headers if key.lower() == name]
+        return found[-1].decode("latin-1").strip() if found else None
+
+
+class Answer(Struct, frozen=True):
+    """A whole answer; its length is the line's to say."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+
+
+class LineUser(Protocol):
+    """What a line tells whoever answers over it."""
+
+    def pause_writing(self) -> None:
+        """More is unsent than the high mark."""
+
+    def resume_writing(self) -> None:
+        """Less is unsent than the low mark."""
+
+    def line_lost(self, line: Line) -> None:
+        """Nothing goes over it any more: it is answered, or its client has left. Not called after ``answer``."""
+
+
+class Line(Protocol):
+    """The way back of one request: one ``answer``, or ``begin`` and then pieces. Nothing blocks or raises.
+
+    On a line that is lost all do nothing.
+    """
+
+    user: LineUser | None
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken."""
+
+    @property
+    def lost(self) -> bool:
+        """Its client has left."""
+
+    def answer(self, answer: Answer) -> None:
+        """All at once. The line is then free for another request, and ``user`` is forgotten."""
+
+    def begin(self, headers: Sequence[tuple[str, str]]) -> None:
+        """Status 200 and headers of a stream."""
+
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+
+    def end(self) -> None:
+        """The end of it, after what is unsent; then ``line_lost``."""
+
+    def abort(self) -> None:
+        """At once."""
+
+
+def problem_answer(error: HubError) -> Answer:
+    """A refusal as problem+json."""
+    refused = refuse(error)
+    return Answer(refused.status, [*refused.headers, ("cache-control", "no-store")], refused.body)
+
+
+def frames_answer(cursor: bytes, frames: Sequence[bytes]) -> bytes:
+    """The body of a poll's answer; the frames are JSON already."""
+    return b'{"cursor":"%b","frames":[%b]}' % (cursor, b",".join(frames))
+
+
+def json_answer(body: bytes) -> Answer:
+    """Status 200."""
+    return Answer(200, JSON_HEADERS, body)
+
+
+def encoded(value: object) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(value)

@@ -1,0 +1,58 @@
+"""Where a connection without a WebSocket stands, as a cursor: exactly what was written to it, and no event more."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hub.edge.gateway import Gateway
+from hub.protocol.cursor import Cursor, Standing, digest_of, encode_cursor
+from hub.topics.subscriptions import Subscription, SubState
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+
+
+def cursor_of(gateway: Gateway, connection: Connection, number: int = 0, asked: int = 0) -> bytes:
+    """Everything up to its positions has been written to the connection's socket when this returns.
+
+    Not to be called while events are delivered: a topic's position is ahead of its subscribers then.
+    """
+    who = connection.verified
+    return encode_cursor(
+        Cursor(
+            digest_of(who.org, who.user),
+            connection.session_id,
+            connection.id,
+            number,
+            asked,
+            digest_of_flags(connection.flags),
+            tuple(
+                _standing(gateway, text, sub)
+                for text, sub in connection.subscriptions.items()
+                # Its verdict has not been sent, so its client does not count on it yet.
+                if sub.state is not SubState.JOINING
+            ),
+        )
+    )
+
+
+def digest_of_flags(flags: Mapping[str, bool]) -> int:
+    """Tells whether a client knows of all of them."""
+    return zlib.crc32(msgspec.json.encode(flags, order="deterministic"))
+
+
+def _standing(gateway: Gateway, text: str, sub: Subscription) -> Standing:
+    local = sub.topic
+    if local.walk is not None and sub.state is SubState.LIVE:
+        # A walk is at the topic's position for everybody; whoever it has not reached is written to now.
+        local.walk.leave(sub, SubState.LIVE)
+    position = sub.position
+    known = None
+    if local.kind.presence and sub.state is SubState.LIVE and sub.filter is None:
+        known = gateway.presence.told(local)
+    filter = None if sub.filter is None else sub.filter.spec
+    return Standing(text, position.epoch, position.seq, sub.window > 0, filter, known)
