@@ -211,6 +211,8 @@ class Connection:
             self.handles.lost()
         self._gateway.admission.release(self.id)
         self._gateway.saver.leave(self)
+        if self.principal is not None:
+            self._gateway.board.metrics.cohort(self.flags, None)
         # Clients come and go by the thousand; what the hub itself ended is worth a line.
         write = log.info if self.close_code else log.debug
         write("closed", connection=self.id, code=self.close_code or code, **self._who())

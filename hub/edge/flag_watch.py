@@ -84,6 +84,7 @@ class FlagWatch:
         flags = connection.flags = self._gateway.flags.values(subject_of(connection.principal))
         if flags is before:
             return False
+        self._gateway.board.metrics.cohort(before, flags)
         news = _news(before, flags)
         if not news:
             return False

@@ -57,6 +57,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
         return
     connection.principal = principal
     connection.flags = gateway.flags.values(subject_of(principal))
+    gateway.board.metrics.cohort(None, connection.flags)
     connection.budget = gateway.admission.frame_budget(principal)
     positions = await _resume(gateway, connection, hello, principal)
     verdicts, joined = await join(gateway, connection, action.topics, positions or {})
