@@ -3,6 +3,7 @@
 from hub.flags.changes import WHOLE, Override, StageState
 from hub.flags.definition import Definition, Guards, Stage, parse_percent, percent_text
 from hub.flags.evaluator import Evaluator, Outcome
+from hub.flags.provider import FlagsProvider
 from hub.flags.schema import FlagFile, FlagFileError, expand, load_flags
 from hub.flags.switches import COMPRESSION, FALLBACK, HUB_SWITCHES, PRESENCE, REALTIME, SOCKET, Switch, Switches
 from hub.flags.words import Evaluation, FixedFlags, Flags, OnFlagChange, Subject, subject_attributes
@@ -22,6 +23,7 @@ __all__ = (
     "FlagFile",
     "FlagFileError",
     "Flags",
+    "FlagsProvider",
     "Guards",
     "OnFlagChange",
     "Outcome",

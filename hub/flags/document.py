@@ -85,8 +85,10 @@ class Faults:
         self._found: list[Fault] = []
 
     def add(self, line: int, text: str) -> None:
-        """One more."""
-        self._found.append(Fault(line, text))
+        """One more; the same is not told twice."""
+        fault = Fault(line, text)
+        if fault not in self._found[-FLAG_FILE_FAULTS:]:
+            self._found.append(fault)
 
     def give_up(self, line: int, text: str) -> NoReturn:
         """One after which nothing else can be read."""
@@ -130,7 +132,10 @@ def _tell_syntax(text: str, error: yaml.MarkedYAMLError, faults: Faults) -> NoRe
         for number in lines[:-1]:
             faults.add(number, "a tab; indent with spaces")
         faults.give_up(lines[-1], "a tab; indent with spaces")
-    problem = " ".join(str(part) for part in (error.context, error.problem) if part)
+    begun = error.context
+    if error.context_mark:
+        begun = f"{begun} that begins in line {error.context_mark.line + 1}:"
+    problem = " ".join(str(part) for part in (begun, error.problem) if part)
     faults.give_up(line, f"this is not YAML: {problem}; look at indentation, quotes and brackets")
 
 
@@ -169,12 +174,11 @@ class _Composer:
         if self._nodes > FLAG_FILE_NODES:
             self._faults.give_up(line, f"more than {FLAG_FILE_NODES} values; remove flags that are done")
         if isinstance(event, yaml.AliasEvent):
-            self._faults.give_up(
-                line, f"*{event.anchor}: aliases are not read; write it out, or use $evaluators and $ref"
-            )
+            text = f"*{event.anchor}: aliases are not read; write it out, or use $evaluators and $ref"
+            self._faults.give_up(line, text)
+        if (tag := getattr(event, "tag", None)) is not None:
+            self._faults.add(line, f"{tag}: tags are not read; write the value alone")
         if isinstance(event, yaml.ScalarEvent):
-            if event.tag is not None:
-                self._faults.add(line, f"{event.tag}: tags are not read; write the value alone")
             self._put(Scalar(line, _joined(event.value), event.style is None))
             return
         opened = Mapping(line) if isinstance(event, yaml.MappingStartEvent) else Sequence(line)
@@ -235,7 +239,7 @@ def scalar_value(node: Scalar, faults: Faults) -> Any:
     if node.is_switch_word:
         meant = "true" if lowered in ("on", "yes") else "false"
         faults.add(node.line, f'{text}: write {meant} for the boolean or "{text}" in quotes for the text')
-        return None
+        return text
     if (number := _NUMBER.fullmatch(text)) is not None:
         return _number(node, whole=number[2] is None and number[3] is None, faults=faults)
     if _LOOKS_LIKE_NUMBER.fullmatch(text):

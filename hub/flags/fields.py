@@ -118,10 +118,8 @@ class FlagReader:
         elif node.text.endswith("%"):
             self._given = {"rollout": (node.line, node)}
         else:
-            shown = node.text[:40] or "nothing"
-            self._faults.add(
-                node.line, f"{self._name}: {shown} says nothing about a flag; write a percentage, as 25%, on or off"
-            )
+            text = f"{self._name}: {node.text[:40] or 'nothing'} is no flag; write a percentage, as 25%, on or off"
+            self._faults.add(node.line, text)
             return None
         return self._fields()
 

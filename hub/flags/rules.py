@@ -50,6 +50,8 @@ class Rules:
         self._faults = faults
         self._way: list[str] = []
         self._nodes = 0
+        self._told_size = False
+        self._told_loops: set[frozenset[str]] = set()
         self._variants: Collection[str] | None = None
 
     def rule(self, node: Node, variants: Collection[str] | None) -> dict[str, Any] | None:
@@ -72,9 +74,10 @@ class Rules:
         """``outcome``: what comes out of it names a variant."""
         self._nodes += 1
         if self._nodes > FLAG_RULE_NODES or depth > FLAG_FILE_DEPTH:
-            if self._nodes <= FLAG_RULE_NODES + 1:
+            self._nodes = FLAG_RULE_NODES
+            if not self._told_size:
                 self._faults.add(node.line, "the rule is too large once its references are put in; make it simpler")
-            self._nodes = FLAG_RULE_NODES + 1
+            self._told_size = True
             return None
         if isinstance(node, Mapping):
             return self._operation(node, outcome=outcome, depth=depth)
@@ -133,8 +136,10 @@ class Rules:
             self._faults.add(line, f"$ref: there is no rule {name[:80]} below $evaluators; {known}")
             return None
         if name in self._way:
-            loop = " → ".join([*self._way[self._way.index(name) :], name])
-            self._faults.add(line, f"the rule loops: {loop}; take one $ref out")
+            loop = self._way[self._way.index(name) :]
+            if frozenset(loop) not in self._told_loops:
+                self._faults.add(line, f"the rule loops: {' → '.join([*loop, name])}; take one $ref out")
+            self._told_loops.add(frozenset(loop))
             return None
         self._way.append(name)
         read = self._value(self._evaluators[name], outcome=outcome, depth=depth + 1)
