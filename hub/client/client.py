@@ -15,7 +15,7 @@ import msgspec
 from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, ProtocolViolation, RequestRefused, RequestTimeout
 from hub.client.link import Link, TokenSource
-from hub.client.options import ClientOptions
+from hub.client.options import ClientOptions, TransportName
 from hub.client.registry import Counters, OnState, Registry
 from hub.client.subscription import OnGap, Subscription
 from hub.client.upload import OnProgress, Upload
@@ -104,6 +104,17 @@ class HubClient:
     def welcome(self) -> Welcome | None:
         """The newest ``welcome``: user, organisation, flags as they were then."""
         return self._registry.welcome
+
+    @property
+    def transport(self) -> TransportName | None:
+        """What the connection travels over now: ``websocket``, ``sse`` or ``poll``. None: there is no connection."""
+        current = self._link.current
+        return None if current is None else current.transport.name
+
+    @property
+    def flags(self) -> Mapping[str, bool]:
+        """What is switched on for this user, as far as the hub has told."""
+        return self._link.flags
 
     @property
     def counters(self) -> Counters:

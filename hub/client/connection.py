@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -33,18 +33,21 @@ OnFrame = Callable[["Connection", HubFrame], None]
 class Connection:
     """An open connection. ``ended`` resolves exactly once; ``draining`` when the hub announces a move."""
 
-    def __init__(self, transport: Transport, options: ClientOptions, on_frame: OnFrame) -> None:
+    def __init__(self, transport: Transport, options: ClientOptions, on_frame: OnFrame, numbers: Iterator[int]) -> None:
         loop = asyncio.get_running_loop()
         self.wire = transport.wire
         self._options = options
         self._on_frame = on_frame
         self._answers: dict[int, Answer] = {}
-        self._last_id = 0
+        # Shared by a client's connections: an answer on one must never be taken for one to another's request.
+        self._numbers = numbers
         self._silence_s = options.welcome_timeout_s
         self._retry_after_s = 0.0
         self._disabled = False
         self._fallback: tuple[str, ...] = ()
         self.transport = transport
+        self.contested_at: float | None = None
+        """When another connection of this client had to do with its session: a 4409 is its own doing then."""
         self.max_message_bytes = 0
         self.opened_at = loop.time()
         self.welcomed: asyncio.Future[None] = loop.create_future()
@@ -71,6 +74,10 @@ class Connection:
         ended = await self.ended
         # Before the welcome an end that is not the hub's own word may be anybody's between it and us.
         raise CannotConnect(replace(ended, in_the_way=ended.code < CloseCode.BAD_FRAME and not ended.disabled))
+
+    def stay(self) -> None:
+        """The hub has taken its ``drain`` back."""
+        self.draining = asyncio.get_running_loop().create_future()
 
     async def request(self, build: Callable[[int], ClientFrame], read: Callable[[Any], Any] | None = None) -> Any:
         """Sends a request and returns its ``result``. Raises ``RequestRefused`` or ``ConnectionLost``.
@@ -101,8 +108,7 @@ class Connection:
 
     async def ask(self, build: Callable[[int], ClientFrame], answer: Answer) -> int:
         """Sends a request; ``answer`` is called exactly once unless this raises. Returns the request's id."""
-        self._last_id += 1
-        number = self._last_id
+        number = next(self._numbers)
         message = self.wire.encode(build(number))
         if self.max_message_bytes and len(message) > self.max_message_bytes:
             raise RequestRefused(
@@ -204,8 +210,8 @@ class Connection:
                     self.abort_with(Ended(CloseCode.DRAINING, "the hub has begun this connection anew"))
                     return
                 self._silence_s = self._options.silence_heartbeats * frame.heartbeat_ms / 1000
-                self.max_message_bytes = frame.max_message_bytes
-                self.transport.session = frame.session
+                self.max_message_bytes = frame.max_message_bytes - self.transport.wrapping_bytes
+                self.transport.welcomed(frame.session, frame.max_message_bytes)
         self._on_frame(self, frame)
         if isinstance(frame, Welcome):
             self.welcomed.set_result(None)

@@ -1,4 +1,5 @@
-"""Keeps one connection to the hub alive: reconnects with full jitter, moves at a drain slot, renews the token.
+"""Keeps one connection to the hub alive: reconnects with full jitter, moves at a drain slot or to another transport,
+renews the token. Which transport comes next says the ``Ladder``.
 
 Knows nothing of subscriptions: what a ``hello`` asks for and what frames mean is the ``LinkOwner``'s.
 """
@@ -8,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from hub.client.backoff import Backoff
 from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, RequestRefused
-from hub.client.options import ClientOptions
+from hub.client.ladder import Ladder
+from hub.client.options import ClientOptions, TransportName
+from hub.client.refusals import passes
 from hub.client.transport import ABNORMAL, CannotConnect, Ended
-from hub.client.websocket import WebSocketTransport
-from hub.client.wire import Drain, Expiring, HubFrame, Welcome, Wire
+from hub.client.ways import Ways
+from hub.client.wire import Drain, Expiring, Flags, HubFrame, Welcome, Wire
 from hub.protocol.codes import CLOSE_SPECS, CloseCode, Reconnect
 from hub.protocol.frames import Auth, Hello, ResumeItem, SubscribeItem
 
@@ -29,8 +33,8 @@ TokenSource = Callable[[], "str | Awaitable[str]"]
 
 # A second refusal in a row means that a fresh token did not help either.
 _MAX_TOKEN_REFUSALS = 2
-# HTTP statuses of the handshake that pass by themselves, beside all of 5xx.
-_PASSING_STATUS = frozenset((408, 425, 429))
+# The hub's flag for having the socket at all.
+_SOCKET_FLAG = "realtime_v2"
 
 
 class LinkOwner(Protocol):
@@ -61,12 +65,17 @@ class Link:
         owner: LinkOwner,
         session: str | None,
     ) -> None:
-        self._url = url
         self._get_token = get_token
-        self._wire = wire
         self._options = options
         self._owner = owner
+        self._ways = Ways(url, wire, options)
+        self._ladder = Ladder(options)
         self._backoff = Backoff(options)
+        self._pause = Backoff(options)
+        self._numbers = itertools.count(1)
+        self._down: Sequence[str] = ()
+        self._nudge = asyncio.Event()
+        self._polled = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._failure: ClientError | None = None
@@ -74,6 +83,7 @@ class Link:
         self._token_refusals = 0
         self.session = session
         self.current: Connection | None = None
+        self.flags: dict[str, bool] = {}
         self.last_problem = ""
 
     async def ready(self) -> Connection:
@@ -90,17 +100,28 @@ class Link:
         """Connects and stays connected. Raises ``HubClosed`` when trying again is no use."""
         while True:
             try:
-                connection = await self._connect(ticket=None)
+                opened = False
+                connection = await self._connect(self._ladder.current, ticket=None)
+                opened = True
                 ended = await self._stay(connection)
                 if asyncio.get_running_loop().time() - connection.opened_at >= self._options.stable_after_s:
                     self._backoff.reset()
             except CannotConnect as problem:
                 ended = problem.ended
             self.current = None
-            delay_s = max(self._backoff.next_s(self._advice(ended)), ended.retry_after_s)
+            delay_s = self._delay_s(ended, opened=opened)
             self.last_problem = f"{ended.code} {ended.reason}" if ended.code != ABNORMAL else ended.reason
             self._owner.on_down(self.last_problem, delay_s)
             await asyncio.sleep(delay_s)
+
+    def fall_back(self, names: Sequence[str]) -> bool:
+        """The hub has something over these transports only. False: this client uses one of them, or has none."""
+        current = self.current
+        if current is None or current.transport.name in names or not set(names) & set(self._options.transports):
+            return False
+        self._down = names
+        self._nudge.set()
+        return True
 
     def fail(self, failure: ClientError) -> None:
         """Nothing will come any more; whoever waits in ``ready`` is told."""
@@ -129,23 +150,43 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ways.close()
 
     # --- connecting
 
-    async def _connect(self, ticket: str | None) -> Connection:
-        token = await self._fresh_token() if ticket is None else None
-        url = self._url if ticket is None else _with_query(self._url, ticket)
-        transport = WebSocketTransport(url, token, self._wire, self._options)
-        await transport.open(lambda: self._hello(transport.wire), self._options.open_timeout_s)
-        connection = Connection(transport, self._options, self._on_frame)
+    async def _connect(self, name: TransportName, ticket: str | None) -> Connection:
+        """A connection that has been welcomed. Raises ``CannotConnect`` and ``HubClosed``."""
+        # Posting takes a token each time; a ticket is for one request.
+        use_token = ticket is None or (name != "websocket" and self._get_token is not None)
+        token = await self._fresh_token() if use_token else None
+        options = self._options
+        within_s = options.try_next_after_s if self._ladder.others else options.open_timeout_s
+        transport = self._ways.transport(name, token, ticket)
         try:
-            await connection.greeted(self._options.welcome_timeout_s)
-        except BaseException:
-            await connection.close()
+            await transport.open(lambda: self._hello(transport.wire), min(within_s, options.open_timeout_s))
+            connection = Connection(transport, options, self._on_frame, self._numbers)
+            try:
+                await connection.greeted(min(within_s, options.welcome_timeout_s))
+            except BaseException:
+                await connection.close()
+                raise
+        except CannotConnect as problem:
+            if self.current is not None:
+                self.current.transport.resume()
+            logger.info("could not connect by %s: %s", name, problem)
             raise
+        now = asyncio.get_running_loop().time()
+        self._ladder.welcomed(name, now)
+        if self._polled:
+            # A poll that is still under way somewhere takes the session for the connection that it belonged to.
+            connection.contested_at = now
+        self._polled = name == "poll"
         return connection
 
-    def _hello(self, wire: Wire) -> Hello:
+    async def _hello(self, wire: Wire) -> Hello:
+        if self.current is not None:
+            self.current.contested_at = asyncio.get_running_loop().time()
+            await self.current.transport.settle()
         return Hello(
             id=0,
             resume=ResumeItem(self.session) if self.session else None,
@@ -171,6 +212,7 @@ class Link:
             self._token_refusals = 0
             self.session = frame.session
             self.current = connection
+            self.flags = dict(frame.flags)
             self._owner.on_welcome(connection, frame)
             self._changed.set()
         elif connection is not self.current:
@@ -179,7 +221,19 @@ class Link:
         elif isinstance(frame, Expiring):
             self.spawn(self._renew(connection, frame.expires_in_ms / 1000))
         else:
+            if isinstance(frame, Flags):
+                self._heed(connection, frame)
             self._owner.on_frame(frame)
+
+    def _heed(self, connection: Connection, frame: Flags) -> None:
+        """Flags have changed: this client may come up again, or stay where it was to leave."""
+        self.flags.update(frame.flags)
+        if any(frame.flags.values()) and self.flags.get(_SOCKET_FLAG, True):
+            self._ladder.climb_soon(asyncio.get_running_loop().time())
+            self._nudge.set()
+        if frame.flags.get(_SOCKET_FLAG) and connection.draining.done() and connection.draining.result().fallback:
+            connection.stay()
+            self._nudge.set()
 
     async def _renew(self, connection: Connection, within_s: float) -> None:
         """Brings a fresh token; tried again until the old one has ended, then the hub closes with 4401."""
@@ -197,33 +251,92 @@ class Link:
     async def _authenticate(self, connection: Connection) -> None:
         token = await self._fresh_token()
         if token is not None:
+            connection.transport.token = token
             await connection.request(lambda number: Auth(id=number, token=token))
 
     # --- staying and moving
 
     async def _stay(self, connection: Connection) -> Ended:
-        """Until the connection has ended; a drain moves on to another one, with the old one still open if possible."""
+        """Until the connection has ended; moves on to another one, with the old one still open if possible."""
         while True:
-            either: list[asyncio.Future[Any]] = [connection.ended, connection.draining]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if connection.ended.done():
-                return connection.ended.result()
-            successor = await self._move(connection, connection.draining.result())
-            if successor is None:
-                ended = await connection.ended
+            successor = await self._successor(connection)
+            if successor is not None:
+                self.spawn(self._retire(connection))
+                connection = successor
+            elif connection.ended.done():
+                ended = connection.ended.result()
                 # 4409 would be our own half-done move, and no reason to give up.
-                return ended if ended.code != CloseCode.TAKEN_OVER else Ended(CloseCode.DRAINING, "moving")
-            self.spawn(self._retire(connection))
-            connection = successor
+                ours = ended.code == CloseCode.TAKEN_OVER and self._is_contested(connection)
+                return Ended(CloseCode.DRAINING, "moving") if ours else ended
+
+    def _is_contested(self, connection: Connection) -> bool:
+        at = connection.contested_at
+        return at is not None and asyncio.get_running_loop().time() - at < self._options.contested_s
+
+    async def _successor(self, connection: Connection) -> Connection | None:
+        """Waits for a reason to leave. None: it came to nothing, or the connection has ended."""
+        loop = asyncio.get_running_loop()
+        climb_at = self._ladder.climb_at
+        until_s = None if climb_at is None else max(0.0, climb_at - loop.time())
+        self._nudge.clear()
+        await _first_of(connection.ended, connection.draining, self._nudge, timeout_s=until_s)
+        if connection.ended.done():
+            return None
+        if connection.draining.done():
+            return await self._move(connection, connection.draining.result())
+        if self._down:
+            return await self._sink(connection)
+        if self._ladder.climb_at is not None and self._ladder.climb_at <= loop.time():
+            return await self._climb()
+        return None
 
     async def _move(self, connection: Connection, drain: Drain) -> Connection | None:
-        await asyncio.wait({connection.ended}, timeout=drain.after_ms / 1000)
+        """At its slot, because the hub says so; not if it says before then that this client may stay."""
+        loop = asyncio.get_running_loop()
+        slot = loop.time() + drain.after_ms / 1000
+        while (left_s := slot - loop.time()) > 0 and not connection.ended.done():
+            self._nudge.clear()
+            await _first_of(connection.ended, self._nudge, timeout_s=left_s)
+            if not connection.draining.done():
+                return None
+        connection.contested_at = loop.time()
+        if drain.fallback:
+            self._ladder.fall_to(drain.fallback, loop.time())
         # The ticket outlives the old connection, so it is used even when that one has just been closed.
-        try:
-            return await self._connect(ticket=drain.ticket)
-        except CannotConnect as problem:
-            logger.info("could not move to another connection: %s", problem)
-            return None
+        names = self._usable(drain.fallback or ()) or [self._ladder.current]
+        successor = await self._first_that_works(names, drain.ticket or None)
+        if successor is None:
+            await asyncio.wait({connection.ended})
+        return successor
+
+    async def _sink(self, connection: Connection) -> Connection | None:
+        """To where the hub still has what it does not have here. Until that works, the rest goes on here."""
+        await _first_of(connection.ended, timeout_s=random.uniform(0, self._options.move_jitter_s))
+        names, self._down = self._down, ()
+        successor = await self._first_that_works(self._usable(names), None)
+        if successor is None:
+            await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
+            self._down = names
+        else:
+            self._pause.reset()
+        return successor
+
+    async def _climb(self) -> Connection | None:
+        successor = await self._first_that_works(self._ladder.above, None)
+        if successor is None:
+            self._ladder.climbed_in_vain(asyncio.get_running_loop().time())
+        return successor
+
+    def _usable(self, names: Sequence[str]) -> list[TransportName]:
+        return [name for name in self._options.transports if name in names]
+
+    async def _first_that_works(self, names: Sequence[TransportName], ticket: str | None) -> Connection | None:
+        for name in names:
+            try:
+                return await self._connect(name, ticket)
+            except CannotConnect:
+                ticket = None  # it may have been used
+        return None
 
     async def _retire(self, connection: Connection) -> None:
         """The hub closes what was taken over (4409); answers that are still under way may come until then."""
@@ -234,8 +347,17 @@ class Link:
         finally:
             connection.abort("moved to another connection")
 
+    def _delay_s(self, ended: Ended, *, opened: bool) -> float:
+        """Until the next attempt, over whichever transport. Raises ``HubClosed`` when there is no use in one."""
+        counts = self._ladder.failed(ended, asyncio.get_running_loop().time(), opened=opened)
+        if counts is None:
+            return self._backoff.next_s("now")
+        return max(self._backoff.next_s(self._advice(counts)), counts.retry_after_s)
+
     def _advice(self, ended: Ended) -> Reconnect:
         """What the end of a connection means. Raises ``HubClosed`` when trying again unchanged is no use."""
+        if ended.disabled:
+            return "later"  # it may be switched on again
         if ended.http_status is not None:
             return self._advice_http(ended.http_status, ended.reason)
         try:
@@ -254,7 +376,7 @@ class Link:
             return self._advice_token(Ended(CloseCode.UNAUTHENTICATED, reason))
         if status == 403:
             raise HubClosed(CloseCode.FORBIDDEN, reason)
-        if status < 500 and status not in _PASSING_STATUS:
+        if not passes(status):
             raise HubClosed(status, reason)
         return "later"
 
@@ -265,7 +387,12 @@ class Link:
         return "now"
 
 
-def _with_query(url: str, ticket: str) -> str:
-    parts = urlsplit(url)
-    query = "&".join(filter(None, (parts.query, urlencode({"ticket": ticket}))))
-    return urlunsplit(parts._replace(query=query))
+async def _first_of(*events: asyncio.Future[Any] | asyncio.Event, timeout_s: float | None) -> None:
+    """Until one of these has come about, or the time is over."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in events if isinstance(event, asyncio.Event)]
+    try:
+        futures = [event for event in events if not isinstance(event, asyncio.Event)]
+        await asyncio.wait({*futures, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

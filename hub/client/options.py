@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from msgspec import Struct
+
+TransportName = Literal["websocket", "sse", "poll"]
+"""Ways to the hub, the best first."""
+
+TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
 
 
 class ClientOptions(Struct, frozen=True, kw_only=True):
@@ -19,6 +26,38 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """For ``get_token``."""
     close_timeout_s: float = 2.0
     """For the last acknowledgements and the closing handshake."""
+
+    # --- transports
+    transports: tuple[TransportName, ...] = TRANSPORTS
+    """Which may be used, the one to try first in front: ``websocket``, ``sse``, ``poll``."""
+    try_next_after_s: float = 5.0
+    """With another transport to go to: each step of an attempt may take this long, then the next one has its turn."""
+    attempts_of_proven: int = 2
+    """A transport that has worked before may fail so often in a row before the next one has its turn."""
+    upgrade_after_s: float = 30.0
+    """On a fallback: pause before the first attempt to come up again; twice as long after every one in vain …"""
+    upgrade_max_s: float = 600.0
+    """… up to this."""
+    move_jitter_s: float = 0.5
+    """Before a move that a flag asks for, so that not all clients move in the same instant."""
+    contested_s: float = 10.0
+    """After a move, or an attempt: so long a takeover of the session may be a late request of this client's own."""
+    poll_wait_s: float = 25.0
+    """How long the hub may keep a poll that it has nothing for."""
+    poll_attempts: int = 3
+    """A poll is asked again this often before the connection counts as lost."""
+    max_posts: int = 8
+    """Requests to the hub under way at once, beside the one that brings events."""
+    longest_call_s: float = 300.0
+    """So long the request of a call is kept open, if the call has not been given up before."""
+    max_waiting_frames: int = 256
+    """Frames that wait to be posted; a further one waits within its own timeout."""
+    max_post_frames: int = 50
+    """Frames of one moment in one request …"""
+    max_post_bytes: int = 60_000
+    """… if they are not larger than this: nodes hand no more on to one another."""
+    http_idle_s: float = 2.0
+    """An idle connection is kept this long for the next request: shorter than servers and proxies do."""
 
     # --- requests
     request_timeout_s: float = 30.0
@@ -77,3 +116,9 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     ack_interval_s: float = 1.0
     ack_every_events: int = 100
     """Acknowledgements go out once per interval, or sooner when this many events were processed."""
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for transports that there are not."""
+        names = self.transports
+        if not names or len(set(names)) != len(names) or not set(names) <= set(TRANSPORTS):
+            raise ValueError(f"transports={names!r}: name some of {', '.join(TRANSPORTS)}, each once")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Literal
 
@@ -28,6 +29,7 @@ from hub.client.wire import (
     Credit,
     Error,
     ErrorBody,
+    Flags,
     Gap,
     HubFrame,
     PositionFrame,
@@ -49,7 +51,14 @@ OnState = Callable[[Literal["up", "down"], str], None]
 
 # Refusals that pass by themselves. Anything else is the consumer's to know: it may have to look for another way.
 _PASSING = frozenset(
-    (ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.INTERNAL)
+    (
+        ErrorCode.UNAVAILABLE,
+        ErrorCode.TIMEOUT,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.QUOTA_EXCEEDED,
+        ErrorCode.INTERNAL,
+        ErrorCode.FEATURE_DISABLED,  # for a subscription that was live: flags come back
+    )
 )
 
 
@@ -73,6 +82,7 @@ class Registry:
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: dict[str, Subscription] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._disabled: set[Subscription] = set()
         self._failure: ClientError | None = None
         self.link: Link
         self.acks = Acks(options, self._flush)
@@ -179,7 +189,9 @@ class Registry:
             case Unsubscribed(topic=topic):
                 subscription = self._subscriptions.get(topic)
                 if subscription is not None and subscription.state is State.LIVE:
-                    self._refused(subscription, Refusal(frame.code, frame.message, frame.retry))
+                    self._refused(subscription, Refusal.of_end(frame))
+            case Flags() if any(frame.flags.values()):
+                self._join_disabled()
             case Credit():
                 self.lanes.credit(frame)
             case Error() if not self.lanes.refused(frame):
@@ -255,8 +267,18 @@ class Registry:
                 self._verdict(subscription, _verdict_in(answer, subscription.topic))
 
         self.link.spawn(connection.ask(lambda number: Subscribe(id=number, topics=[item]), answered))
+        # Over a transport that another node may have taken over meanwhile, an answer can get lost.
+        loop = asyncio.get_running_loop()
+        self._timers[subscription.topic] = loop.call_later(
+            self._options.request_timeout_s, self._unanswered, connection, subscription
+        )
+
+    def _unanswered(self, connection: Connection, subscription: Subscription) -> None:
+        if connection is self.link.current and subscription.state is State.JOINING:
+            connection.abort(f"no verdict for {subscription.topic} in time")
 
     def _verdict(self, subscription: Subscription, verdict: Verdict) -> None:
+        self._stop_timer(subscription.topic)
         if verdict.ok:
             subscription.joined(verdict)
             return
@@ -266,17 +288,34 @@ class Registry:
         self._refused(subscription, Refusal.of(error))
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tries again later what passes by itself; everything else ends the subscription."""
-        if refusal.code not in _PASSING or refusal.retry == "never":
+        """Tries again later what passes by itself, or is had over another transport; everything else ends it."""
+        disabled = refusal.code == ErrorCode.FEATURE_DISABLED
+        if disabled and self.link.fall_back(refusal.fallback):
+            subscription.state = State.OUT  # the `hello` there asks for it
+            return
+        passes = subscription.verdict is not None if disabled else refusal.retry != "never"
+        if not passes or refusal.code not in _PASSING:
             self._subscriptions.pop(subscription.topic, None)
             self.acks.take(subscription.topic)
             details = (refusal.retry_after_ms, refusal.details)
             subscription.end(SubscriptionEnded(refusal.code, refusal.message, refusal.retry, *details))
             return
+        if disabled:
+            self._disabled.add(subscription)
+        self._join_later(subscription, max(subscription.backoff.next_s(), (refusal.retry_after_ms or 0) / 1000))
+
+    def _join_disabled(self) -> None:
+        """Something was switched on: perhaps what these wait for."""
+        waiting, self._disabled = self._disabled, set()
+        for subscription in waiting:
+            if subscription.state is State.OUT and self._subscriptions.get(subscription.topic) is subscription:
+                subscription.backoff.reset()
+                self._join_later(subscription, random.uniform(0, self._options.now_jitter_s))
+
+    def _join_later(self, subscription: Subscription, delay_s: float) -> None:
         subscription.state = State.OUT
-        delay_s = max(subscription.backoff.next_s(), (refusal.retry_after_ms or 0) / 1000)
-        loop = asyncio.get_running_loop()
         self._stop_timer(subscription.topic)
+        loop = asyncio.get_running_loop()
         self._timers[subscription.topic] = loop.call_later(delay_s, self._join, subscription)
 
     def _stop_timer(self, topic: str) -> None:

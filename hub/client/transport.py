@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from msgspec import Struct
 
+from hub.client.options import TransportName
 from hub.client.wire import Wire
 from hub.protocol.frames import Hello
 
-TransportName = Literal["websocket", "sse", "poll"]
+MakeHello = Callable[[], Awaitable[Hello]]
+"""Makes the ``hello``, as late as possible: it says what was received last."""
 
 ABNORMAL = 1006
 """What RFC 6455 calls an end without a closing handshake; also used for silence and protocol violations."""
+
+LOST = "the connection was lost"
 
 Deliver = Callable[["str | bytes | None"], None]
 """Takes one message, in order. None: a sign of life without one."""
@@ -55,21 +59,31 @@ class Transport(Protocol):
 
     name: TransportName
     wire: Wire
-    carries_chunks: bool
-    """Whether the bytes of uploads can be sent on it."""
+    wrapping_bytes: int
+    """What it puts around a frame, of the bytes that the hub takes at once."""
     token: str | None
     """For whatever is asked of the hub from now on; replaced when it is renewed."""
-    session: str
-    """Set when the ``welcome`` has come."""
 
-    async def open(self, hello: Callable[[], Hello], timeout_s: float) -> None:
-        """Opens it and sends the ``hello``, which is made as late as possible. Raises ``CannotConnect``."""
+    async def open(self, hello: MakeHello, timeout_s: float) -> None:
+        """Opens it and sends the ``hello``. Raises ``CannotConnect``."""
+
+    def welcomed(self, session: str, max_message_bytes: int) -> None:
+        """The ``welcome`` has come."""
 
     async def run(self, deliver: Deliver) -> Ended:
         """Hands over what comes until the end, and says which. What ``deliver`` raises comes through."""
 
     async def send(self, message: bytes | memoryview, *, chunk: bool = False) -> None:
         """Sends one message after those before; waits while too much is unsent. Raises ``TransportLost``."""
+
+    async def settle(self) -> None:
+        """Nothing that was sent is under way any more, and nothing leaves until ``resume``.
+
+        For a transport whose frames find the connection by its session: late ones would reach its successor.
+        """
+
+    def resume(self) -> None:
+        """There is no successor: what waits may leave."""
 
     async def close(self) -> None:
         """Sends what waits and says goodbye. May take for ever: the caller has a deadline, and calls ``abort``."""

@@ -4,45 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import socket as kernel
-from collections.abc import Callable
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from hub.client.options import ClientOptions
-from hub.client.transport import ABNORMAL, CannotConnect, Deliver, Ended, TransportLost, TransportName
+from hub.client.options import ClientOptions, TransportName
+from hub.client.refusals import refused_with
+from hub.client.transport import ABNORMAL, LOST, CannotConnect, Deliver, Ended, MakeHello, TransportLost
 from hub.client.wire import Wire
-from hub.protocol.frames import Hello
-
-LOST = "the connection was lost"
-PROBLEM_JSON = "application/problem+json"
 
 
 class WebSocketTransport:
     """Implements ``Transport``. ``url`` holds whatever stands for the token when there is none."""
 
     name: TransportName = "websocket"
-    carries_chunks = True
+    wrapping_bytes = 0
 
     def __init__(self, url: str, token: str | None, wire: Wire, options: ClientOptions) -> None:
         self._url = url
         self._options = options
         self._socket: ClientConnection
         self.token = token
-        self.session = ""
         self.wire = wire
 
-    async def open(self, hello: Callable[[], Hello], timeout_s: float) -> None:
+    async def open(self, hello: MakeHello, timeout_s: float) -> None:
         """Opens the socket. Raises ``CannotConnect``, whatever went wrong."""
         socket = self._socket = await self._connect(timeout_s)
         _keep_queue_short(socket, self._options.unsent_bytes)
         try:
+            message = self.wire.encode(await hello())
             with contextlib.suppress(ConnectionClosed):  # `run` says how
-                await socket.send(self.wire.encode(hello()), text=self.wire.text)
+                await socket.send(message, text=self.wire.text)
         except BaseException:
             self.abort()
             raise
+
+    def welcomed(self, session: str, max_message_bytes: int) -> None:
+        """Nothing to do: the socket is the session's connection."""
 
     async def run(self, deliver: Deliver) -> Ended:
         """Until the socket has closed."""
@@ -60,6 +59,12 @@ class WebSocketTransport:
             await self._socket.send(message, text=self.wire.text and not chunk)
         except ConnectionClosed as closed:
             raise TransportLost(_ended_by(closed)) from closed
+
+    async def settle(self) -> None:
+        """Nothing to do: what was sent on a socket reaches that connection or none."""
+
+    def resume(self) -> None:
+        """Nothing to do."""
 
     async def close(self) -> None:
         """The closing handshake."""
@@ -92,16 +97,11 @@ class WebSocketTransport:
 
 
 def _refused_by(refused: InvalidStatus) -> Ended:
-    status, headers = refused.response.status_code, refused.response.headers
-    retry_after = headers.get("Retry-After", "")
-    return Ended(
-        ABNORMAL,
-        f"HTTP {status} at the handshake",
-        status,
-        float(retry_after) if retry_after.isdigit() else 0.0,
-        # What the hub refuses it says in words of its own. A token is the hub's affair wherever it was read.
-        in_the_way=status != 401 and not headers.get("Content-Type", "").startswith(PROBLEM_JSON),
-    )
+    response = refused.response
+    headers = response.headers
+    # `get` raises when a header came twice.
+    content_type, retry_after = (headers.get_all(name)[:1] for name in ("Content-Type", "Retry-After"))
+    return refused_with(response.status_code, "".join(content_type), "".join(retry_after), bytes(response.body or b""))
 
 
 def _is_in_the_way(problem: OSError | WebSocketException) -> bool:

@@ -226,6 +226,12 @@ class Refusal(Struct, frozen=True):
         """The same, whether it came as a frame or in a verdict."""
         return cls(error.code, error.message, error.retry, error.retry_after_ms, error.details)
 
+    @classmethod
+    def of_end(cls, ended: frames.Unsubscribed) -> Refusal:
+        """The same for a subscription that was live."""
+        details = {"fallback": ended.fallback} if isinstance(ended.fallback, list) else None
+        return cls(ended.code, ended.message, ended.retry, None, details)
+
     @property
     def fallback(self) -> tuple[str, ...]:
         """Transports over which the same is still to be had."""

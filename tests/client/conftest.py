@@ -19,6 +19,7 @@ async def hub() -> AsyncIterator[ScriptedHub]:
 @pytest.fixture
 def options() -> ClientOptions:
     return ClientOptions(
+        transports=("websocket",),
         backoff_base_s=0.02,
         backoff_max_s=0.05,
         backoff_floor_s=0.005,

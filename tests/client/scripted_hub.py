@@ -83,6 +83,7 @@ class ScriptedHub:
         self.script: Callable[[Peer, Frame], Awaitable[bool]] | None = None
         self.reject: Callable[[Request], int | None] = lambda _: None
         self.heartbeat_ms = 25_000
+        self.flags: dict[str, bool] = {}
         self.published: dict[str, Frame] = {}
         self.windows = 0
         self._server: Server | None = None
@@ -167,7 +168,7 @@ class ScriptedHub:
         welcome = {
             "type": "welcome", "id": frame["id"], "session": session, "resumed": resumed,
             "user": "u1", "org": "acme", "expires_in_ms": 60_000, "heartbeat_ms": self.heartbeat_ms,
-            "max_message_bytes": 1_048_576, "flags": {}, "topics": verdicts, "invented_later": 1,
+            "max_message_bytes": 1_048_576, "flags": self.flags, "topics": verdicts, "invented_later": 1,
         }  # fmt: skip
         await peer.send(welcome)
         await self._send_all(peer, after)
