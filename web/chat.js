@@ -375,8 +375,9 @@ export class ChatRoom {
   /**
    * @param {import("./hub.js").HubClient} hub
    * @param {string} name the room's id
-   * @param {{onChange?: (name: string) => void, onEnd?: (error: HubError) => void}} handlers `onChange`: an event was
-   *   applied, or with `reloaded` the view began anew; `onEnd`: the room is not to be seen any more
+   * @param {{onChange?: (name: string) => void, onEnd?: (error: HubError) => void, onPause?: (error: HubError) => void,
+   *   onResume?: () => void}} handlers `onChange`: an event was applied, or with `reloaded` the view began anew; `onEnd`:
+   *   the room is not to be seen any more; `onPause`, `onResume`: a flag has switched it off, or on again
    */
   constructor(hub, name, handlers = {}) {
     this.#hub = hub;
@@ -395,6 +396,8 @@ export class ChatRoom {
       onEvent: (event) => this.#take(event),
       onGap: () => this.#reload(),
       onEnd: (error) => this.#end(error),
+      onPause: (error) => this.#handlers.onPause?.(error),
+      onResume: () => this.#handlers.onResume?.(),
     };
     this.#stop = this.#hub.subscribe(`chat:${this.#name}`, handlers, { since: page.position });
     this.#look();

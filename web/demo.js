@@ -1,7 +1,8 @@
-/** The page that `hub dev` serves: events, a document that unfolds, uploads and a chat, over one socket. */
+/** The page that `hub dev` serves: events, a document that unfolds, uploads, a chat and flags, over one connection. */
 
 import { ContentAssembler } from "./content.js";
 import { showChat } from "./demo_chat.js";
+import { showFlags } from "./demo_flags.js";
 import { showUploads } from "./demo_upload.js";
 import { HubClient } from "./hub.js";
 
@@ -24,14 +25,23 @@ Guests arrive **today**. This page is *sanitised* and cut into chunks; an editor
 
 const find = (id) => document.getElementById(id);
 
-// The token comes behind the # of the address: that part is sent to nobody.
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-if (given) {
-  sessionStorage.setItem("token", given);
+// Tokens come behind the # of the address: that part is sent to nobody.
+const given = new URLSearchParams(location.hash.slice(1));
+if (given.has("token")) {
+  for (const name of ["token", "operator"]) sessionStorage.setItem(name, given.get(name) ?? "");
   history.replaceState(null, "", location.pathname);
 }
 const token = sessionStorage.getItem("token") ?? "";
-const hub = new HubClient(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`, () => token);
+/** As far as this page may have one: see the box "block WebSockets". @type {WebSocket | null} */
+let socket = null;
+const hub = new HubClient(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`, () => token, {
+  upgradeMs: 3000,
+  makeSocket: (address, protocol) => {
+    if (find("block").checked) throw new Error("WebSockets are blocked");
+    socket = new WebSocket(address, protocol);
+    return socket;
+  },
+});
 
 let events = 0;
 let stream = "";
@@ -40,10 +50,15 @@ let endStream = () => {};
 hub.onState = (state, detail) => {
   find("state").className = state;
   find("state").textContent = state === "up" ? "connected" : `away: ${detail}`;
+  find("transport").textContent = hub.transport;
   if (state !== "up") return;
   find("who").textContent = detail;
   chat.welcomed();
 };
+find("block").onchange = () => {
+  if (find("block").checked) socket?.close(); // as a proxy would cut it
+};
+showFlags(hub, sessionStorage.getItem("operator") ?? "", (text) => line(text, "flag"));
 const uploads = showUploads(hub, (event) => line(eventText(event)));
 const chat = showChat(hub, uploads);
 
@@ -53,6 +68,8 @@ for (const service of SERVICES) {
     {
       onEvent: (event) => line(eventText(event)),
       onGap: (gap) => line(`${gap.topic}: events ${gap.from ?? "?"}–${gap.to ?? "?"} will not come (${gap.reason})`, "gap"),
+      onPause: () => line(`events:${service} is switched off`, "flag"),
+      onResume: () => line(`events:${service} is back`, "flag"),
     },
     { last: 3 },
   );
@@ -99,6 +116,8 @@ function watch(name) {
         }
       },
       onGap: () => say("Redis has forgotten a part; it is streamed again"),
+      onPause: (error) => say(error.message),
+      onResume: () => say("switched on again"),
       onEnd: (error) => say(`${error.code}: ${error.message}`),
     },
     { since: "start" },

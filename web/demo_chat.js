@@ -21,7 +21,12 @@ export function showChat(hub, uploads) {
   const shown = new WeakMap();
   let editing = 0;
 
-  const room = new ChatRoom(hub, ROOM, { onChange, onEnd: (error) => say(`${error.code}: ${error.message}`) });
+  const room = new ChatRoom(hub, ROOM, {
+    onChange,
+    onEnd: (error) => say(`${error.code}: ${error.message}`),
+    onPause: (error) => say(error.message),
+    onResume: () => say("switched on again"),
+  });
 
   find("compose").onsubmit = (event) => {
     event.preventDefault();

@@ -118,6 +118,7 @@ export class HubClient {
 
   #url;
   #token;
+  #lastToken = "";
   #options;
   /** The present connection, or attempt at one. @type {SocketLine | StreamLine | PollLine | null} */
   #line = null;
@@ -204,9 +205,12 @@ export class HubClient {
    * @param {RequestInit} [init] @returns {Promise<Response>} rejects when no answer came
    */
   async fetch(path, init = {}) {
-    const token = await this.#token();
-    const headers = { ...init.headers, Authorization: `Bearer ${token}` };
-    return fetch(this.#base + path, { cache: "no-store", credentials: "omit", ...init, headers });
+    const ask = (token) => {
+      const headers = { ...init.headers, Authorization: `Bearer ${token}` };
+      return fetch(this.#base + path, { cache: "no-store", credentials: "omit", ...init, headers });
+    };
+    const answer = await ask(this.#lastToken || (await this.#freshToken()));
+    return answer.status === 401 ? ask(await this.#freshToken()) : answer;
   }
 
   /**
@@ -238,7 +242,7 @@ export class HubClient {
     this.#ticket = "";
     let token;
     try {
-      token = ticket ? "" : await this.#token();
+      token = ticket ? "" : await this.#freshToken();
     } catch (error) {
       this.#lost(0, String(error), { tried: false });
       return;
@@ -387,7 +391,7 @@ export class HubClient {
   async #renew(attempt = 0) {
     const line = this.#line;
     try {
-      const token = await this.#token();
+      const token = await this.#freshToken();
       if (line === this.#line) await this.#ask({ type: "auth", token });
     } catch (error) {
       if (line !== this.#line) return;
@@ -483,7 +487,7 @@ export class HubClient {
     };
     better.alarm = setTimeout(end, this.#options.welcomeMs, null);
     try {
-      const token = await this.#token();
+      const token = await this.#freshToken();
       if (better !== this.#better) return;
       better.line = this.#makeLine(transport, "", token, {
         onOpen: () => {
@@ -642,6 +646,11 @@ export class HubClient {
   #later(ms, act) {
     const line = this.#line;
     setTimeout(() => line === this.#line && act(), ms);
+  }
+
+  async #freshToken() {
+    this.#lastToken = await this.#token();
+    return this.#lastToken;
   }
 
   /** Full jitter over a bound that doubles. */

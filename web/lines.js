@@ -9,7 +9,7 @@ const BYE = 1000;
 const CODES = new Map([[400, 4400], [401, 4401], [403, 4403], [413, 4413], [429, 4429], [500, 4500], [503, 4503], [504, 4503]]);
 /** Frames that belong to the connection, on whichever node it is: their answers come over it, all others with the request. */
 const OF_CONNECTION = new Set(["subscribe", "unsubscribe", "auth", "ack"]);
-const MOST_FRAMES = 50;
+const MOST_FRAMES = 20;
 /** A browser has six connections to a host over HTTP/1.1: one is the stream's, others are for what the page does besides. */
 const MOST_REQUESTS = 3;
 /** What the hub has after this time it has begun to work on, in the order sent; then calls may be overtaken. */
@@ -215,7 +215,7 @@ class HttpLine {
     try {
       const answer = await this.#post("/v1/frames", { session: this.#session, frames }, "application/json", this.#letters.signal);
       if (answer.ok) {
-        for (const frame of (await answer.json()).frames) this.#tell(frame);
+        this.#answered(frames, (await answer.json()).frames);
         this.sign();
       } else {
         if (fresh) this.#way.token = token;
@@ -230,6 +230,13 @@ class HttpLine {
       this.#underway.delete(request);
       this.#deliver();
     }
+  }
+
+  #answered(frames, answers) {
+    const own = new Set(frames.filter(ofConnection).map(({ id }) => id));
+    // The hub has no such connection any more: sooner or later the stream would tell as well.
+    if (answers.some(({ type, code, id }) => type === "error" && code === "not_found" && own.has(id))) this.end(0, "the hub has forgotten this connection");
+    else for (const frame of answers) this.#tell(frame);
   }
 
   #fail(frames, error) {
@@ -376,7 +383,7 @@ function lost(message) {
 }
 
 /** What the hub says of an error, or null when it was somebody else who answered. */
-async function problemOf(answer) {
+export async function problemOf(answer) {
   if (!answer.headers.get("Content-Type")?.startsWith("application/problem+json")) return null;
   const { code, detail, retry, retry_after_ms: after, details } = await answer.json().catch(() => ({}));
   return code ? { code, message: detail, retry, ...(after && { retry_after_ms: after }), ...(details && { details }) } : null;

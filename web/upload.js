@@ -1,9 +1,11 @@
 /**
- * Uploads of files for browsers, over the one socket of hub.js: they go on after a lost connection, on any node, from the
- * last byte that the hub has. docs/uploads.md says what an upload is, docs/protocol.md (section 9) how its bytes travel.
+ * Uploads of files for browsers, over the one connection of hub.js: they go on after a lost connection, on any node, from
+ * the last byte that the hub has; where there is no WebSocket, by requests (tus.js). docs/uploads.md says what an upload is,
+ * docs/protocol.md (section 9) how its bytes travel.
  */
 
 import { HubError } from "./hub.js";
+import { createByTus, TusHandle } from "./tus.js";
 
 /** How long things take, in milliseconds. */
 const ASK_AGAIN_MS = 250;
@@ -185,6 +187,11 @@ export class Upload {
     const { documentType = "document", metadata = {}, shares = [], sha256, filename = this.#file.name, upload: known } = this.#options;
     if (known) return this.#recall(known);
     const asked = { filename, size: this.#file.size, document_type: documentType, metadata, shares, key: this.#key };
+    if (this.#byRequests) {
+      const begun = await createByTus(this.#hub, { ...asked, sha256 });
+      this.#watch(begun.upload, begun.topic);
+      return 0;
+    }
     try {
       const begun = await this.#hub.call("upload.create", { ...asked, ...(sha256 && { sha256 }) });
       this.#bind(begun); // before anything else is awaited
@@ -206,12 +213,24 @@ export class Upload {
 
   async #resume() {
     try {
-      this.#bind(await this.#hub.call("upload.resume", { upload: this.id }));
+      if (this.#byRequests) await this.#bindRequests();
+      else this.#bind(await this.#hub.call("upload.resume", { upload: this.id }));
     } catch (error) {
       if (error.code !== "conflict") throw error;
       this.#took(await this.#hub.call("upload.status", { upload: this.id })); // it has been received meanwhile, or cancelled
       if (this.state === "receiving") throw failure("unavailable", error.message, "later");
     }
+  }
+
+  get #byRequests() {
+    return this.#hub.transport !== "websocket";
+  }
+
+  async #bindRequests() {
+    const heard = (act) => (what) => handle === this.#handle && act(what);
+    const handle = new TusHandle(this.#hub, this.id, this.#file.size, this.#hears(heard));
+    const begun = await handle.begin();
+    if (!this.#over && this.#aim === "send") this.#begins(handle, begun);
   }
 
   async #pause() {
@@ -287,11 +306,19 @@ export class Upload {
       return;
     }
     const heard = (act) => (what) => handle === this.#handle && act(what);
-    const handle = this.#hub.handle(number, {
+    const handle = this.#hub.handle(number, this.#hears(heard));
+    this.#begins(handle, { offset, chunk_bytes: chunkBytes, window });
+  }
+
+  #hears(heard) {
+    return {
       onCredit: heard((credit) => this.#credited(credit)),
       onError: heard((error) => this.#refused(error)),
       onLost: heard(() => this.#release()),
-    });
+    };
+  }
+
+  #begins(handle, { offset, chunk_bytes: chunkBytes, window }) {
     this.#handle = handle;
     this.#chunkBytes = chunkBytes;
     this.state = "receiving";

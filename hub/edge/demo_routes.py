@@ -14,8 +14,8 @@ from hub.errors import not_found
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript"}
 _PAGE: Final = "demo.html"
 _FILES: Final = (
-    *("demo.js", "demo_chat.js", "demo_upload.js"),
-    *("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js"),
+    *("demo.js", "demo_chat.js", "demo_flags.js", "demo_upload.js"),
+    *("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js", "tus.js"),
 )
 _HEADERS: Final = {
     "Cache-Control": "no-cache",

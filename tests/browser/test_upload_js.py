@@ -27,7 +27,7 @@ START = """async (url, size, options) => {
   for (let at = 0; at < size; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
   Object.assign(globalThis, { bytes, progress: [], end: null, unhandled: 0, giveUp: new AbortController() });
   addEventListener("unhandledrejection", () => unhandled += 1);
-  globalThis.hub = new HubClient(url, () => "t", { backoffMs: 20, mostBackoffMs: 30 });
+  globalThis.hub = new HubClient(url, () => "t", { transports: ["websocket"], backoffMs: 20, mostBackoffMs: 30 });
   globalThis.sending = upload(hub, new File([bytes], "room.pdf"), {
     metadata: { guest_id: 7 }, onProgress: (now) => progress.push(now), signal: giveUp.signal, ...options,
   });

@@ -36,8 +36,8 @@ async def test_the_page_and_every_file_that_it_loads(demo_hub: HttpHub) -> None:
         assert {"default-src 'none'", "script-src 'self'", "base-uri 'none'"} <= set(policy)
         files = {str(answer.url.join(address).path) for address in LOADED.findall(answer.text)}
         waiting += files - loaded
-    page = ("demo.js", "demo_chat.js", "demo_upload.js")
-    client = ("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js")
+    page = ("demo.js", "demo_chat.js", "demo_flags.js", "demo_upload.js")
+    client = ("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js", "tus.js")
     assert loaded == {"/demo", *(f"/demo/{name}" for name in (*page, *client))}
 
 
