@@ -1,0 +1,265 @@
+"""web/hub.js on a real hub, where the WebSocket is blocked or switched off: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from hub.flags import FixedFlags
+from tests.browser.chromium import Chromium, Page
+from tests.support.cut_proxy import CutProxy
+from tests.support.running_hub import RunningHub, running_hub
+from tests.support.waiting import until
+
+FINANCE = "events:finance"
+ROOM = "room:a"
+WAIT_S = 15.0
+
+START = """async (url, token, topics, options) => {
+  const { HubClient } = await import("/hub.js");
+  Object.assign(globalThis, { got: {}, gaps: [], ends: [], paused: [], went: [], flagged: [], unhandled: 0 });
+  addEventListener("unhandledrejection", () => unhandled += 1);
+  globalThis.hub = new HubClient(url, () => token, {
+    backoffMs: 20, mostBackoffMs: 50, upgradeMs: 200, mostUpgradeMs: 400, moveMs: 50, welcomeMs: 2000, ...options,
+  });
+  hub.onState = (state) => went.push(state === "up" ? hub.transport : state);
+  hub.onFlags = (flags, changed) => flagged.push(...changed.map((name) => `${name} ${flags[name]}`));
+  globalThis.listen = (topic, options) => {
+    got[topic] = [];
+    hub.subscribe(topic, {
+      onEvent: ({ data }) => got[topic].push(data),
+      onGap: (gap) => gaps.push(gap),
+      onEnd: ({ code }) => ends.push(`${topic} ${code}`),
+      onPause: () => paused.push(`${topic} paused`),
+      onResume: () => paused.push(`${topic} back`),
+    }, options);
+  };
+  topics.forEach((topic) => listen(topic, { since: "start" }));
+}"""
+
+
+class Visitor:
+    """A page with a client of a real hub, and somebody who publishes."""
+
+    def __init__(self, page: Page, hub: RunningHub, proxy: CutProxy, http: httpx.AsyncClient) -> None:
+        self.page = page
+        self.hub = hub
+        self.proxy = proxy
+        self._http = http
+        self._published: dict[str, list[int]] = {FINANCE: [], ROOM: []}
+
+    async def start(self, **options: Any) -> None:
+        """A client behind the proxy."""
+        url = f"ws://127.0.0.1:{self.proxy.port}/ws"
+        await self.page.run(START, url, self.hub.token(), [FINANCE, ROOM], options)
+
+    async def run(self, expression: str, *arguments: object) -> Any:
+        return await self.page.run(f"async (...given) => {{ {expression} }}", *arguments)
+
+    async def uses(self, transport: str) -> None:
+        """Waits until the client is connected like this."""
+        shown = "(transport) => went.at(-1) === transport && hub.transport === transport"
+        await until(lambda: self.page.run(shown, transport), WAIT_S, transport)
+
+    async def publish(self, count: int = 5) -> None:
+        """To both topics."""
+        for topic, numbers in self._published.items():
+            for _ in range(count):
+                numbers.append(len(numbers))
+                event = {"topic": topic, "name": "n", "data": numbers[-1]}
+                (await self._http.post(f"{self.hub.http_url}/v1/publish", json=event)).raise_for_status()
+
+    async def has_all(self) -> None:
+        """Waits for everything that was published; once, in order."""
+        lengths = {topic: len(numbers) for topic, numbers in self._published.items()}
+        there = "(lengths) => Object.entries(lengths).every(([topic, length]) => got[topic].length >= length)"
+        await until(lambda: self.page.run(there, lengths), WAIT_S, "all events")
+        assert await self.run(f"return [got['{FINANCE}'], got['{ROOM}']]") == list(self._published.values())
+        assert await self.run("return [gaps, ends]") == [[], []]
+
+    def block(self, *words: bytes) -> None:
+        """Requests with one of these are lost, with their connections."""
+        self.proxy.drops = _dropping(words)
+
+    async def call(self) -> Any:
+        """A call, and a publication of the page itself."""
+        self._published[ROOM].append(len(self._published[ROOM]))
+        return await self.run(
+            "const { seq } = await hub.publish(given[0], 'n', given[1]);"
+            "return [(await hub.call('test.echo', { a: 1 })).a, seq]",
+            ROOM,
+            self._published[ROOM][-1],
+        )
+
+
+def _dropping(words: tuple[bytes, ...]) -> Callable[[str, bytes], bool]:
+    return lambda direction, data: direction == "to_target" and any(word in data for word in words)
+
+
+@pytest.fixture
+async def visitor(chromium: Chromium, address: str, redis_url: str) -> AsyncIterator[Visitor]:
+    page = await chromium.page()
+    await page.visit(address)
+    flags = FixedFlags({"realtime_v2": True, "finance_realtime_v2": True, "rooms": True})
+    async with (
+        running_hub("direct", redis_url, flags=flags, allowed_origins=(address.rstrip("/"),), flags_drain_window_s=0.2) as hub,
+        CutProxy(("127.0.0.1", hub.port)) as proxy,
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {hub.token(user='publisher')}"}) as http,
+    ):
+        one = Visitor(page, hub, proxy, http)
+        yield one
+        await one.run("hub.close()")
+        assert await one.run("return unhandled") == 0
+    await page.close()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "transport"), [((b"Upgrade: websocket",), "sse"), ((b"Upgrade: websocket", b"/v1/sse"), "poll")]
+)
+async def test_a_blocked_way_is_gone_round_and_taken_again(
+    visitor: Visitor, blocked: tuple[bytes, ...], transport: str
+) -> None:
+    visitor.block(*blocked)
+    await visitor.publish()
+    await visitor.start()
+    await visitor.uses(transport)
+    await visitor.publish()
+    await visitor.has_all()
+    assert await visitor.call() == [1, 11]
+    await visitor.run("listen('events:guest', { last: 0 }); listen('events:nobody', {})")
+    await until(lambda: visitor.run("return ends.length"), WAIT_S, "a refusal")
+    assert await visitor.run("return ends.splice(0)") == ["events:nobody not_found"]
+    visitor.proxy.cut()
+    await visitor.publish()
+    await visitor.has_all()
+    visitor.block()
+    publishing = asyncio.create_task(visitor.publish(40))
+    await visitor.uses("websocket")
+    await publishing
+    await visitor.has_all()
+    # It has worked: so it has to fail three times.
+    visitor.block(*blocked)
+    visitor.proxy.cut()
+    await visitor.uses(transport)
+    await visitor.publish()
+    await visitor.has_all()
+    assert await visitor.run(
+        "return sessionStorage.getItem('hub.transport ' + new URL(given[0]).host)", _url(visitor)
+    ) == (transport)
+
+
+async def test_a_stream_that_is_held_back_is_given_up_for_polls(visitor: Visitor) -> None:
+    visitor.proxy.drops = _dropping((b"Upgrade: websocket",))
+    visitor.proxy.stall("to_client")
+    await visitor.start(welcomeMs=300)
+    await until(lambda: visitor.run("return hub.transport === 'poll'"), WAIT_S, "the next way down")
+    visitor.proxy.resume()
+    await visitor.publish()
+    await visitor.has_all()
+
+
+async def test_who_is_switched_off_goes_elsewhere_and_comes_back(visitor: Visitor) -> None:
+    await visitor.start(upgradeMs=60_000, mostUpgradeMs=60_000)
+    await visitor.uses("websocket")
+    for flag in ("realtime_v2", "finance_realtime_v2"):
+        publishing = asyncio.create_task(visitor.publish(40))
+        visitor.hub.flip(**{flag: False})
+        await visitor.uses("sse")
+        await publishing
+        await visitor.has_all()
+        assert (await visitor.call())[0] == 1
+        publishing = asyncio.create_task(visitor.publish(40))
+        visitor.hub.flip(**{flag: True})
+        await visitor.uses("websocket")
+        await publishing
+        await visitor.has_all()
+    assert await visitor.run("return went") == ["websocket", "down", "sse", "websocket", "down", "sse", "websocket"]
+    changes = [f"{flag} {value}" for flag in ("realtime_v2", "finance_realtime_v2") for value in ("false", "true")]
+    assert (await visitor.run("return flagged"))[3:] == changes
+
+
+async def test_who_comes_while_it_is_off_is_sent_elsewhere(visitor: Visitor) -> None:
+    visitor.hub.flip(realtime_v2=False)
+    await visitor.start(transports=["websocket", "poll"], upgradeMs=60_000)
+    await visitor.uses("poll")
+    assert await visitor.run("return went") == ["down", "poll"]
+    await visitor.publish()
+    await visitor.has_all()
+
+
+async def test_what_is_off_everywhere_pauses_until_it_is_on(visitor: Visitor) -> None:
+    await visitor.start()
+    await visitor.uses("websocket")
+    visitor.hub.flip(rooms=False)
+    await until(lambda: visitor.run("return paused.length"), WAIT_S, "the pause")
+    await visitor.run("listen('room:b', {})")
+    await until(lambda: visitor.run("return ends.length"), WAIT_S, "a refusal")
+    assert await visitor.run("return ends.splice(0)") == ["room:b feature_disabled"]
+    visitor.hub.flip(rooms=True)
+    await until(lambda: visitor.run("return paused.length === 2"), WAIT_S, "its end")
+    assert await visitor.run("return paused") == [f"{ROOM} paused", f"{ROOM} back"]
+    await visitor.publish()
+    await visitor.has_all()
+
+
+async def test_a_fresh_token_is_brought_over_a_stream(visitor: Visitor) -> None:
+    """And 401 is answered by another token, not by another transport."""
+    tokens = [visitor.hub.token(ttl_s=-60.0), visitor.hub.token(ttl_s=8.0), visitor.hub.token()]
+    await visitor.run(
+        """
+        const { HubClient } = await import("/hub.js");
+        Object.assign(globalThis, { tokens: given[1], went: [], unhandled: 0 });
+        globalThis.hub = new HubClient(given[0], () => tokens.shift(), { transports: ["sse", "poll"], backoffMs: 20 });
+        hub.onState = (state) => went.push(state === "up" ? hub.transport : state);
+        """,
+        _url(visitor),
+        tokens,
+    )
+    await visitor.uses("sse")
+    assert await visitor.run("return went") == ["down", "sse"]
+    await until(lambda: visitor.run("return tokens.length === 0"), WAIT_S, "the token to expire soon")
+    await visitor.run("await hub.call('test.echo', {})")
+    assert await visitor.run("return went") == ["down", "sse"]
+
+
+async def test_a_plain_event_source_goes_on_where_it_was(visitor: Visitor) -> None:
+    await visitor.publish()
+    listen = """
+        const [base, token, cursor] = given;
+        const headers = { Authorization: `Bearer ${token}` };
+        const { ticket } = await (await fetch(`${base}/v1/tickets`, { method: "POST", headers })).json();
+        const query = cursor ? `cursor=${cursor}` : "topics=events:finance";
+        const source = new EventSource(`${base}/v1/sse?ticket=${ticket}&${query}`);
+        globalThis.unhandled = 0;
+        globalThis.hub = source;
+        globalThis.seen = [];
+        globalThis.cursor = "";
+        source.onmessage = ({ data, lastEventId }) => {
+          const frame = JSON.parse(data);
+          globalThis.cursor = lastEventId;
+          seen.push(frame.type === "event" ? frame.data : frame.type);
+        };
+    """
+    token = visitor.hub.token()
+    await visitor.run(listen, visitor.hub.http_url, token)
+    await until(lambda: visitor.run("return seen.includes('welcome')"), WAIT_S, "the stream")
+    await visitor.publish()
+    await until(lambda: visitor.run("return seen.length === 6 && cursor"), WAIT_S, "the events")
+    assert await visitor.run("return seen") == ["welcome", 5, 6, 7, 8, 9]
+    cursor = await visitor.run("hub.close(); return cursor")
+    await visitor.publish()
+    await visitor.run(listen, visitor.hub.http_url, token, cursor)
+    await until(lambda: visitor.run("return seen.at(-1) === 14"), WAIT_S, "what was missed")
+    # What came with or after the last cursor that it was shown may come again.
+    seen = await visitor.run("return seen")
+    assert seen[0] == "welcome"
+    assert seen[1:] == list(range(seen[1], 15))
+    assert 5 < seen[1] <= 10
+
+
+def _url(visitor: Visitor) -> str:
+    return f"ws://127.0.0.1:{visitor.proxy.port}/ws"
