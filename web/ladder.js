@@ -26,6 +26,9 @@ export class Ladder {
    * @param {string} host of what is remembered for the next page
    */
   constructor(options, host) {
+    const known = ["websocket", "sse", "poll"];
+    const strange = options.transports.find((name) => !known.includes(name));
+    if (strange !== undefined || options.transports.length === 0) throw new Error(`'transports' must be some of ${known.join(", ")}`);
     this.#transports = options.transports;
     this.#options = options;
     this.#key = REMEMBERED + host;

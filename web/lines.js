@@ -16,6 +16,8 @@ const MOST_REQUESTS = 3;
 const OVERTAKE_MS = 500;
 /** How long requests may take that are under way when the connection is left. */
 const LEAVE_MS = 30_000;
+/** A stream's acknowledgements, each a request, go out this often. A poll is one itself. */
+const ACKNOWLEDGE_MS = 10_000;
 const POLL_WAIT_S = 25;
 const POLL_TRIES = 3;
 const POLL_AGAIN_MS = 500;
@@ -95,6 +97,8 @@ class HttpLine {
   #ending = new AbortController();
   #letters = new AbortController();
   #mail = [];
+  #positions = {};
+  #alarm = 0;
   /** Requests with frames that have no answer yet. @type {Set<{calls: boolean, late: boolean}>} */
   #underway = new Set();
 
@@ -120,13 +124,28 @@ class HttpLine {
       this.listen(hello);
       return;
     }
+    if (frame.type === "ack") {
+      this.acknowledge(frame.positions);
+      return;
+    }
     this.#mail.push(frame);
     this.#deliver();
+  }
+
+  acknowledge(positions) {
+    Object.assign(this.#positions, positions);
+    this.#alarm ||= setTimeout(() => {
+      this.#mail.push({ type: "ack", positions: this.#positions });
+      this.#positions = {};
+      this.#alarm = 0;
+      this.#deliver();
+    }, ACKNOWLEDGE_MS);
   }
 
   close() {
     this.#closed = true;
     this.#mail = [];
+    clearTimeout(this.#alarm);
     this.#ending.abort();
     this.#letters.abort();
   }
@@ -134,6 +153,7 @@ class HttpLine {
   /** Hears nothing more but the answers to what was sent, except what only this connection could be told. */
   leave() {
     this.#closed = true;
+    clearTimeout(this.#alarm);
     this.#ending.abort();
     this.#mail = this.#mail.filter((frame) => !ofConnection(frame));
     setTimeout(() => this.#letters.abort(), LEAVE_MS);
@@ -317,6 +337,10 @@ export class PollLine extends HttpLine {
       if (this.closed) return null;
       if (body.cursor) body = { ...body, wait: this.#waitS };
     }
+  }
+
+  acknowledge() {
+    // The cursor does.
   }
 
   #tryAgain() {
