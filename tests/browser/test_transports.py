@@ -73,6 +73,11 @@ class Visitor:
                 event = {"topic": topic, "name": "n", "data": numbers[-1]}
                 (await self._http.post(f"{self.hub.http_url}/v1/publish", json=event)).raise_for_status()
 
+    @property
+    def newest(self) -> int:
+        """The last number published."""
+        return self._published[FINANCE][-1]
+
     async def has_all(self) -> None:
         """Waits for everything that was published; once, in order."""
         lengths = {topic: len(numbers) for topic, numbers in self._published.items()}
@@ -106,7 +111,9 @@ async def visitor(chromium: Chromium, address: str, redis_url: str) -> AsyncIter
     await page.visit(address)
     flags = FixedFlags({"realtime_v2": True, "finance_realtime_v2": True, "rooms": True})
     async with (
-        running_hub("direct", redis_url, flags=flags, allowed_origins=(address.rstrip("/"),), flags_drain_window_s=0.2) as hub,
+        running_hub(
+            "direct", redis_url, flags=flags, allowed_origins=(address.rstrip("/"),), flags_drain_window_s=0.2
+        ) as hub,
         CutProxy(("127.0.0.1", hub.port)) as proxy,
         httpx.AsyncClient(headers={"Authorization": f"Bearer {hub.token(user='publisher')}"}) as http,
     ):
@@ -141,7 +148,8 @@ async def test_a_blocked_way_is_gone_round_and_taken_again(
     await visitor.uses("websocket")
     await publishing
     await visitor.has_all()
-    await until(lambda: len(list(visitor.hub.gateway.connections)) == 1, WAIT_S, "the other one to be left")
+    if transport == "sse":  # a connection that polls is kept for a while
+        await until(lambda: len(list(visitor.hub.gateway.connections)) == 1, WAIT_S, "the other one to be left")
     # It has worked: so it has to fail three times.
     visitor.block(*blocked)
     visitor.proxy.cut()
@@ -175,7 +183,9 @@ async def test_who_is_switched_off_goes_elsewhere_and_comes_back(visitor: Visito
         assert (await visitor.call())[0] == 1
         # A reason to try again, which comes to nothing.
         visitor.hub.flip(rooms=False)
+        await until(lambda: visitor.run("return flagged.at(-1) === 'rooms false'"), WAIT_S, "the news")
         visitor.hub.flip(rooms=True)
+        await until(lambda: visitor.run("return paused.at(-1) === 'room:a back'"), WAIT_S, "the room")
         publishing = asyncio.create_task(visitor.publish(40))
         visitor.hub.flip(**{flag: True})
         await visitor.uses("websocket")
@@ -183,7 +193,8 @@ async def test_who_is_switched_off_goes_elsewhere_and_comes_back(visitor: Visito
         await visitor.has_all()
     assert await visitor.run("return went") == ["websocket", "down", "sse", "websocket", "down", "sse", "websocket"]
     first, second = (
-        [f"{flag} false", "rooms false", "rooms true", f"{flag} true"] for flag in ("realtime_v2", "finance_realtime_v2")
+        [f"{flag} false", "rooms false", "rooms true", f"{flag} true"]
+        for flag in ("realtime_v2", "finance_realtime_v2")
     )
     assert (await visitor.run("return flagged"))[3:] == first + second
 
@@ -253,18 +264,23 @@ async def test_a_plain_event_source_goes_on_where_it_was(visitor: Visitor) -> No
     token = visitor.hub.token()
     await visitor.run(listen, visitor.hub.http_url, token)
     await until(lambda: visitor.run("return seen.includes('welcome')"), WAIT_S, "the stream")
+
+    async def knows_where_it_is() -> Any:
+        """An event shows the cursor that came before it."""
+        await visitor.publish(1)
+        return await visitor.run("return seen.length > 3 && cursor")
+
+    await until(knows_where_it_is, WAIT_S, "a cursor")
+    before = await visitor.run("hub.close(); return seen")
+    assert before == ["welcome", *range(5, 4 + len(before))]
     await visitor.publish()
-    await until(lambda: visitor.run("return seen.length === 6 && cursor"), WAIT_S, "the events")
-    assert await visitor.run("return seen") == ["welcome", 5, 6, 7, 8, 9]
-    cursor = await visitor.run("hub.close(); return cursor")
-    await visitor.publish()
-    await visitor.run(listen, visitor.hub.http_url, token, cursor)
-    await until(lambda: visitor.run("return seen.at(-1) === 14"), WAIT_S, "what was missed")
-    # What came with or after the last cursor that it was shown may come again.
-    seen = await visitor.run("return seen")
-    assert seen[0] == "welcome"
-    assert seen[1:] == list(range(seen[1], 15))
-    assert 5 < seen[1] <= 10
+    newest = visitor.newest
+    await visitor.run(listen, visitor.hub.http_url, token, await visitor.run("return cursor"))
+    await until(lambda: visitor.run("return seen.at(-1) === given[0]", newest), WAIT_S, "what was missed")
+    after = await visitor.run("return seen")
+    assert after == ["welcome", *range(after[1], newest + 1)]
+    # What came after the last cursor that it was shown comes again.
+    assert 5 < after[1] <= before[-1] + 1
 
 
 def _url(visitor: Visitor) -> str:
