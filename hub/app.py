@@ -60,6 +60,9 @@ from hub.nodes.cache import Cache
 from hub.nodes.duties import DutyBook
 from hub.nodes.expulsions import Expulsions
 from hub.nodes.flags.board import FlagBoard
+from hub.nodes.flags.cohorts import Cohorts
+from hub.nodes.flags.leader import PURPOSE, StageLeader
+from hub.nodes.flags.topic import changes_kind
 from hub.nodes.limits import SharedLimits
 from hub.nodes.presence.presence import Presence
 from hub.nodes.rechecks import Rechecks
@@ -116,7 +119,7 @@ class Node:
         self._redis = Redis(settings)
         self._fan_out = fan_out = _FanOut(settings, metrics, self._redis)
         self._broker = broker = fan_out.broker
-        kinds = TopicKinds()
+        kinds = TopicKinds([changes_kind(settings)])
         publisher = Publisher(settings, metrics, kinds, broker)
         limits = SharedLimits(self._redis, settings)
         self._admission = Admission(self._redis, settings, limits)
@@ -128,7 +131,11 @@ class Node:
         self._answers = Answers()
         self._expulsions = Expulsions(settings, fan_out.topics, self._control)
         self._rechecks = Rechecks(settings, fan_out.topics, self._expulsions, self._control)
-        self._board = FlagBoard(settings, database, self._control, FlagMetrics(metrics.registry))
+        flag_metrics = FlagMetrics(metrics.registry)
+        self._board = FlagBoard(settings, database, self._control, flag_metrics)
+        self._cohorts = Cohorts()
+        duties = self._duties.of(PURPOSE)
+        self.stages = StageLeader(settings, name, self._board, duties, self._cohorts, flag_metrics)
         self._flags: Flags = self._board if flags is None else flags
         hub = self._door(kinds, publisher, limits)
         self._services: list[Service] = [factory(hub) for factory in factories]
@@ -182,12 +189,16 @@ class Node:
             presence=self._presence,
             flags=self._flags,
             board=self._board,
+            cohorts=self._cohorts,
             switches=Switches([*HUB_SWITCHES, *(one for service in self._services for one in service.switches)]),
         )
 
     def _hear_others(self) -> None:
         """What other nodes say is performed here."""
         self._expulsions.on_end = self._presence.expel
+        self._fan_out.errands.gapped = lambda sub: self._cohorts.gapped(sub.subscriber.flags)
+        self.stages.ready = lambda: self._broker.ready
+        self.stages.connections = lambda: (connection.flags for connection in self.gateway.connections)
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))
         self._control.on(TakeOver, lambda message: close_taken_over(self.gateway, message))
         self._control.on(Signal, self._duties.receive)
@@ -241,6 +252,7 @@ class Node:
             if service.start is not None:
                 await service.start()
         self._duties.start()
+        self.stages.start()
         await self._presence.start()
         if self._relay is not None:
             self._relay.start()
@@ -253,6 +265,7 @@ class Node:
             await self._relay.close()
         # A service stops its work first and gives it away then, so that no two nodes do it.
         self._duties.retire()
+        await self.stages.close()
         for service in reversed(self._services):
             if service.stop is not None:
                 await service.stop()

@@ -272,6 +272,13 @@ class FlagMetrics:
         self._trips = Counter(
             "hub_flag_guard_trips", "Schedules stopped by a guard.", ["flag", "guard"], registry=registry
         )
+        self._stage = Gauge(
+            "hub_flag_stage",
+            "The percentage that the schedule of a flag has reached.",
+            ["flag"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._file_errors = Counter("hub_flag_file_errors", "Files of flags that were refused.", registry=registry)
 
     def evaluated(self, flag: str, variant: str, reason: str, count: int = 1) -> None:
@@ -289,6 +296,10 @@ class FlagMetrics:
     def guard_tripped(self, flag: str, guard: str) -> None:
         """A guard has stopped a schedule."""
         self._trips.labels(flag, guard).inc()
+
+    def stage(self, flag: str, percent: int) -> None:
+        """The schedule of a flag stands there (thousandths of a percent)."""
+        self._stage.labels(flag).set(percent / 1000)
 
     def file_refused(self) -> None:
         """The file is invalid, or gone."""

@@ -29,6 +29,7 @@ from hub.nodes.answers import Answers
 from hub.nodes.callers import CallerMethod
 from hub.nodes.expulsions import Expulsions
 from hub.nodes.flags.board import FlagBoard
+from hub.nodes.flags.cohorts import Cohorts
 from hub.nodes.presence.presence import Presence
 from hub.telemetry import Metrics
 from hub.topics.kinds import TopicKinds
@@ -71,3 +72,4 @@ class Gateway:
     board: FlagBoard
     """The same, for whoever looks after them."""
     switches: Switches
+    cohorts: Cohorts

@@ -22,6 +22,7 @@ from hub.edge.opening import open_connection
 from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.errors import ErrorCode, HubError
 from hub.fanout.publisher import NewEvent
+from hub.nodes.flags.cohorts import Asked
 from hub.protocol.codec import check_data
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Ack, Auth, Call, Position, Publish, Reply, Verdict
@@ -65,10 +66,12 @@ def perform_now(connection: Connection, action: Action) -> None:
 
 
 async def _join(gateway: Gateway, connection: Connection, action: Join) -> None:
+    asked = gateway.cohorts.asked(connection.flags)
     verdicts, joined = await join(gateway, connection, action.topics, {})
     if joined:
         connection.acted()
     connection.send(Reply(action.id, {"topics": verdicts}))
+    gateway.cohorts.answered(asked)
     activate(gateway, connection, joined)
 
 
@@ -87,15 +90,18 @@ async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publis
 
 
 async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
+    asked = gateway.cohorts.asked(connection.flags)
     check_publish(gateway, connection.flags, frame.topic)
     event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
     done = await gateway.publisher.publish_as(connection.verified, event, "frame")
     connection.acted()
     connection.send(Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
+    gateway.cohorts.answered(asked)
 
 
 async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     """Starts the method; its reply may overtake others."""
+    asked = gateway.cohorts.asked(connection.flags)
     method = _method(gateway, connection, frame.method)
     if not connection.verified.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
@@ -106,7 +112,7 @@ async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     if len(connection.calls) >= gateway.settings.max_calls_in_flight:
         text = f"{gateway.settings.max_calls_in_flight} calls are under way on this connection; wait for one to end"
         raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
-    task = asyncio.create_task(_answer(connection, frame, method), name="call")
+    task = asyncio.create_task(_answer(gateway, connection, frame, method, asked), name="call")
     connection.calls.add(task)
     task.add_done_callback(connection.calls.discard)
 
@@ -132,9 +138,16 @@ async def _performed(
     return result
 
 
-async def _answer(connection: Connection, frame: Call, method: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
+async def _answer(
+    gateway: Gateway,
+    connection: Connection,
+    frame: Call,
+    method: Callable[[dict[str, Any]], Awaitable[Any]],
+    asked: Asked | None,
+) -> None:
     try:
         connection.send(Reply(frame.id, await method(frame.params)))
+        gateway.cohorts.answered(asked)
     except HubError as error:
         connection.refuse(error, frame.id)
     except Exception:
@@ -160,7 +173,9 @@ def acknowledge(gateway: Gateway, connection: Connection, positions: Mapping[str
         if news:
             connection.acknowledged(text, position)
             if position.seq == sub.topic.top:
-                gateway.metrics.acknowledged(sub.topic.kind.name, time.time() * 1000 - sub.topic.last_ts)
+                took_ms = time.time() * 1000 - sub.topic.last_ts
+                gateway.metrics.acknowledged(sub.topic.kind.name, took_ms)
+                gateway.cohorts.acknowledged(connection.flags, took_ms)
 
 
 async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> None:

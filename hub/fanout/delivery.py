@@ -146,6 +146,7 @@ class Delivery:
     def announce(self, sub: Subscription, epoch: str, hole: Hole) -> None:
         """A ``gap`` frame."""
         self._metrics.gap(sub.topic.kind.name, hole.reason)
+        self._errands.gapped(sub)
         sub.subscriber.send(gap_frame(sub.topic, epoch, hole))
 
     # --- acknowledgements and congestion

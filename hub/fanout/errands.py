@@ -13,9 +13,9 @@ from hub.topics.subscriptions import LocalTopic, Subscription
 
 
 class Errands:
-    """Two requests, and three notices. The composition root names who takes them before anything is delivered."""
+    """Two requests, and four notices. The composition root names who takes them before anything is delivered."""
 
-    __slots__ = ("catch_up", "doubted", "ephemeral", "heal", "live")
+    __slots__ = ("catch_up", "doubted", "ephemeral", "gapped", "heal", "live")
 
     heal: Callable[[LocalTopic], None]
     """History must be read for the whole live set of a topic."""
@@ -27,9 +27,11 @@ class Errands:
     """What is not kept has come for a topic of such a kind; it has not been written to anybody yet."""
     doubted: Callable[[LocalTopic], None]
     """What is not kept may have been lost for a topic of such a kind."""
+    gapped: Callable[[Subscription], None]
+    """A subscription was told of a gap."""
 
     def __init__(self) -> None:
-        self.live = self.doubted = _nobody
+        self.live = self.doubted = self.gapped = _nobody
         self.ephemeral = _nobody
 
     def performed_by(self, *, heal: Callable[[LocalTopic], None], catch_up: Callable[[Subscription], None]) -> None:

@@ -148,6 +148,7 @@ class Healer:
         count = 0
         for sub in local.live_subscriptions():
             sub.subscriber.deliver(packets[sub.subscriber.encoding])
+            self._errands.gapped(sub)
             count += 1
         self._metrics.gap(local.kind.name, hole.reason, count)
         log.info("gap", kind=local.topic.kind, org=local.topic.org, reason=hole.reason, subscribers=count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +34,10 @@ class Subscriber(Protocol):
     @property
     def user(self) -> str:
         """Whose connection it is, in the organisation of its topics."""
+
+    @property
+    def flags(self) -> Mapping[str, bool]:
+        """What is on for whoever it is, at the moment."""
 
     @property
     def congested(self) -> bool:

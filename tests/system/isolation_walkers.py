@@ -80,6 +80,7 @@ KEYS: dict[str, tuple[str, str]] = {
     "content_dictation": ("acme-text", "nobodys-text"),
     "chat": ("acme-hall", "nobodys-hall"),
     "upload": ("ACME" + "0" * 22, "N0B0DYS" + "0" * 19),
+    "flags": ("changes", "unknown"),
 }
 """By topic kind: the key that the other organisation uses, and one that nobody uses."""
 

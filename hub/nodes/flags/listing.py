@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from hub.flags import Definition, Override, StageState
 from hub.nodes.flags.board import FlagBoard
+from hub.nodes.flags.stages import Plan
 
 By = Literal["kill_switch", "override", "stage", "file"]
 
@@ -32,8 +33,10 @@ class StageShown(Struct, omit_defaults=True):
     stage: int
     percent: float
     started_at: float
+    next_at: float | None = None
+    """When the next stage comes, if no guard trips."""
     stopped: str | None = None
-    """The guard that has stopped it."""
+    """The guard that has stopped it; ``held``: somebody has changed the flag, or the file has switched it off."""
 
 
 class PlannedStage(Struct):
@@ -133,7 +136,7 @@ def one_flag(board: FlagBoard, name: str) -> FlagShown:
         rules=flag.targeting is not None,
         allowed=len(flag.allow_users) + len(flag.allow_orgs),
         stages=[PlannedStage(planned.after_s, planned.percent / 1000) for planned in flag.stages],
-        stage=None if stage is None else StageShown(stage.stage, stage.percent / 1000, stage.started_at, stage.stopped),
+        stage=None if stage is None else _stage(flag, stage),
         override=None if override is None else override_shown(override),
     )
 
@@ -149,6 +152,12 @@ def override_shown(override: Override) -> OverrideShown:
         state=override.state,
         percent=_percent(override.percent),
     )
+
+
+def _stage(flag: Definition, stage: StageState) -> StageShown:
+    plan = Plan.of(flag)
+    next_at = None if plan is None else plan.next_at(stage)
+    return StageShown(stage.stage, stage.percent / 1000, stage.started_at, next_at, stage.stopped)
 
 
 def _effect(flag: Definition, override: Override | None, stage: StageState | None) -> Effect:

@@ -49,7 +49,8 @@ ON CONFLICT (flag) DO UPDATE SET state = excluded.state, percent = excluded.perc
 RETURNING extract(epoch FROM at)::float8
 """
 _CLEAR = "DELETE FROM hub.flag_overrides WHERE flag = $1"
-_UNSTOP = "DELETE FROM hub.flag_stages WHERE flag = $1 AND stopped IS NOT NULL"
+# What is held was changed by hand before; it goes on by itself when the override is gone.
+_UNSTOP = "DELETE FROM hub.flag_stages WHERE flag = $1 AND stopped <> 'held' RETURNING stopped"
 _STAGE = "SELECT percent, version FROM hub.flag_stages WHERE flag = $1"
 _SET_STAGE = """
 INSERT INTO hub.flag_stages (flag, percent, schedule, stage, started_at, stopped, version)
@@ -208,11 +209,12 @@ class FlagStore:
 
     async def _apply(self, tx: Transaction, change: Change, was: Override | None, note: Note) -> Override | None:
         # Whoever changes a flag has said that it may go on.
-        await tx.execute(_UNSTOP, change.flag)
+        stopped = await tx.fetch_value(_UNSTOP, change.flag)
         if change.clear:
             await tx.execute(_CLEAR, change.flag)
-            if was is not None:
-                await self._record(tx, change.flag, "clear", (said(was), None), note)
+            if was is not None or stopped is not None:
+                before = {"stopped": stopped} if was is None else said(was)
+                await self._record(tx, change.flag, "clear", (before, None), note)
             return None
         became = Override(change.flag, change.state, change.percent, note.version, note.who, note.why)
         at = await tx.fetch_value(_SET, became.flag, became.state, became.percent, became.version, note.who, note.why)

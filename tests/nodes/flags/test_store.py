@@ -102,7 +102,11 @@ async def test_stages_and_what_ends_a_stop(store: FlagStore) -> None:
     await store.change([Change("chat", clear=True)], WHO, "go on")
     assert (await store.read()).stages == {}
     kinds = [(row.kind, row.was, row.became) for row in await store.audit("chat", 10, None)]
-    assert kinds == [("rollback", {"percent": 1.0}, {"percent": 0.0}), ("stage", None, {"percent": 1.0})]
+    assert kinds == [
+        ("clear", {"stopped": "gap_rate"}, None),
+        ("rollback", {"percent": 1.0}, {"percent": 0.0}),
+        ("stage", None, {"percent": 1.0}),
+    ]
 
 
 async def test_a_schedule_that_is_gone(store: FlagStore) -> None:

@@ -1,0 +1,223 @@
+"""Leads the schedules of staged flags: one node at a time writes what ``stages`` decides, all nodes report figures.
+
+Who leads has the duty (``hub.nodes.duties``). Everything it writes is conditional on the row that it has read, and what
+must outlive it stands in that row: two who both think that they lead do no harm, and any other goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from hub.config import Settings
+from hub.errors import ErrorCode, HubError
+from hub.flags import FlagFile, StageState
+from hub.nodes.duties import Duties
+from hub.nodes.flags.cohorts import Cohorts, Values, Watched
+from hub.nodes.flags.guards import Figures, Trip, judge
+from hub.nodes.flags.stages import Happening, Plan, Situation, Standing, Step, decide, standing
+from hub.nodes.flags.store import Stored
+from hub.orgs import CONTROL_ORG, OrgId
+from hub.telemetry import FlagMetrics
+
+PURPOSE: Final = "flags"
+_DUTY: Final = "stages"
+_MOST_NODES: Final = 1000
+"""Whose figures are kept; a node that is started anew is another."""
+_FORGET_S: Final = 3600.0
+"""A schedule that the file has no more is forgotten then: until then other nodes may have another file."""
+
+log = structlog.get_logger(__name__)
+
+
+class Rows(Protocol):
+    """What is needed of the board."""
+
+    @property
+    def file(self) -> FlagFile:
+        """The file that is in effect."""
+
+    @property
+    def stored(self) -> Stored:
+        """What PostgreSQL had when it was asked last."""
+
+    async def set_stage(self, state: StageState, *, kind: Literal["stage", "rollback"], who: str, why: str) -> int:
+        """Writes a row if it still has ``state.version``; else raises ``conflict``."""
+
+    async def drop_stage(self, flag: str, *, who: str, why: str) -> Any:
+        """Takes a row away."""
+
+
+class _Report(NamedTuple):
+    """What a node counted, when it was heard."""
+
+    at: float
+    figures: Mapping[str, tuple[int, Figures, Figures]]
+    """By flag: version of the step, the cohort, the rest."""
+
+
+class StageLeader:
+    """One per node; the one that has the duty leads. ``connections`` gives the flags of each connection of this node.
+
+    ``clock`` says the time of day (seconds since 1970), by which stages come; ``cohorts`` has a clock of its own.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        node: str,
+        rows: Rows,
+        duties: Duties,
+        cohorts: Cohorts,
+        metrics: FlagMetrics,
+    ) -> None:
+        self._settings = settings
+        self._who = f"hub/{node}"
+        self._rows = rows
+        self._duties = duties
+        self._metrics = metrics
+        self._cohorts = cohorts
+        self.connections: Callable[[], Iterable[Values]] = tuple
+        self.ready: Callable[[], bool] = lambda: True
+        """Whether what other nodes report can come."""
+        self.clock: Callable[[], float] = time.time
+        # Another life of a node counts from the beginning, and what the one before said still counts for a while.
+        self._me = secrets.token_hex(8)
+        self._reports: dict[str, _Report] = {}
+        self._file: FlagFile | None = None
+        self._plans: Mapping[str, Plan] = {}
+        self._orphans: dict[str, float] = {}
+        self._shown: set[str] = set()
+        self._away = False
+        self._task: asyncio.Task[None] | None = None
+        duties.on_adopt(lambda *_: None)  # the next tick takes what is there to be done from the rows
+        duties.on_lost(lambda *_: self._reports.clear())
+        duties.on_signal(self._heard)
+
+    def start(self) -> None:
+        """Begins to report, and to lead if nobody does. ``close`` must follow, before the duties are handed over."""
+        self._task = asyncio.create_task(self._run(), name="flag-stages")
+
+    async def close(self) -> None:
+        """Ends it; a step that is under way is written or not, as a whole."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads, as far as it knows."""
+        return self._duties.holds(CONTROL_ORG, _DUTY)
+
+    async def tick(self) -> None:
+        """Reports, and performs what is due. Raises ``unavailable``."""
+        self._look()
+        figures = self._cohorts.look(self.connections())
+        if figures:
+            await self._duties.signal(CONTROL_ORG, _DUTY, {"from": self._me, "figures": figures})
+        if not self._plans and not self._orphans:
+            self._duties.release(CONTROL_ORG, _DUTY)
+        elif await self._duties.take(CONTROL_ORG, _DUTY):
+            await self._lead()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.flags_report_s * random.uniform(0.8, 1.0))
+            try:
+                await self.tick()
+                self._away = False
+            except HubError as error:
+                if not self._away:
+                    self._away = True
+                    log.warning("stages of flags stand still", reason=str(error))
+            except Exception:
+                # Without it no guard would stop anything.
+                log.exception("stages of flags failed")
+
+    # --- on every node
+
+    def _look(self) -> None:
+        """What there is to be counted."""
+        file, states = self._rows.file, self._rows.stored.stages
+        if file is not self._file:
+            self._file = file
+            plans = map(Plan.of, file.flags.values())
+            self._plans = {plan.flag: plan for plan in plans if plan is not None}
+        now = self._cohorts.now()
+        self._orphans = {flag: self._orphans.get(flag, now) for flag in states if flag not in self._plans}
+        self._cohorts.watch(
+            {
+                plan.flag: Watched(state.version, plan.guards.window_s)
+                for plan, state in self._running(states)
+                if plan.guards is not None and state.stage >= 0
+            }
+        )
+        gone = dict.fromkeys(self._shown - states.keys(), 0)
+        self._shown = set(states)
+        for flag, percent in (gone | {state.flag: state.percent for state in states.values()}).items():
+            self._metrics.stage(flag, percent)
+
+    def _running(self, states: Mapping[str, StageState]) -> Iterable[tuple[Plan, StageState]]:
+        for flag, plan in self._plans.items():
+            state = states.get(flag)
+            if state is not None and standing(state) is Standing.RUNNING and state.schedule == plan.digest:
+                yield plan, state
+
+    # --- on the one that leads
+
+    def _heard(self, _: OrgId, __: str, message: dict[str, Any]) -> None:
+        node, told = msgspec.convert(message["from"], str), msgspec.convert(message["figures"], dict[str, list[Any]])
+        figures = {
+            flag: (msgspec.convert(version, int), Figures.heard(cohort), Figures.heard(rest))
+            for flag, (version, cohort, rest) in told.items()
+        }
+        # The newest last.
+        self._reports.pop(node, None)
+        self._reports[node] = _Report(self._cohorts.now(), figures)
+        if len(self._reports) > _MOST_NODES:
+            del self._reports[next(iter(self._reports))]
+
+    async def _lead(self) -> None:
+        for plan in self._plans.values():
+            stored = self._rows.stored
+            state, definition = stored.stages.get(plan.flag), self._rows.file.flags.get(plan.flag)
+            held = plan.flag in stored.overrides or definition is None or not definition.enabled
+            trip = None if state is None else self._trip(plan, state)
+            step = decide(plan, state, Situation(self.clock(), held, trip, blind=not self.ready()))
+            if step is not None:
+                await self._perform(step)
+        for flag, since in tuple(self._orphans.items()):
+            if self._cohorts.now() - since > _FORGET_S:
+                await self._rows.drop_stage(flag, who=self._who, why="the file has no stages for it any more")
+
+    def _trip(self, plan: Plan, state: StageState) -> Trip | None:
+        """What the figures of all nodes say. Those of a node that has died count for as long as they are recent."""
+        if plan.guards is None:
+            return None
+        oldest = self._cohorts.now() - plan.guards.window_s
+        found = [one.figures.get(plan.flag) for one in self._reports.values() if one.at >= oldest]
+        recent = [told for told in found if told is not None and told[0] == state.version]
+        cohort, rest = Figures.sum(one for _, one, _ in recent), Figures.sum(one for _, _, one in recent)
+        return judge(plan.guards, cohort, rest)
+
+    async def _perform(self, step: Step) -> None:
+        back = step.happening is Happening.TRIPPED
+        try:
+            await self._rows.set_stage(step.state, kind="rollback" if back else "stage", who=self._who, why=step.why)
+        except HubError as error:
+            if error.code is not ErrorCode.CONFLICT:
+                raise
+            # Another leads too, or somebody has just changed the flag: the rows say what is next.
+            log.info("stage was changed meanwhile", flag=step.state.flag)
+            return
+        tell = log.warning if back else log.info
+        tell("stage", flag=step.state.flag, percent=step.state.percent / 1000, why=step.why)
+        if back and step.trip is not None:
+            self._metrics.guard_tripped(step.state.flag, step.trip.guard)

@@ -1,0 +1,213 @@
+"""Who leads the schedules of flags: a guard that trips takes a stage back within its window, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hub.database import Database
+from hub.nodes.flags.stages import HELD
+from tests.nodes.flags.stage_nodes import FLAG, HOUR, OFF, ON, WINDOW_S, StageNode, StageNodes
+from tests.support.hub_database import HubDatabase
+from tests.support.waiting import until
+
+WAIT_S = 15.0
+
+
+@pytest.fixture
+async def nodes(redis_url: str, hub_database: HubDatabase) -> AsyncIterator[StageNodes]:
+    database = await Database.open(hub_database.settings())
+    nodes = StageNodes(redis_url, database)
+    yield nodes
+    await nodes.close()
+    await database.close()
+
+
+async def reach(nodes: StageNodes, percent: int) -> None:
+    """Goes on until the schedule has come so far."""
+    for _ in range(10):
+        await nodes.tick()
+        if (await nodes.state()).percent == percent:
+            await nodes.tick()  # all nodes count for this stage now
+            return
+        nodes.day.now += 24 * HOUR
+    raise AssertionError(await nodes.state())
+
+
+async def fail_until_rolled_back(nodes: StageNodes, failing: list[StageNode]) -> float:
+    """Faults where the flag is on; how long it took until the stage was taken back."""
+    began = nodes.steady.now
+    while (await nodes.state()).stopped is None:
+        assert nodes.steady.now - began <= WINDOW_S, "not within its window"
+        for node in failing:
+            node.serve(3, 2)
+            node.serve(50, 1, flags=OFF)
+        await nodes.tick()
+    return nodes.steady.now - began
+
+
+async def test_a_stage_whose_guard_trips_is_rolled_back_within_its_window(
+    nodes: StageNodes, hub_database: HubDatabase
+) -> None:
+    one, two = nodes.add(), nodes.add()
+    await reach(nodes, 10_000)
+    for _ in range(60):  # two minutes in which everybody has the same small trouble
+        for node in (one, two):
+            node.serve(10, 1)
+            node.serve(100, 10, flags=OFF)
+        await nodes.tick()
+    assert (await nodes.state()).stopped is None
+    # Far fewer than `least` on each of them; together they are enough.
+    await fail_until_rolled_back(nodes, [one, two])
+    state = await nodes.state()
+    assert (state.percent, state.stage, state.stopped) == (1000, 0, "error_rate")
+    rollback = (await nodes.audit())[-1]
+    assert (rollback.kind, rollback.was, rollback.became) == ("rollback", {"percent": 10.0}, {"percent": 1.0})
+    assert rollback.who.startswith("hub/node-")
+    assert "error_rate" in rollback.why
+    assert nodes.leading.metric("hub_flag_guard_trips_total", guard="error_rate") == 1
+    async with hub_database.connect("hub_relay") as connection:
+        events = await connection.fetch("SELECT org, topic, name FROM hub.outbox ORDER BY id")
+    assert [(row["org"], row["topic"]) for row in events] == [("ops", "flags:changes")] * len(events)
+    assert [row["name"] for row in events] == ["flag.stage"] * 3 + ["flag.rolled_back"]
+    # Nothing grows by itself any more.
+    nodes.day.now += 1000 * HOUR
+    for _ in range(3):
+        await nodes.tick()
+    assert (await nodes.state()).version == state.version
+    await nodes.tick()
+    assert [node.metric("hub_flag_stage") for node in (one, two)] == [1.0, 1.0]
+
+
+async def test_the_leader_dies_in_the_middle(nodes: StageNodes) -> None:
+    for _ in range(3):
+        nodes.add()
+    await reach(nodes, 10_000)
+    dead = nodes.leading
+    version = (await nodes.state()).version
+    for node in nodes.alive:
+        node.serve(3, 2)
+    await nodes.tick()
+    await dead.kill()
+    others = nodes.alive
+
+    async def another_leads() -> bool:
+        for node in others:
+            await node.tick()
+        return any(node.leader.leads for node in others)
+
+    await until(another_leads, WAIT_S, "another to lead")
+    assert (await nodes.state()).version == version, "it goes on where the row stands"
+    await fail_until_rolled_back(nodes, others)
+    assert (await nodes.state()).percent == 1000
+    assert [row.became for row in await nodes.audit()] == [{"percent": percent} for percent in (0.0, 1.0, 10.0, 1.0)]
+
+
+async def test_two_who_both_think_that_they_lead_do_no_harm(nodes: StageNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung, other = nodes.add(), nodes.add()
+
+    async def taken(*_: object) -> bool:
+        return True
+
+    for node in (hung, other):
+        monkeypatch.setattr(node.book.of("flags"), "take", taken)
+    for _ in range(8):
+        nodes.day.now += 48 * HOUR
+        # Both have read the same rows when they decide.
+        await asyncio.gather(hung.rows.refresh(), other.rows.refresh())
+        await asyncio.gather(hung.leader.tick(), other.leader.tick())
+    assert [row.became for row in await nodes.audit()] == [{"percent": percent} for percent in (0.0, 1.0, 10.0, 100.0)]
+    # One that hung and knows nothing of what was decided since.
+    hung.rows.stored = (await nodes.store.read()).__class__(0, {}, {})
+    await hung.leader.tick()
+    assert (await nodes.state()).percent == 100_000
+
+
+async def test_what_a_dead_node_has_said_counts_for_a_window(nodes: StageNodes) -> None:
+    leader = nodes.add()
+    await reach(nodes, 10_000)
+    other = nodes.add()
+    await nodes.tick()
+    other.serve(9, 9)
+    leader.serve(4, 0)
+    await nodes.tick()
+    await nodes.tick()  # now what the other has said is looked at
+    assert (await nodes.state()).stopped == "error_rate", "nine errors of one, four requests of the other"
+    await nodes.change(clear=True)
+    await reach(nodes, 10_000)
+    other.serve(9, 9)
+    await other.tick()
+    await other.kill()
+    for _ in range(40):
+        nodes.steady.now += 2
+    leader.serve(4, 0)
+    await nodes.tick()
+    assert (await nodes.state()).stopped is None, "too long ago"
+
+
+async def test_at_a_hundred_percent_the_cohort_counts_alone(nodes: StageNodes) -> None:
+    node = nodes.add()
+    await reach(nodes, 100_000)
+    node.on, node.off = 120, 0
+    await nodes.tick()
+    for _ in range(118):
+        node.cohorts.gapped(ON)
+    await nodes.tick()
+    assert (await nodes.state()).stopped is None, "one a minute may be"
+    for _ in range(60):
+        node.cohorts.gapped(ON)
+    await nodes.tick()
+    state = await nodes.state()
+    assert (state.percent, state.stopped) == (10_000, "gap_rate")
+
+
+async def test_somebody_who_changes_the_flag_takes_it_out_of_the_schedules_hands(nodes: StageNodes) -> None:
+    node = nodes.add()
+    await reach(nodes, 10_000)
+    await nodes.change(state="off")
+    await nodes.tick()
+    nodes.day.now += 1000 * HOUR
+    await nodes.tick()
+    state = await nodes.state()
+    assert (state.percent, state.stopped) == (10_000, HELD)
+    await nodes.change(clear=True)
+    await nodes.tick()
+    state = await nodes.state()
+    assert (state.percent, state.stopped) == (10_000, None), "where it was, and this stage begins anew"
+    await nodes.tick()
+    node.serve(20, 20)
+    await nodes.tick()
+    assert (await nodes.state()).stopped == "error_rate"
+    await nodes.change(clear=True)
+    assert (await nodes.audit())[-1].kind == "clear"
+    assert (await nodes.audit())[-1].was == {"stopped": "error_rate"}
+    await nodes.tick()
+    await nodes.tick()
+    assert (await nodes.state()).percent == 1000, "from the beginning"
+
+
+async def test_without_a_schedule_nobody_leads_and_nothing_is_said(nodes: StageNodes) -> None:
+    node = nodes.add()
+    await nodes.tick()
+    assert node.leader.leads
+    node.rows.file = type(node.rows.file)({}, "other")
+    await nodes.tick()
+    assert FLAG in (await nodes.store.read()).stages, "other nodes may have the old file still"
+    nodes.steady.now += HOUR
+    await nodes.tick()
+    assert (await nodes.store.read()).stages == {}
+    await nodes.tick()
+    assert not node.leader.leads
+
+
+async def test_nothing_grows_while_others_cannot_be_heard(nodes: StageNodes) -> None:
+    node = nodes.add()
+    node.leader.ready = lambda: False
+    for _ in range(3):
+        await nodes.tick()
+    assert (await nodes.state()).percent == 0
+    node.leader.ready = lambda: True
+    await nodes.tick()
+    assert (await nodes.state()).percent == 1000
