@@ -54,12 +54,12 @@ class Rules:
         self._told_loops: set[frozenset[str]] = set()
         self._variants: Collection[str] | None = None
 
-    def rule(self, node: Node, variants: Collection[str] | None) -> dict[str, Any] | None:
+    def rule(self, node: Node, variants: Collection[str] | None, name: str = "") -> dict[str, Any] | None:
         """The rule of a flag with these variants, references put in; None for one that says nothing, or is wrong.
 
-        ``variants`` None: a shared rule, whose outcome is not known to be a variant.
+        ``variants`` None: a shared rule, called ``name``, whose outcome is not known to be a variant.
         """
-        self._nodes, self._way, self._variants = 0, [], variants
+        self._nodes, self._way, self._variants = 0, [name], variants
         if isinstance(node, Scalar) and scalar_value(node, self._faults) is None:
             return None
         if not isinstance(node, Mapping):

@@ -56,8 +56,8 @@ def load_flags(text: str, source: str) -> FlagFile:
     metadata = read_metadata(root.items["metadata"][1], faults) if "metadata" in root.items else {}
     evaluators = _section(root, "$evaluators", faults)
     rules = Rules({name: node for name, (_, node) in evaluators.items()}, faults)
-    for _, node in evaluators.values():
-        rules.rule(node, None)
+    for name, (_, node) in evaluators.items():
+        rules.rule(node, None, name)
     if "flags" not in root.items:
         faults.add(root.line, "there are no flags; write `flags:`, and below it one flag per line, as `chat: 25%`")
     flags: dict[str, Definition] = {}

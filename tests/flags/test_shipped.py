@@ -1,0 +1,30 @@
+"""The file that ships: it has the flags that the code asks for and no others, each with somebody who answers for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import MagicMock
+
+from hub.config import Settings
+from hub.flags import HUB_SWITCHES, Evaluator, Subject, Switches, load_flags
+from services.main import SERVICES
+
+FILE = Path(__file__).parent.parent.parent / "feature_flags.yaml"
+
+
+def _asked_by_code() -> frozenset[str]:
+    hub = MagicMock()
+    hub.settings = Settings(redis_url="redis://localhost", database_url="postgresql://localhost", jwt_secret="x" * 32)
+    return Switches([*HUB_SWITCHES, *(switch for service in SERVICES for switch in service(hub).switches)]).flags
+
+
+def test_code_and_file_name_the_same_flags() -> None:
+    flags = load_flags(FILE.read_text(), FILE.name).flags
+    assert set(flags) == _asked_by_code()
+    assert [name for name, flag in flags.items() if not (flag.owner and flag.description and flag.expires)] == []
+
+
+def test_everything_is_on_for_everybody() -> None:
+    values = Evaluator(load_flags(FILE.read_text(), FILE.name)).values(Subject())
+    assert set(values.values()) == {True}
+    assert len(values) == 17
