@@ -24,6 +24,7 @@ ORG_ID_MAKERS = {
     "hub/auth/tickets.py",
     "hub/database/pool.py",
     "hub/fanout/outbox_relay.py",
+    "hub/cli/checks_flags.py",
     "hub/nodes/flags/board.py",
     "services/events/service.py",
     "services/uploads/links.py",  # out of a signature of the hub's own

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
+from hub.cli.asking import ask, hub_url, operator_token
 from hub.cli.environment import TOKEN_VARIABLE, URL_VARIABLE
 from hub.cli.failure import fail, reported
 
@@ -24,7 +24,6 @@ User = Annotated[str, typer.Option(help="User of the token that is made when non
 Result = TypeVar("Result")
 
 REACH_TIMEOUT_S = 5.0
-HTTP_TIMEOUT_S = 10.0
 
 
 @reported
@@ -47,7 +46,7 @@ def publish(
     body, labels = json_value(data), tags(tag or [])
 
     async def run() -> Published:
-        async with HubClient(_url(url), _tokens(token, org, user), options=_options()) as client:
+        async with HubClient(hub_url(url), _tokens(token, org, user), options=_options()) as client:
             return await client.publish(topic, name, body, key=key, tags=labels or None, ephemeral=ephemeral)
 
     published = _talk(run())
@@ -81,7 +80,7 @@ def tail(
     if since not in (None, "start", "now") and len(topics) > 1:
         raise typer.BadParameter("--since epoch:seq belongs to one topic; tail the others beside it")
     wanted = Wanted(tuple(dict.fromkeys(topics)), start, last, wanted_tags(filters or []) or None)
-    client = HubClient(_url(url), _tokens(token, org, user), options=_options())
+    client = HubClient(hub_url(url), _tokens(token, org, user), options=_options())
     if not _talk(follow(client, wanted, Printer(as_json=as_json))):
         raise typer.Exit(1)
 
@@ -106,7 +105,7 @@ def call(
         raise typer.BadParameter('PARAMS is a JSON object: \'{"name": "value"}\'')
 
     async def run() -> Any:
-        async with HubClient(_url(url), _tokens(token, org, user), options=_options()) as client:
+        async with HubClient(hub_url(url), _tokens(token, org, user), options=_options()) as client:
             return await client.call(method, given)
 
     print(msgspec.json.encode(_talk(run())).decode())
@@ -127,7 +126,7 @@ def chat(
     from hub.client import HubClient
 
     name = room_id(room)
-    if not _talk(converse(HubClient(_url(url), _tokens(token, org, user), options=_options()), name, last=last)):
+    if not _talk(converse(HubClient(hub_url(url), _tokens(token, org, user), options=_options()), name, last=last)):
         raise typer.Exit(1)
 
 
@@ -158,7 +157,7 @@ def stream(
         how |= {"kind": "script", "topic": script}
     else:
         how |= {"kind": "chat", "messages": [{"role": "user", "content": chat}]}
-    if not _talk(unfold(HubClient(_url(url), _tokens(token, org, user), options=_options()), method, how)):
+    if not _talk(unfold(HubClient(hub_url(url), _tokens(token, org, user), options=_options()), method, how)):
         raise typer.Exit(1)
 
 
@@ -195,7 +194,7 @@ def upload(
     if resume is not None and (document_type or meta or name or share or sha256):
         raise typer.BadParameter("--resume goes on with what was begun: its type, name and metadata stay")
     job = Job(file, resume, document_type or "document", name, metadata(meta or []), sha256, share or [])
-    code = _talk(carry(HubClient(_url(url), _tokens(token, org, user), options=_options()), job, as_json=as_json))
+    code = _talk(carry(HubClient(hub_url(url), _tokens(token, org, user), options=_options()), job, as_json=as_json))
     if code:
         raise typer.Exit(code)
 
@@ -210,20 +209,7 @@ def kick(
     token: Token = "",
 ) -> None:
     """Throw a user out, on every node. Needs a token with the scope `admin`."""
-    import httpx
-
-    from hub.cli.environment import mint
-
-    bearer = token or mint(org, "cli", scope="admin", ttl_s=60)
-    address = http_address(_url(url), "/v1/admin/kick")
-    try:
-        answer = httpx.post(
-            address, json={"user": user}, headers={"Authorization": f"Bearer {bearer}"}, timeout=HTTP_TIMEOUT_S
-        )
-    except httpx.HTTPError as error:
-        fail(f"no hub answers at {address} ({error}); start one, or give --url or {URL_VARIABLE}")
-    if answer.is_error:
-        fail(f"{answer.status_code} {_problem(answer)}")
+    ask("POST", "/v1/admin/kick", url, operator_token(token, "admin", org), json={"user": user})
     print(f"kicked {user}")
 
 
@@ -240,30 +226,6 @@ def _talk(conversation: Coroutine[Any, Any, Result]) -> Result:
         fail(f"{error}; start a hub, or give --url or {URL_VARIABLE}")
     except HubClosed as error:
         fail(f"{error}" + (f"; give --token or {TOKEN_VARIABLE}" if error.code == CloseCode.UNAUTHENTICATED else ""))
-
-
-def http_address(url: str, path: str) -> str:
-    """The HTTP address beside a WebSocket's."""
-    parts = urlsplit(url)
-    return urlunsplit(("https" if parts.scheme in ("wss", "https") else "http", parts.netloc, path, "", ""))
-
-
-def _problem(answer: Any) -> str:
-    """What a problem+json says; else nothing but the reason of the status."""
-    try:
-        problem = answer.json()
-        return str(problem.get("detail") or problem.get("title") or answer.reason_phrase)
-    except (ValueError, AttributeError):
-        return str(answer.reason_phrase)
-
-
-def _url(given: str) -> str:
-    from hub.cli.environment import default_url
-
-    url = given or default_url()
-    if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).netloc:
-        raise typer.BadParameter(f"{url!r} is no WebSocket address; write ws://host:port/ws ({URL_VARIABLE})")
-    return url
 
 
 def _tokens(given: str, org: str, user: str) -> Callable[[], str]:

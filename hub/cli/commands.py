@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from hub.cli import client_commands, database_commands, dev, doctor, fake_llm, serve, token
+from hub.cli import client_commands, database_commands, dev, doctor, fake_llm, flag_commands, serve, token
 
 app = typer.Typer(
     name="hub",
@@ -31,3 +31,4 @@ app.command("chat")(client_commands.chat)
 app.command("stream")(client_commands.stream)
 app.command("upload")(client_commands.upload)
 app.command("kick")(client_commands.kick)
+app.add_typer(flag_commands.app, name="flags")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Server = PostgresServer | RedisServer
 
 DEMO_USERS = (("acme", "alice", "Alice"), ("acme", "bob", "Bob"), ("globex", "carol", "Carol"))
+OPERATOR = DEMO_USERS[0]
+"""May change flags, too, and hears of their changes."""
 TOKEN_LIFE_S = 7 * 24 * 3600.0
 _REVIVE_S = 0.5
 _REVIVE_MOST_S = 10.0
@@ -54,6 +56,8 @@ def dev(
         overrides["allowed_origins"] = ("*",)
     if not environ.get("HUB_DEMO_ORGS"):
         overrides["demo_orgs"] = tuple(sorted({org for org, _, _ in DEMO_USERS}))
+    if not environ.get("HUB_FLAGS_ORG"):
+        overrides["flags_org"] = OPERATOR[0]
     if not environ.get("HUB_DRAIN_WINDOW_S"):
         # Nobody wants to wait for his own Ctrl-C.
         overrides["drain_window_s"] = 0.5
@@ -150,10 +154,12 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
     from hub.auth.tokens import mint_token
 
     lines = [f"hub is ready at http://{address}   (ws://{address}/ws; Ctrl-C stops it and its servers)", ""]
-    lines.append("tokens, valid for a week:")
+    lines.append(f"tokens, valid for a week ({OPERATOR[1]} may also change flags):")
     tokens = []
     for org, user, name in DEMO_USERS:
-        tokens.append(mint_token(settings, org, user, ttl_s=TOKEN_LIFE_S, name=name))
+        operates = (org, user, name) == OPERATOR
+        scope = f"{settings.default_scope} flags:write" if operates else None
+        tokens.append(mint_token(settings, org, user, scope=scope, ttl_s=TOKEN_LIFE_S, name=name))
         lines.append(f"  {org}/{user}: {tokens[-1]}")
     lines += ["", f"watch it: http://{address}/demo#token={tokens[0]}"]
     lines.append(f"in another tab, to chat with yourself: http://{address}/demo#token={tokens[1]}")
@@ -168,6 +174,7 @@ def welcome(settings: Settings, address: str, ephemeral: bool) -> str:
         f"  {setting}{hub} chat lobby --user ann",
         f'  {setting}{hub} stream --script "Fresh towels in room 12"',
         f"  {setting}{hub} upload FILE               a PDF, an image, a table, an archive",
+        f"  {setting}{hub} flags off chat            flags: what is on for whom (hub flags list); clear brings it back",
         f"  {setting}{hub} publish events:finance invoice.paid '{{\"amount\": 12}}'",
         f'  curl -H "Authorization: Bearer $({hub} token --org acme --user alice)" http://{address}/v1/publish \\',
         '    --json \'{"topic": "events:finance", "name": "invoice.paid", "data": {"amount": 13}}\'',

@@ -9,7 +9,7 @@ from hub.cli.failure import FAILED, reported
 
 @reported
 def doctor() -> None:
-    """Check Redis, PostgreSQL, tokens, clocks, and what services need. Exit code 1 when something must be changed."""
+    """Check Redis, PostgreSQL, clocks, tokens, flags, what services need. Exit code 1 when something must change."""
     import asyncio
 
     from rich.console import Console
@@ -18,6 +18,7 @@ def doctor() -> None:
 
     from hub.cli.checks import Verdict
     from hub.cli.checks_database import check_database
+    from hub.cli.checks_flags import check_flags
     from hub.cli.checks_redis import check_redis
     from hub.cli.checks_services import check_services
     from hub.cli.checks_tokens import check_tokens
@@ -27,7 +28,11 @@ def doctor() -> None:
 
     async def all_rows() -> list[Verdict]:
         groups = await asyncio.gather(
-            check_redis(settings), check_database(settings), check_tokens(settings), check_services(settings)
+            check_redis(settings),
+            check_database(settings),
+            check_tokens(settings),
+            check_flags(settings),
+            check_services(settings),
         )
         return [row for group in groups for row in group]
 

@@ -16,6 +16,7 @@ from hub.protocol.frames import Position, TagValue
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _ROOM = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _META_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PERCENT = re.compile(r"(\d+(?:\.\d{1,3})?) ?%?")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -25,6 +26,14 @@ def duration_s(text: str) -> float:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no duration; write 90s, 30m, 1h or 7d")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def percentage(text: str) -> float:
+    """``10``, ``10%`` or ``0.125%``."""
+    match = _PERCENT.fullmatch(text)
+    if match is None or float(match[1]) > 100:
+        raise typer.BadParameter(f"{text!r} is no percentage; write one between 0 and 100, as 25% or 0.125%")
+    return float(match[1])
 
 
 def position(text: str | None) -> Position | Literal["start", "now"] | None:

@@ -34,10 +34,6 @@ MOST_ATTRIBUTES: Final = 100
 _HEADERS: Final = {"Cache-Control": "no-store"}
 
 
-class _Body(Struct):
-    context: dict[str, Any] = {}
-
-
 class Evaluated(Struct, omit_defaults=True):
     """What a flag is. Without ``value``: the default of whoever asks."""
 
@@ -91,7 +87,7 @@ def _responses(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
-_body: Final = msgspec.json.Decoder(_Body)
+_anything: Final = msgspec.json.Decoder()
 _Gateway = NamedDependency[SkipValidation[Gateway]]
 
 
@@ -148,11 +144,13 @@ async def _subject(request: Request[Principal, Any, Any]) -> Subject:
     try:
         media_type(request)
         data = await read_body(request)
-        context = decode_json(data, _body).context if data else {}
+        given = decode_json(data, _anything) if data else {}
     except HubError as error:
-        parsed = "JSON" in error.message or error.code is ErrorCode.CONTENT_TYPE
-        code = "PARSE_ERROR" if parsed else "INVALID_CONTEXT"
-        raise OfrepError(code, error.code, error.message) from None
+        raise OfrepError("PARSE_ERROR", error.code, error.message) from None
+    context = given.get("context", {}) if isinstance(given, dict) else None
+    if not isinstance(context, dict):
+        text = "the body is an object, and 'context' in it is one, too"
+        raise OfrepError("INVALID_CONTEXT", ErrorCode.BAD_REQUEST, text)
     if len(context) > MOST_ATTRIBUTES:
         text = f"the context has more than {MOST_ATTRIBUTES} attributes; send those that rules look at"
         raise OfrepError("INVALID_CONTEXT", ErrorCode.BAD_REQUEST, text)

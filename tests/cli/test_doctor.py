@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.cli.checks import Verdict, clock
 from hub.cli.checks_database import check_database
+from hub.cli.checks_flags import check_flags
 from hub.cli.checks_redis import check_redis
 from hub.cli.checks_services import check_services
 from hub.cli.checks_tokens import check_tokens
 from hub.config import Settings
-from hub.embedded import RedisServer
+from hub.embedded import PostgresServer, RedisServer
 from tests.cli.conftest import SECRET, Commands
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.servers import running_redis
@@ -40,7 +42,7 @@ async def test_all_is_well(hub_command: Commands, hub_database: HubDatabase) -> 
     assert (run.process.returncode, run.err) == (0, "")
     assert "fail" not in run.out
     assert "warn" not in run.out
-    assert run.out.count("│ ok") == 13
+    assert run.out.count("│ ok") == 15
 
 
 async def test_nothing_is_set(hub_command: Commands) -> None:
@@ -48,7 +50,7 @@ async def test_nothing_is_set(hub_command: Commands) -> None:
     assert run.process.returncode == 1
     for text in ("HUB_REDIS_URL is not set", "HUB_DATABASE_URL is not set", "nothing to verify them with"):
         assert text in run.out
-    assert "3 of 4 checks failed" in run.out
+    assert "3 of 5 checks failed" in run.out
 
 
 async def test_nobody_answers() -> None:
@@ -64,7 +66,7 @@ async def test_nobody_answers() -> None:
 async def test_uploads_that_cannot_be_kept(hub_command: Commands) -> None:
     (hub_command.folder / "data").write_text("in the way")
     run = await hub_command("doctor", HUB_JWT_SECRET="")
-    assert "4 of 4 checks failed" in run.out
+    assert "4 of 5 checks failed" in run.out
     assert "correct HUB_UPLOADS_STORE" in run.out
     assert "uploads_store_failed" not in run.out + run.err
 
@@ -144,3 +146,36 @@ def test_clocks(ahead: float, status: str) -> None:
     assert clock("clock", now + ahead, now - 0.01, now + 0.01).status == status
     # What may be the way there and back is not held against the clock.
     assert clock("clock", now + ahead, now - 100, now + 100).status == "ok"
+
+
+# --- flags
+
+
+async def test_a_file_of_flags_that_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "flags.yaml"
+    (missing,) = await check_flags(settings(flags_file=str(file)))
+    assert (missing.status, "there is no such file" in missing.found) == ("fail", True)
+    file.write_text("flags:\n  chat: 101%\n")
+    (row,) = await check_flags(settings(flags_file=str(file)))
+    assert (row.status, "hub flags check" in row.remedy) == ("fail", True)
+    assert "line 2" in row.found
+    file.write_text("flags:\n  chat: {rollout: 5, owner: ann, description: Rooms., expires: 2020-01-01}\n")
+    well, expired = await check_flags(settings(flags_file=str(file)))
+    assert (well.status, expired.status) == ("ok", "warn")
+    assert "chat expired on 2020-01-01, ask ann" in expired.found
+    row = only(await check_flags(settings(flags_file=str(file), flags_org="_hub")), "flags events")
+    assert row.status == "fail"
+
+
+async def test_flags_at_run_time(hub_database: HubDatabase, postgres_server: PostgresServer) -> None:
+    there = hub_database.settings()
+    assert only(await check_flags(there), "flags at run time").status == "ok"
+    async with hub_database.connect("hub_app") as link:
+        await link.execute(
+            "INSERT INTO hub.flag_overrides (flag, state, version, who, why) VALUES ('gone', 'off', 1, 'x', '')"
+        )
+    row = only(await check_flags(there), "flags at run time")
+    assert (row.status, row.remedy) == ("warn", "`hub flags clear gone` forgets it")
+    async with empty_database(postgres_server) as fresh:
+        row = only(await check_flags(fresh.settings()), "flags at run time")
+        assert (row.status, "hub migrate" in row.remedy) == ("fail", True)

@@ -22,6 +22,7 @@ GUARDED = [
     ("POST", "/v1/tickets"),
     ("POST", "/v1/admin/kick"),
     ("GET", "/v1/stats"),
+    ("POST", "/v1/frames"),
     ("GET", "/v1/flags"),
     ("GET", "/v1/flags/audit"),
     ("GET", "/v1/flags/chat"),

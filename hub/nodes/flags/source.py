@@ -59,13 +59,13 @@ class FlagSource:
 
     def first(self) -> tuple[FlagFile, str]:
         """The file and its digest. Raises ``ConfigError`` when there is none, or it is invalid."""
-        look = self.look("")
+        look = self.look(None)
         if look.file is None:
             assert look.problem is not None  # noqa: S101 - one of both is there
             raise ConfigError(f"HUB_FLAGS_FILE is invalid. {look.problem.message}")
         return look.file, look.digest
 
-    def look(self, known: str) -> Look:
+    def look(self, known: str | None) -> Look:
         """What is there now; without both, when it is what has the digest ``known``."""
         try:
             text, digest = self._read()
