@@ -16,9 +16,7 @@ from hub.config.flag_bounds import FLAG_FILE_BYTES, FLAG_FILE_DEPTH, FLAG_FILE_F
 from hub.errors import ConfigError
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-_LOOKS_LIKE_NUMBER = re.compile(
-    r"[-+.]?(\d[\d_.:]*|0[xob][\da-f_]+|\.?(inf|nan))([eE][+-]?\d+)?", re.ASCII | re.IGNORECASE
-)
+_OCTAL = re.compile(r"[-+]?0o[0-7]+", re.ASCII)
 _SWITCH_WORDS: Final = frozenset({"on", "off", "yes", "no"})
 
 
@@ -242,9 +240,16 @@ def scalar_value(node: Scalar, faults: Faults) -> Any:
         return text
     if (number := _NUMBER.fullmatch(text)) is not None:
         return _number(node, whole=number[2] is None and number[3] is None, faults=faults)
-    if _LOOKS_LIKE_NUMBER.fullmatch(text):
+    if _is_number_for_others(text):
         faults.add(node.line, f'{text[:40]}: write a number as 1234 or 0.5, or "{text[:40]}" in quotes for the text')
     return text
+
+
+def _is_number_for_others(text: str) -> bool:
+    """Whether readers of YAML take it for a number, by its older or newer rules: 017, 0o17, 0x10, 1:30, 1_000, .inf."""
+    resolver = yaml.resolver.Resolver()
+    tag = resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") or _OCTAL.fullmatch(text) is not None
 
 
 def _number(node: Scalar, *, whole: bool, faults: Faults) -> int | float:

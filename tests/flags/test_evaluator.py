@@ -48,6 +48,13 @@ def test_a_percentage_at_run_time_leaves_allow_list_and_rules() -> None:
     assert evaluator("  chat: 0%", chat=Override("chat", percent=100_000)).on("chat", ANN)
 
 
+def test_who_is_not_known_is_outside_of_every_part() -> None:
+    assert evaluator("  chat: on").on("chat", Subject())
+    assert not evaluator("  chat: 99.999%").on("chat", Subject())
+    assert not evaluator("  chat: on", chat=Override("chat", percent=99_999)).on("chat", Subject())
+    assert not evaluator("  chat: {rollout: 99.999, by: org}").on("chat", Subject("ann"))
+
+
 def test_a_stage_stands_in_the_place_of_the_file_and_below_an_override() -> None:
     file = load_flags("flags:\n  chat: {stages: [{after: 0h, percent: 1}]}", "flags.yaml")
     stages = {"chat": StageState("chat", 100_000)}
@@ -88,6 +95,8 @@ def test_what_differs() -> None:
     other = evaluator("  chat: 51%\n  uploads: {owner: ann}\n  presence: off\n  new: on")
     assert one.differs(other) == {"chat", "presence", "gone", "new"}
     assert one.version != other.version
+    changed = evaluator("  chat: on", chat=Override("chat", percent=5, version=1))
+    assert len({changed.version, evaluator("  chat: on").version, evaluator("  chat: on  # as ever").version}) == 3
     assert one.differs(evaluator("  chat: 50%\n  uploads: on\n  presence: on\n  gone: on")) == frozenset()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -22,6 +23,11 @@ def test_code_and_file_name_the_same_flags() -> None:
     flags = load_flags(FILE.read_text(), FILE.name).flags
     assert set(flags) == _asked_by_code()
     assert [name for name, flag in flags.items() if not (flag.owner and flag.description and flag.expires)] == []
+
+
+def test_the_examples_of_the_documents_are_flags() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (FILE.parent / "docs" / "flags.md").read_text(), re.DOTALL)
+    assert [len(load_flags(example, "docs/flags.md").flags) > 0 for example in examples] == [True] * 3
 
 
 def test_everything_is_on_for_everybody() -> None:
