@@ -49,6 +49,9 @@ ROWS = (
     "upload_socket",
     "upload_tus",
     "upload_events",
+    "polls",
+    "sse",
+    "flags_flip",
 )
 RESULTS = Path(__file__).parent.parent / ".hub" / "bench.json"
 _QUIET_LIMIT_S = 60.0

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from loadtest.machine import prefer
 
@@ -30,6 +30,7 @@ class Programs:
     wsload: Path
     paced: Path
     upload: Path
+    httpload: Path
 
 
 def compile_programs(folder: Path) -> Programs:
@@ -37,9 +38,10 @@ def compile_programs(folder: Path) -> Programs:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise NoCompiler("no C compiler (cc, gcc, clang) on PATH: install one, e.g. apt-get install gcc libc6-dev")
-    for name in ("wsload", "paced", "upload"):
+    programs = Programs(*(folder / name for name in Programs.__slots__))
+    for name in Programs.__slots__:
         subprocess.run([compiler, "-O2", "-o", folder / name, FOLDER / f"{name}.c"], check=True)
-    return Programs(folder / "wsload", folder / "paced", folder / "upload")
+    return programs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,20 @@ class Clients:
     hellos: Sequence[str] = ()
     hexadecimal: bool = False
     welcome: str = '"type":"welcome"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpClients:
+    """What clients without a socket ask: ``first``, and (polls) ``next`` again and again.
+
+    In both ~~~~~ stands for the connection's number; in ``next`` CURSOR for what the answer before has as its cursor.
+    """
+
+    way: Literal["poll", "sse"]
+    port: int
+    first: str
+    next: str = ""
+    headers: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +130,19 @@ def connect(programs: Programs, clients: Clients, **options: Any) -> Generator:
             command += [f"--{option}", f"@{path}"]
     if clients.hexadecimal:
         command.append("--hex")
+    return _start([*command, *flags(options)], folder)
+
+
+def ask(programs: Programs, clients: HttpClients, **options: Any) -> Generator:
+    """Starts clients without a socket; ``options`` are those of httpload.c. It says the same three lines."""
+    folder = tempfile.TemporaryDirectory(prefix="hub-load-")
+    command = [str(programs.httpload), "--way", clients.way, "--port", str(clients.port), "--first", clients.first]
+    if clients.next:
+        command += ["--next", clients.next]
+    if clients.headers:
+        path = Path(folder.name) / "header"
+        path.write_text("\n".join(clients.headers))
+        command += ["--header", f"@{path}"]
     return _start([*command, *flags(options)], folder)
 
 

@@ -43,6 +43,10 @@ class HubServer(Server):
         self._redis_url = redis_url
         self._changes = changes
 
+    def twin(self, folder: Path) -> HubServer:
+        """Another node of the same deployment; not started yet."""
+        return HubServer(folder, self._redis_url, **self._changes)
+
     @property
     def settings(self) -> Settings:
         """The settings that the node reads from its environment."""

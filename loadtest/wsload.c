@@ -43,6 +43,7 @@ static struct connection *connections;
 static struct histogram latency, opening, catching_up;
 static char buffer[BUFFER];
 static int poller, next_to_open, opening_now, open_count, gone_count, kth_count, last_close;
+static int64_t last_kth_ns; /* of the clock: when the last of them got its k-th event */
 static bool measuring;
 static volatile sig_atomic_t stopped;
 static size_t marker_bytes;
@@ -207,6 +208,7 @@ static void count_events(struct connection *c, const char *data, size_t bytes, i
         if (options.kth && c->events == (uint64_t)options.kth) {
             c->kth_ns = now_ns(CLOCK_MONOTONIC);
             add(&catching_up, (c->kth_ns - c->started_ns) / 1000);
+            last_kth_ns = realtime_ns;
             kth_count++;
         }
     }
@@ -309,8 +311,8 @@ static void report(double seconds, double cpu) {
     }
     printf("{\"phase\": \"done\", \"seconds\": %.4f, \"events\": %lu, \"bytes\": %lu, \"events_per_s\": %.1f, "
            "\"fewest\": %lu, \"most\": %lu, \"open\": %d, \"gone\": %d, \"close_code\": %d, \"cpu\": %.4f, "
-           "\"caught_up\": %d", seconds, events, bytes, (double)events / seconds, fewest, most, open_count, gone_count,
-           last_close, cpu / seconds, kth_count);
+           "\"caught_up\": %d, \"last_kth_ns\": %ld", seconds, events, bytes, (double)events / seconds, fewest, most,
+           open_count, gone_count, last_close, cpu / seconds, kth_count, last_kth_ns);
     print_histogram("latency_ms", &latency);
     print_histogram("catch_up_ms", &catching_up);
     puts("}");
