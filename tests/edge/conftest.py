@@ -12,6 +12,7 @@ import pytest
 from hub.embedded import PostgresServer, RedisServer
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event
+from tests.edge import transports
 from tests.edge.conversation import SHARED_TOPIC
 from tests.edge.http_hub import HttpHub, running_hub
 from tests.support.hub_database import HubDatabase, empty_database
@@ -42,9 +43,34 @@ async def http_hub(
             yield hub
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of a hub by every way that its file is for."""
+    if "socket_kind" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        metafunc.parametrize(
+            "socket_kind", transports.KINDS.get(module, transports.SOCKETS), indirect=True, scope="module"
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what cannot be asked over a transport."""
+    left_out = [item for item in items if isinstance(item, pytest.Function) and _left_out(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = {id(item) for item in left_out}
+        items[:] = [item for item in items if id(item) not in gone]
+
+
+def _left_out(item: pytest.Function) -> bool:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    encoding = params.get("encoding", Encoding.JSON)
+    name = encoding.name.lower() if isinstance(encoding, Encoding) else ""
+    return bool(transports.reason_to_leave_out(item.originalname, params.get("socket_kind", "direct"), name))
+
+
+@pytest.fixture(scope="module")
 def socket_kind(request: pytest.FixtureRequest) -> SocketKind:
-    """Which implementation of ``Socket`` the test runs over."""
+    """By which server and transport the test asks."""
     kind: SocketKind = request.param
     return kind
 

@@ -8,16 +8,19 @@ from typing import Any
 
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Welcome
-from tests.support.raw_client import RawClient, raw_client
+from tests.support.raw_client import RawClient, Transport, raw_client
 from tests.support.running_hub import EVERYTHING, RunningHub
 
 
 class Peers(contextlib.AsyncExitStack):
     """``open`` connects, ``join`` says hello too. Unless told otherwise it is user u1 of this test's organisation."""
 
-    def __init__(self, hub: RunningHub, encoding: Encoding = Encoding.JSON, org: str = "") -> None:
+    def __init__(
+        self, hub: RunningHub, encoding: Encoding = Encoding.JSON, org: str = "", transport: Transport | None = None
+    ) -> None:
         super().__init__()
         self.hub = hub
+        self.transport = transport or hub.transport
         self.encoding = encoding
         self.org = org or f"org-{secrets.token_hex(4)}"
         self.welcome: Welcome
@@ -34,8 +37,8 @@ class Peers(contextlib.AsyncExitStack):
 
     async def open(self, token: str = "", **how: Any) -> RawClient:
         """A connection without hello, with whatever ``raw_client`` takes."""
-        encoding = how.pop("encoding", self.encoding)
-        return await self.enter_async_context(raw_client(self.hub.url, token, encoding=encoding, **how))
+        how = {"encoding": self.encoding, "transport": self.transport, **how}
+        return await self.enter_async_context(raw_client(self.hub.url, token, **how))
 
     async def join(
         self,

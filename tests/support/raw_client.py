@@ -11,7 +11,8 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -30,7 +31,9 @@ from hub.protocol.frames import (
     Verdict,
     Welcome,
 )
+from tests.support.http_link import LINKS, HttpLink
 
+Transport = Literal["websocket", "sse", "poll"]
 WAIT_S = 5.0
 _json: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 _msgpack: msgspec.msgpack.Decoder[ServerFrame] = msgspec.msgpack.Decoder(ServerFrame)
@@ -47,9 +50,9 @@ class ClosedByHub(AssertionError):
 
 
 class RawClient:
-    """One open WebSocket. Frames that came while an answer was awaited are kept, in order, for ``receive``."""
+    """One connection. Frames that came while an answer was awaited are kept, in order, for ``receive``."""
 
-    def __init__(self, socket: ClientConnection, encoding: Encoding) -> None:
+    def __init__(self, socket: ClientConnection | HttpLink, encoding: Encoding) -> None:
         self.socket = socket
         self.encoding = encoding
         self.token = ""
@@ -238,12 +241,26 @@ async def raw_client(
     headers: dict[str, str] | None = None,
     subprotocols: Sequence[str] | None = None,
     query: str = "",
+    transport: Transport = "websocket",
     **options: Any,
 ) -> AsyncIterator[RawClient]:
-    """An open connection, with ``token`` in the Authorization header. No ``hello`` was sent yet."""
+    """An open connection, with ``token`` in the Authorization header. No ``hello`` was sent yet.
+
+    ``options`` are those of ``websockets``; other transports go by ``sock`` alone.
+    """
     extra = dict(headers or {})
     if token:
         extra["Authorization"] = f"Bearer {token}"
+    if transport != "websocket":
+        assert encoding is Encoding.JSON, transport
+        link = LINKS[transport](urlsplit(url).port, extra, query, options.get("sock"))
+        client = RawClient(link, encoding)
+        client.token = token
+        try:
+            yield client
+        finally:
+            await link.close()
+        return
     offered = [encoding.value] if subprotocols is None else list(subprotocols)
     connecting = connect(
         url + query,

@@ -1,5 +1,7 @@
 """A whole node on a free port: the hub's own sockets on uvloop ("direct") or a stock uvicorn ("asgi").
 
+Its clients (``tests.support.peers``) come by WebSockets, server-sent events or polls.
+
 It runs in a thread with an event loop of its own, as in production: a test that blocks or a client that does not read
 holds up nobody but itself. What it logs is caught; an error that the test did not allow fails the test.
 """
@@ -26,9 +28,11 @@ from hub.service import ServiceFactory
 from hub.serving import direct_server
 from tests.support.hub_services import TestService
 from tests.support.log_catcher import LogCatcher, caught_logs
+from tests.support.raw_client import Transport
 from tests.support.waiting import until
 
-SocketKind = Literal["direct", "asgi"]
+SocketKind = Literal["direct", "asgi", "sse", "poll", "sse-asgi", "poll-asgi"]
+"""The server, and how clients come: by WebSockets unless it says otherwise."""
 SECRET = "not-a-secret-but-32-bytes-long-ok"
 EVERYTHING = "subscribe:* publish:* call:*"
 _START_S = 10.0
@@ -55,6 +59,18 @@ class RunningHub:
         self._factories: Sequence[ServiceFactory] = ()
         self.flags: FixedFlags | None = None
         """In place of those of a file; set it before the hub starts."""
+
+    @property
+    def stock(self) -> bool:
+        """Whether it is a stock server, whose sockets the hub does not own."""
+        return self.kind.endswith("asgi")
+
+    @property
+    def transport(self) -> Transport:
+        """How clients come."""
+        if self.kind.startswith("sse"):
+            return "sse"
+        return "poll" if self.kind.startswith("poll") else "websocket"
 
     @property
     def url(self) -> str:
@@ -114,10 +130,10 @@ class RunningHub:
         self.loop = asyncio.get_running_loop()
         self.node = await Node.build(self.settings, self._factories, self.flags)
         self.gateway = self.node.gateway
-        if self.kind == "direct":
-            self._server = direct_server(self.settings, self.node)
-        else:
+        if self.stock:
             self._server = uvicorn.Server(_stock(self.node, self.settings))
+        else:
+            self._server = direct_server(self.settings, self.node)
         serving = asyncio.ensure_future(self._server.serve())
         await until(lambda: self._server.started or serving.done(), _START_S, "uvicorn to listen")
         if self._server.started:

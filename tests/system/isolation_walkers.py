@@ -24,7 +24,7 @@ from hub.protocol.cursor import Cursor, Standing, digest_of, encode_cursor
 from hub.protocol.frames import Pong, Position
 from tests.services.chat.reading import document, events
 from tests.support.peers import Peers
-from tests.support.raw_client import ClosedByHub, RawClient
+from tests.support.raw_client import ClosedByHub, RawClient, Transport
 from tests.support.running_hub import RunningHub
 from tests.support.waiting import until
 
@@ -49,6 +49,8 @@ class Names:
     """By kind."""
     positions: dict[str, Position]
     """Of the other organisation's topics, by kind; the same in both runs."""
+    transport: Transport = "websocket"
+    """How the intruder says frames."""
 
     def token(self, org: str = "") -> str:
         """A token of a user of the same name."""
@@ -90,7 +92,7 @@ KEYS: dict[str, tuple[str, str]] = {
 
 async def _conversation(names: Names, *sent: dict[str, Any], query: str = "", **hello: Any) -> list[bytes]:
     """Says hello and sends frames; returns all that came until the hub had performed them or closed."""
-    async with Peers(names.hub) as peers:
+    async with Peers(names.hub, transport=names.transport) as peers:
         client = await peers.open(names.token(), query=query)
         await client.send({"type": "hello", "id": "hello", **hello})
         for frame in sent:
@@ -151,7 +153,7 @@ async def _call(names: Names) -> list[bytes]:
 
 
 async def _conversation_of_a_call(names: Names, method: str, params: dict[str, Any]) -> list[bytes]:
-    async with Peers(names.hub) as peers:
+    async with Peers(names.hub, transport=names.transport) as peers:
         client = await peers.open(names.token())
         await client.hello(subscribe=names.items())
         await client.send({"type": "call", "id": 1, "method": method, "params": params})
