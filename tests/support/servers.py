@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import shutil
 import socket
 import tempfile
@@ -15,14 +17,33 @@ from hub.embedded import PostgresServer, RedisServer
 from hub.errors import ConfigError
 
 _ATTEMPTS = 5
+# Linux gives out 32768 and above. A server of a cluster may also use the port 10 000 above its own.
+_PORTS_FROM, _PORTS, _PORT_RANGES = 10_000, 3000, 4
 
 
 def free_port() -> int:
-    """A TCP port that was free just now on loopback. Another process may take it first: start again if so."""
+    """A TCP port that was free just now on loopback, out of a range of this test process.
+
+    The kernel takes the ports of outgoing connections from elsewhere, so that a server which is away for a while finds
+    its port as it left it.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = _PORTS_FROM + worker % _PORT_RANGES * _PORTS
+    while True:
+        port = random.SystemRandom().randrange(begin, begin + _PORTS)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) and _can_bind(port):
+                return port
+
+
+def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from tests.support.servers import client, running_redis
 from tests.system.judge import Figures
 from tests.system.ordeal import Ordeal, Plan, RedisLink, oracle_seed, ordeal
 
-_FIGURES = pytest.StashKey[list[Figures]]()
-_REMARKS = pytest.StashKey[list[str]]()
+_FIGURES, _REMARK = "figures", "remark"  # properties of a test's report, which reaches whoever prints it
 Remark = Callable[[str], None]
 """Says something at the end of the run, whatever becomes of the test."""
 _COLUMNS: tuple[tuple[str, str, Callable[[Figures], Any]], ...] = (
@@ -35,18 +35,17 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Figures], Any]], ...] = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = []
-    config.stash[_REMARKS] = []
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was measured, and the table of `make oracle`."""
-    if config.stash[_REMARKS]:
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    ended = [report for report in reports if getattr(report, "when", "") == "teardown"]
+    said = [(name, value) for report in ended for name, value in report.user_properties]
+    remarks = [value for name, value in said if name == _REMARK]
+    if remarks:
         terminalreporter.section("measured")
-        for remark in config.stash[_REMARKS]:
+        for remark in remarks:
             terminalreporter.line(remark)
-    rows = config.stash[_FIGURES]
+    rows = [Figures(**value) for name, value in said if name == _FIGURES]
     if not rows:
         return
     terminalreporter.section("fault oracle")
@@ -73,16 +72,18 @@ class Arena:
 
 
 @pytest.fixture
-def arena(pytestconfig: pytest.Config, hub_database: HubDatabase, tmp_path: Path) -> Arena:
+def arena(request: pytest.FixtureRequest, hub_database: HubDatabase, tmp_path: Path) -> Iterator[Arena]:
     """Where scenarios run."""
-    return Arena(pytestconfig.stash[_FIGURES], hub_database, tmp_path)
+    rows: list[Figures] = []
+    yield Arena(rows, hub_database, tmp_path)
+    request.node.user_properties += [(_FIGURES, asdict(row)) for row in rows]
 
 
 @pytest.fixture
-def remark(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Remark:
+def remark(request: pytest.FixtureRequest) -> Remark:
     """For figures that a test has measured, and seeds."""
-    remarks = pytestconfig.stash[_REMARKS]
-    return lambda text: remarks.append(f"{request.node.name}: {text}")
+    node = request.node
+    return lambda text: node.user_properties.append((_REMARK, f"{node.name}: {text}"))
 
 
 @pytest.fixture
