@@ -161,7 +161,7 @@ class _Foreign:
         msgspec.msgpack.Ext(1, b""),
         _Foreign(),
     ],
-    ids=repr,
+    ids=lambda wrong: repr(wrong).partition(" object at ")[0],
 )
 def test_data_outside_the_json_model_is_refused(wrong: Any) -> None:
     for value in (wrong, [wrong], {"x": wrong}):

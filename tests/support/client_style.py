@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(slots=True)
@@ -21,5 +22,7 @@ class Style:
     """Leaves after a moment, again and again."""
     toggles: bool = False
     """Subscribes and unsubscribes in a tight loop."""
+    transport: Literal["websocket", "sse", "poll"] = "websocket"
+    """Others speak JSON. One that polls asks another node each time."""
     receive_buffer: int | None = None
     """Bytes of the socket's buffer, for clients that stop reading."""

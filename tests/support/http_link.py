@@ -13,7 +13,7 @@ import itertools
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -65,9 +65,12 @@ class HttpLink(ABC):
 
     path = ""
 
-    def __init__(self, port: int, headers: Mapping[str, str], query: str, link: socket.socket | None) -> None:
+    def __init__(
+        self, ports: Sequence[int], headers: Mapping[str, str], query: str = "", link: socket.socket | None = None
+    ) -> None:
+        """``ports``: where the hub is; with several each request asks another node, as a load balancer would do it."""
         self.cursor = ""
-        self._port = port
+        self._ports = itertools.cycle(ports)
         self._headers = dict(headers)
         self._query = query
         self._socket = link
@@ -123,17 +126,42 @@ class HttpLink(ABC):
                 task.result()
         return self._came.popleft().decode()
 
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while True:
+            yield await self.recv()
+
     async def close(self) -> None:
         """Leaves without a word, as clients of HTTP do."""
-        self._end = self._end or Close(1006, "left")
+        self.abort()
         tasks = [task for task in (self._reading, *self._calls) if task is not None]
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._leave()
-        if self._said is not None:
-            self._said.close()
-            await self._said.closed()
+        for line in self._lines():
+            await line.closed()
+
+    @property
+    def transport(self) -> HttpLink:
+        """What can be aborted."""
+        return self
+
+    def abort(self) -> None:
+        """Leaves at once."""
+        self._ended("left")
+        for task in (self._reading, *self._calls):
+            if task is not None:
+                task.cancel()
+        for line in self._lines():
+            line.close()
+
+    @property
+    def close_code(self) -> int | None:
+        """Why it ended."""
+        return None if self._end is None else self._end.code
+
+    async def wait_closed(self) -> None:
+        """Waits for the end; what comes until then is dropped."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self.recv()
 
     # --- what the transports do
 
@@ -146,8 +174,8 @@ class HttpLink(ABC):
         """Waits until something came, and takes it."""
 
     @abstractmethod
-    async def _leave(self) -> None:
-        """Closes what is the transport's own."""
+    def _lines(self) -> list[HttpLine]:
+        """All that are open."""
 
     @abstractmethod
     async def _refusal(self) -> bytes:
@@ -168,9 +196,14 @@ class HttpLink(ABC):
             # Whoever sent a ping waits for its answer in the place where a socket would have brought it.
             self._came.append(self._quiet.pop(frame.id, raw) if isinstance(frame.id, str) else raw)
 
-    def _ended(self) -> None:
+    def _ended(self, why: str = "the answer ended without a close frame") -> None:
         if self._end is None:
-            self._end = Close(1006, "the answer ended without a close frame")
+            self._end = Close(1006, why)
+
+    @property
+    def _opening(self) -> Mapping[str, str]:
+        """Headers of the first request: a ticket stands for the token."""
+        return {} if "ticket=" in self._query else self._headers
 
     # --- saying
 
@@ -197,7 +230,7 @@ class HttpLink(ABC):
 
     def _call(self, message: str) -> None:
         async def call() -> None:
-            line = await HttpLine.opened(self._port)
+            line = await HttpLine.opened(next(self._ports))
             try:
                 self._take(await self._say(message, line))
             finally:
@@ -214,21 +247,29 @@ class HttpLink(ABC):
         return answer
 
     async def _post(self, message: str, line: HttpLine | None) -> list[bytes]:
+        body = f'{{"session":"{self._session}","frames":[{message}]}}'.encode()
+        try:
+            head, answer = await self._posted(body, line)
+        except (OSError, EOFError) as error:
+            self._ended(f"saying failed: {error!r}")
+            raise ConnectionClosedError(self._end, None) from error
+        if head.status == 200:
+            return [bytes(raw) for raw in msgspec.json.decode(answer, type=_Frames).frames]
+        assert head.headers["content-type"] == "application/problem+json", (head, answer[:200])
+        return [_error(msgspec.json.decode(answer), _looked_at(message).id)]
+
+    async def _posted(self, body: bytes, line: HttpLine | None) -> tuple[Head, bytes]:
         if line is None:
             if self._said is None:
-                self._said = await HttpLine.opened(self._port)
+                self._said = await HttpLine.opened(next(self._ports))
             line = self._said
-        body = f'{{"session":"{self._session}","frames":[{message}]}}'.encode()
         head = await line.ask("POST", "/v1/frames", self._headers, body)
         answer = await line.body()
         if head.headers.get("connection") == "close" and line is self._said:
             line.close()
             await line.closed()
             self._said = None
-        if head.status == 200:
-            return [bytes(raw) for raw in msgspec.json.decode(answer, type=_Frames).frames]
-        assert head.headers["content-type"] == "application/problem+json", (head, answer[:200])
-        return [_error(msgspec.json.decode(answer), _looked_at(message).id)]
+        return head, answer
 
 
 class SseLink(HttpLink):
@@ -238,23 +279,25 @@ class SseLink(HttpLink):
 
     def __init__(self, *how: Any) -> None:
         super().__init__(*how)
-        self._line: HttpLine
+        self._line: HttpLine | None = None
         self._kept = b""
 
     async def _begin(self, hello: bytes) -> Head:
-        self._line = await HttpLine.opened(self._port, self._socket)
-        head = await self._line.ask("POST", self.path + self._query, self._headers, hello)
+        line = self._line = await HttpLine.opened(next(self._ports), self._socket)
+        head = await line.ask("POST", self.path + self._query, self._opening, hello)
         if head.status == 200:
             assert head.headers["content-type"].startswith("text/event-stream"), head
         return head
 
     async def _refusal(self) -> bytes:
+        assert self._line is not None
         return await self._line.body()
 
     async def _read(self) -> None:
+        assert self._line is not None
         try:
             piece = await self._line.piece()
-        except (EOFError, ConnectionError, asyncio.IncompleteReadError):
+        except (EOFError, OSError):
             piece = b""
         if not piece:
             self._ended()
@@ -278,10 +321,8 @@ class SseLink(HttpLink):
         if data:
             self._take([b"\n".join(data)])
 
-    async def _leave(self) -> None:
-        if self._opened:
-            self._line.close()
-            await self._line.closed()
+    def _lines(self) -> list[HttpLine]:
+        return [line for line in (self._line, self._said) if line is not None]
 
 
 class PollLink(HttpLink):
@@ -291,13 +332,13 @@ class PollLink(HttpLink):
 
     def __init__(self, *how: Any) -> None:
         super().__init__(*how)
-        self._line: HttpLine
+        self._asked: dict[int, HttpLine] = {}
+        """By port."""
         self._body = b""
         self._polling = asyncio.Lock()
 
     async def _begin(self, hello: bytes) -> Head:
-        self._line = await HttpLine.opened(self._port, self._socket)
-        return await self._ask("POST", self.path + self._query, hello)
+        return await self._ask("POST", self.path + self._query, self._opening, hello)
 
     async def _refusal(self) -> bytes:
         return self._body
@@ -315,29 +356,31 @@ class PollLink(HttpLink):
         async with self._polling:
             target = f"{self.path}?cursor={quote(self.cursor)}&wait={wait_s:g}"
             try:
-                head = await self._ask("GET", target, None)
-            except (EOFError, ConnectionError):
+                head = await self._ask("GET", target, self._headers)
+            except (EOFError, OSError):
                 self._ended()
                 return
         if head.status != 200:
             self._refused(head, self._body, None)
 
-    async def _ask(self, method: str, target: str, body: bytes | None) -> Head:
-        head = await self._line.ask(method, target, self._headers, body)
-        self._body = await self._line.body()
+    async def _ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None) -> Head:
+        port = next(self._ports)
+        if port not in self._asked:
+            self._asked[port] = await HttpLine.opened(port, self._socket)
+        line = self._asked[port]
+        head = await line.ask(method, target, headers, body)
+        self._body = await line.body()
         if head.headers.get("connection") == "close":
-            self._line.close()
-            self._line = await HttpLine.opened(self._port)
+            line.close()
+            del self._asked[port]
         if head.status == 200:
             polled = msgspec.json.decode(self._body, type=_Polled)
             self.cursor = polled.cursor
             self._take([bytes(raw) for raw in polled.frames])
         return head
 
-    async def _leave(self) -> None:
-        if self._opened:
-            self._line.close()
-            await self._line.closed()
+    def _lines(self) -> list[HttpLine]:
+        return [line for line in (*self._asked.values(), self._said) if line is not None]
 
 
 def _looked_at(message: str | bytes) -> _Frame:
@@ -364,5 +407,3 @@ def _is_gone(raw: bytes) -> bool:
 
 
 LINKS: dict[str, type[HttpLink]] = {"sse": SseLink, "poll": PollLink}
-
-__all__ = ("LINKS", "POLL_S", "ConnectionClosed", "HttpLink", "PollLink", "SseLink")

@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from tests.support.client_style import Style
+from tests.support.http_link import LINKS, HttpLink
 from tests.system.witness import Witness
 
 HEARTBEAT_S = 5.0  # what the oracle's nodes are told
@@ -44,7 +45,7 @@ class _ComeAgain(Exception):
 class _Link:
     """What lasts as long as one connection."""
 
-    socket: ClientConnection
+    socket: ClientConnection | HttpLink
     heard_at: float
     by_ticket: bool
     unacked: int = 0
@@ -134,7 +135,9 @@ class OracleClient:
             return
         with contextlib.suppress(ConnectionClosed):
             await self._acknowledge(link)
-        if self.reading.is_set() and time.monotonic() - link.heard_at > 2 * HEARTBEAT_S + 5:
+        # Nobody tells a client that polls that nothing has happened.
+        listens = self.reading.is_set() and self.style.transport != "poll"
+        if listens and time.monotonic() - link.heard_at > 2 * HEARTBEAT_S + 5:
             link.socket.transport.abort()
 
     # --- one connection
@@ -165,10 +168,13 @@ class OracleClient:
         return self._pause(link)
 
     async def _open(self) -> _Link:
-        address = self._random.choice(self._addresses())
+        addresses = self._random.sample(self._addresses(), len(self._addresses()))
+        address = addresses[0]
         ticket = self._ticket
         query = f"?ticket={ticket}" if ticket else ""
         headers = {} if query or self.style.token_in_hello else {"Authorization": f"Bearer {self._token}"}
+        if self.style.transport != "websocket":
+            return self._asking(addresses, query)
         opened = await connect(
             f"ws://{address}/ws{query}",
             sock=await self._socket(address),
@@ -182,6 +188,16 @@ class OracleClient:
         self.connections += 1
         self._ticket = ""
         return _Link(opened, time.monotonic(), by_ticket=bool(ticket))
+
+    def _asking(self, addresses: Sequence[str], query: str) -> _Link:
+        """By requests, each of which bears the token; a ticket says whose session it is."""
+        nodes = addresses if self.style.transport == "poll" else addresses[:1]
+        ports = [int(address.rpartition(":")[2]) for address in nodes]
+        headers = {"Authorization": f"Bearer {self._token}"}
+        self.connections += 1
+        self._ticket = ""
+        link = LINKS[self.style.transport](ports, headers, query)
+        return _Link(link, time.monotonic(), by_ticket=bool(query))
 
     async def _socket(self, address: str) -> socket.socket:
         plain = socket.socket()
@@ -320,7 +336,11 @@ class OracleClient:
                 if place.seq:
                     link.first_acked.setdefault(topic, now)
             told = {topic: {"epoch": place.epoch, "seq": place.seq} for topic, place in positions.items()}
-            await self._send(link, {"type": "ack", "positions": told})
+            sending = self._send(link, {"type": "ack", "positions": told})
+            if self.style.transport == "websocket":
+                await sending
+            else:  # its answer is nothing to wait for
+                link.tasks.append(asyncio.create_task(sending))
 
     async def _go_at_slot(self, link: _Link, after_s: float) -> None:
         await asyncio.sleep(after_s)

@@ -253,7 +253,7 @@ async def raw_client(
         extra["Authorization"] = f"Bearer {token}"
     if transport != "websocket":
         assert encoding is Encoding.JSON, transport
-        link = LINKS[transport](urlsplit(url).port, extra, query, options.get("sock"))
+        link = LINKS[transport]([urlsplit(url).port or 80], extra, query, options.get("sock"))
         client = RawClient(link, encoding)
         client.token = token
         try:

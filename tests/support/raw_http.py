@@ -35,7 +35,7 @@ class HttpLine:
     async def opened(cls, port: int, link: socket.socket | None = None) -> HttpLine:
         """A connection to loopback, or over ``link``."""
         where = {"sock": link} if link is not None else {"host": "127.0.0.1", "port": port}
-        return cls(*await asyncio.open_connection(**where, limit=_LIMIT_BYTES))  # type: ignore[arg-type]
+        return cls(*await asyncio.open_connection(**where, limit=_LIMIT_BYTES))
 
     async def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None) -> Head:
         """Sends a request and returns the head of its answer."""

@@ -90,18 +90,20 @@ class Reader:
 class Stage:
     """Two nodes, a crowd, readers, and somebody who publishes."""
 
-    def __init__(self, nodes: list[HubProcess], redis: RedisServer, database: HubDatabase) -> None:
+    def __init__(self, nodes: list[HubProcess], redis: RedisServer, database: HubDatabase, file: Path) -> None:
         self.nodes = nodes
         self.redis = redis
+        self.file = file
         ways = [HttpWay(lambda: [node.address for node in nodes], token("publisher"), 0)]
         self.publisher = Publisher([*ways, SqlWay(database.url("hub_app"), ORG, 0)], READ, 60.0, seed=7)
-        self.readers = [Reader(number, nodes[number % 2].port) for number in range(CLIENTS)]
+        self.readers: list[Reader] = []
         self.crowd: list[Onlooker] = []
         self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token('operator', 'flags:write')}"})
 
-    async def fill(self) -> None:
+    async def fill(self, sockets: int, clients: int) -> None:
         """Everybody comes in, and events flow."""
-        tokens = [token(f"onlooker-{number}") for number in range(SOCKETS)]
+        self.readers = [Reader(number, self.nodes[number % 2].port) for number in range(clients)]
+        tokens = [token(f"onlooker-{number}") for number in range(sockets)]
         self.crowd = await onlookers([node.port for node in self.nodes], tokens, [[KILLED], [SPARED]])
         await until(lambda: all(one.welcomed for one in self.crowd), WAIT_S, "the crowd to be in")
         self.publisher.start()
@@ -110,13 +112,12 @@ class Stage:
         await self.arrive()
         assert {reader.client.transport for reader in self.readers} == {"websocket"}
 
-    async def set(self, **states: str) -> float:
-        """Changes flags through the first node; when it was asked."""
+    async def set(self, node: int = 0, **states: str) -> float:
+        """Changes flags through a node; when it was asked."""
         changes = [{"flag": flag, "state": state} for flag, state in states.items()]
         asked = time.monotonic()
-        answer = await self._http.patch(
-            f"http://{self.nodes[0].address}/v1/flags", json={"changes": changes, "why": "a test"}
-        )
+        url = f"http://{self.nodes[node].address}/v1/flags"
+        answer = await self._http.patch(url, json={"changes": changes, "why": "a test"})
         assert answer.status_code == 200, answer.text
         return asked
 
@@ -177,27 +178,26 @@ def _difference(seen: dict[str, list[int]], wanted: dict[str, list[int]]) -> str
 
 
 @pytest.fixture
-async def stage(own_redis: RedisServer, hub_database: HubDatabase, tmp_path: Path) -> AsyncIterator[Stage]:
-    """Running, and full of people. Fails when a node logged a traceback."""
+async def stage(
+    request: pytest.FixtureRequest, own_redis: RedisServer, hub_database: HubDatabase, tmp_path: Path
+) -> AsyncIterator[Stage]:
+    """Running, with so many sockets and clients. Fails when a node logged a traceback."""
     file = tmp_path / "feature_flags.yaml"
     shutil.copy(SHIPPED, file)
-    settings = environment(
-        own_redis.url,
-        hub_database,
-        {
-            "HUB_FLAGS_FILE": str(file),
-            "HUB_FLAGS_DRAIN_WINDOW_S": str(WINDOW_S),
-            "HUB_POLL_LINGER_S": "5",
-            "HUB_DATABASE_POOL": "6",
-        },
-    )
-    nodes = [HubProcess(f"node{number}", tmp_path, settings) for number in range(2)]
+    settings = {
+        "HUB_FLAGS_FILE": str(file),
+        "HUB_FLAGS_DRAIN_WINDOW_S": str(WINDOW_S),
+        "HUB_POLL_LINGER_S": "5",
+        "HUB_DATABASE_POOL": "6",
+    }
+    in_full = environment(own_redis.url, hub_database, settings)
+    nodes = [HubProcess(f"node{number}", tmp_path, in_full) for number in range(2)]
     try:
         await asyncio.gather(*(node.launch() for node in nodes))
         await asyncio.gather(*(node.ready() for node in nodes))
-        it = Stage(nodes, own_redis, hub_database)
+        it = Stage(nodes, own_redis, hub_database, file)
         try:
-            await it.fill()
+            await it.fill(*request.param)
             yield it
         finally:
             await it.end()
@@ -208,6 +208,7 @@ async def stage(own_redis: RedisServer, hub_database: HubDatabase, tmp_path: Pat
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("stage", [(SOCKETS, CLIENTS)], ids=["everybody"], indirect=True)
 async def test_a_kill_switch_reaches_everybody_and_nobody_loses_anything(stage: Stage, remark: Remark) -> None:
     # A flag of two services goes off: topics end, clients go on by the fallback.
     asked = await stage.set(finance_realtime_v2="off", branding_realtime_v2="off")
@@ -249,6 +250,47 @@ async def test_a_kill_switch_reaches_everybody_and_nobody_loses_anything(stage: 
     await stage.judge()
     # Only the Redis that was another server is told of, and nothing of it was lost.
     assert {reason for reader in stage.readers for reason in reader.gaps} <= {"epoch_changed"}
+
+
+@pytest.mark.parametrize("stage", [(60, 4)], ids=["a few"], indirect=True)
+async def test_a_thousand_changes_in_a_second_and_a_file_that_is_away(stage: Stage, remark: Remark) -> None:
+    began = time.monotonic()
+    for begin in range(0, 1000, 20):
+        changes = (stage.set(number % 2, tasks_realtime_v2="off") for number in range(begin, begin + 19))
+        await asyncio.gather(*changes)
+        await stage.set(begin // 20 % 2, tasks_realtime_v2="on" if begin < 980 else "off")
+    remark(f"1 000 changes by two nodes in {time.monotonic() - began:.1f} s")
+    await until(
+        lambda: all(_last(one).get("tasks_realtime_v2") is False for one in stage.crowd), WAIT_S, "the last one"
+    )
+    told = [len(one.said("flags")) for one in stage.crowd]
+    assert max(told) <= 100, "whoever has the same value as before is told nothing"
+
+    # Without the file everything stays as it is; what comes back counts, and nothing half written ever does.
+    text = stage.file.read_text()
+    stage.file.rename(stage.file.with_suffix(".away"))
+    asked = await stage.set(properties_realtime_v2="off")
+    await stage.told("flags", asked)
+    broken = text.replace("  branding_realtime_v2:\n", "  branding_realtime_v2:\n\tbad: 1\n")
+    assert broken != text
+    stage.file.write_text(broken)
+    asked = await stage.set(properties_realtime_v2="on")
+    await stage.told("flags", asked)
+    asked = time.monotonic()
+    stage.file.write_text(text.replace('realtime_v2:\n    state: "on"', 'realtime_v2:\n    state: "off"'))
+    await until(lambda: all(_last(one).get("reports_realtime_v2") is False for one in stage.crowd), WAIT_S, "the file")
+    await stage.told("drain", asked)
+    await stage.readers_come_by(*FALLBACK)
+    await stage.judge()
+    assert [reader.gaps for reader in stage.readers] == [[]] * len(stage.readers)
+
+
+def _last(one: Onlooker) -> dict[str, bool]:
+    """What it knows of the flags."""
+    known: dict[str, bool] = {}
+    for _, frame in one.said("flags"):
+        known |= frame["flags"]
+    return known
 
 
 def _spread(asked: float, told: list[tuple[float, Any]]) -> str:
