@@ -83,9 +83,17 @@ def encoding(request: pytest.FixtureRequest) -> Encoding:
 
 
 @pytest.fixture(scope="module")
-async def hub(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
+def transport_settings(request: pytest.FixtureRequest) -> dict[str, float]:
+    """What a node needs for the tests of this module besides."""
+    return transports.SETTINGS.get(request.module.__name__.rpartition(".")[2], {})
+
+
+@pytest.fixture(scope="module")
+async def hub(
+    redis_server: RedisServer, socket_kind: SocketKind, transport_settings: dict[str, float]
+) -> AsyncIterator[RunningHub]:
     """A running node with the usual settings."""
-    async with running_socket_hub(socket_kind, redis_server.url) as hub:
+    async with running_socket_hub(socket_kind, redis_server.url, **transport_settings) as hub:
         yield hub
 
 
@@ -98,12 +106,15 @@ async def peers(hub: RunningHub, encoding: Encoding) -> AsyncIterator[Peers]:
 
 
 @pytest.fixture
-async def hub_with(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[HubWith]:
+async def hub_with(
+    redis_server: RedisServer, socket_kind: SocketKind, transport_settings: dict[str, float]
+) -> AsyncIterator[HubWith]:
     """Starts nodes with settings of the test's own."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(encoding: Encoding = Encoding.JSON, org: str = "", **changes: Any) -> Peers:
-            node = await stack.enter_async_context(running_socket_hub(socket_kind, redis_server.url, **changes))
+            wanted = {**transport_settings, **changes}
+            node = await stack.enter_async_context(running_socket_hub(socket_kind, redis_server.url, **wanted))
             return await stack.enter_async_context(Peers(node, encoding, org))
 
         yield start

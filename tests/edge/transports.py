@@ -21,10 +21,23 @@ KINDS: dict[str, tuple[SocketKind, ...]] = {
 }
 """By module; others are about sockets."""
 
-NOT_BY_HTTP: dict[str, str] = {}
+SETTINGS: dict[str, dict[str, float]] = {"test_behaviour_sessions": {"poll_linger_s": 0.5}}
+"""By module: a client that polls has left when it has not been heard of for a while."""
+
+NOT_BY_HTTP: dict[str, str] = {
+    "test_a_node_that_stops_drains_first": "there is no connection before its hello",
+    "test_a_stock_server_that_stops_says_1012": "answers that wait are the server's to end",
+    "test_calls_of_a_client_that_leaves_are_cancelled": "a call is a request of its own",
+}
 """Tests that other transports do not have, and why."""
 
-NOT_BY_POLLS: dict[str, str] = {}
+_ACKNOWLEDGES = "a poll acknowledges all that the answer before it had"
+NOT_BY_POLLS: dict[str, str] = {
+    "test_acknowledged_positions_are_used_for_what_has_no_since_or_last": _ACKNOWLEDGES,
+    "test_wrong_epochs_lower_numbers_and_foreign_topics_are_ignored": _ACKNOWLEDGES,
+    "test_drain_gives_a_slot_and_a_ticket_that_resumes_once": "a ticket is good for one request",
+    "test_a_kind_without_history_says_that_something_was_skipped": "nothing is kept for who does not ask just then",
+}
 """The same of polls."""
 
 

@@ -72,6 +72,8 @@ class HttpLink(ABC):
         self.cursor = ""
         self._ports = itertools.cycle(ports)
         self._headers = dict(headers)
+        self.opening_headers: Mapping[str, str] = self._headers
+        """Of the first request, where a ticket may stand for the token."""
         self._query = query
         self._socket = link
         self._session = ""
@@ -86,6 +88,8 @@ class HttpLink(ABC):
         self._calls: set[asyncio.Task[None]] = set()
         self._quiet: dict[str, bytes] = {}
         """The answers of pings, by what asks for their place among the frames."""
+        self._fresh: dict[Any, str] = {}
+        """Tokens that the hub has not accepted yet, by the frame that bore them."""
         self._numbers = itertools.count(1)
 
     # --- what RawClient asks
@@ -105,7 +109,7 @@ class HttpLink(ABC):
             await self._ping(message)
         else:
             if frame.type == "auth":
-                self._headers["Authorization"] = f"Bearer {frame.token}"
+                self._fresh[frame.id] = frame.token
             async with self._saying:
                 self._take(await self._say(message))
 
@@ -193,17 +197,15 @@ class HttpLink(ABC):
                 continue
             if frame.type == "welcome":
                 self._session = frame.session
+            fresh = self._fresh.pop(frame.id, "")
+            if fresh and frame.type == "reply":
+                self._headers["Authorization"] = f"Bearer {fresh}"
             # Whoever sent a ping waits for its answer in the place where a socket would have brought it.
             self._came.append(self._quiet.pop(frame.id, raw) if isinstance(frame.id, str) else raw)
 
     def _ended(self, why: str = "the answer ended without a close frame") -> None:
         if self._end is None:
             self._end = Close(1006, why)
-
-    @property
-    def _opening(self) -> Mapping[str, str]:
-        """Headers of the first request: a ticket stands for the token."""
-        return {} if "ticket=" in self._query else self._headers
 
     # --- saying
 
@@ -284,7 +286,7 @@ class SseLink(HttpLink):
 
     async def _begin(self, hello: bytes) -> Head:
         line = self._line = await HttpLine.opened(next(self._ports), self._socket)
-        head = await line.ask("POST", self.path + self._query, self._opening, hello)
+        head = await line.ask("POST", self.path + self._query, self.opening_headers, hello)
         if head.status == 200:
             assert head.headers["content-type"].startswith("text/event-stream"), head
         return head
@@ -338,7 +340,7 @@ class PollLink(HttpLink):
         self._polling = asyncio.Lock()
 
     async def _begin(self, hello: bytes) -> Head:
-        return await self._ask("POST", self.path + self._query, self._opening, hello)
+        return await self._ask("POST", self.path + self._query, self.opening_headers, hello)
 
     async def _refusal(self) -> bytes:
         return self._body
@@ -356,12 +358,20 @@ class PollLink(HttpLink):
         async with self._polling:
             target = f"{self.path}?cursor={quote(self.cursor)}&wait={wait_s:g}"
             try:
-                head = await self._ask("GET", target, self._headers)
+                head = await self._ask_by_newest_token(target)
             except (EOFError, OSError):
                 self._ended()
                 return
         if head.status != 200:
             self._refused(head, self._body, None)
+
+    async def _ask_by_newest_token(self, target: str) -> Head:
+        """A fresh token counts as soon as it is sent, if it is any good: a connection goes by its user's newest."""
+        for token in [*self._fresh.values()]:
+            head = await self._ask("GET", target, {**self._headers, "Authorization": f"Bearer {token}"})
+            if head.status == 200:
+                return head
+        return await self._ask("GET", target, self._headers)
 
     async def _ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None) -> Head:
         port = next(self._ports)

@@ -197,6 +197,8 @@ class OracleClient:
         self.connections += 1
         self._ticket = ""
         link = LINKS[self.style.transport](ports, headers, query)
+        if query:
+            link.opening_headers = {}
         return _Link(link, time.monotonic(), by_ticket=bool(query))
 
     async def _socket(self, address: str) -> socket.socket:

@@ -246,13 +246,12 @@ async def raw_client(
 ) -> AsyncIterator[RawClient]:
     """An open connection, with ``token`` in the Authorization header. No ``hello`` was sent yet.
 
-    ``options`` are those of ``websockets``; other transports go by ``sock`` alone.
+    ``options`` are those of ``websockets``; other transports go by ``sock`` alone. Who speaks msgpack has a WebSocket.
     """
     extra = dict(headers or {})
     if token:
         extra["Authorization"] = f"Bearer {token}"
-    if transport != "websocket":
-        assert encoding is Encoding.JSON, transport
+    if transport != "websocket" and encoding is Encoding.JSON:
         link = LINKS[transport]([urlsplit(url).port or 80], extra, query, options.get("sock"))
         client = RawClient(link, encoding)
         client.token = token
