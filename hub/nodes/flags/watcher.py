@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
-from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+from watchfiles import watch
+from watchfiles.main import FileChange
 
 # An editor writes, renames and touches: what happens within a step of each other is told once, at the latest so late.
 _STEP_MS: Final = 50
@@ -37,13 +38,8 @@ class FolderWatcher:
 
     def start(self) -> None:
         """Begins to watch. Where that cannot be done it says so in the log, and nothing will be told."""
-        try:
-            watch = RustNotify([str(folder) for folder in self._folders], False, False, 0, False, True)
-        except (OSError, WatchfilesRustInternalError) as error:
-            log.warning("flags file is not watched; it is looked at now and then", reason=str(error))
-            return
         loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, args=(watch, loop), name="flags file", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="flags file", daemon=True)
         self._thread.start()
 
     def retire(self) -> None:
@@ -58,15 +54,30 @@ class FolderWatcher:
             self._thread.join()
             self._thread = None
 
-    def _run(self, watch: RustNotify, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        known = False
         try:
-            # The other answers are words: "stop", or "signal" in a main thread.
-            while isinstance(watch.watch(_LATEST_MS, _STEP_MS, 0, self._stop), set):
-                loop.call_soon_threadsafe(self._changed)
-        except (OSError, RuntimeError, WatchfilesRustInternalError) as error:
-            log.warning("flags file is watched no more; it is looked at now and then", reason=str(error))
+            for changes in self._watch():
+                # Told once in any case, when it surely watches: something may have happened before that.
+                if changes or not known:
+                    known = True
+                    loop.call_soon_threadsafe(self._changed)
+        except (OSError, RuntimeError) as error:
+            log.warning("flags file is not watched; it is looked at now and then", reason=str(error))
         finally:
-            watch.close()
             # The loop is closed where nobody waited.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._ended.set)
+
+    def _watch(self) -> Generator[set[FileChange], None, None]:
+        return watch(
+            *self._folders,
+            watch_filter=None,
+            debounce=_LATEST_MS,
+            step=_STEP_MS,
+            stop_event=self._stop,
+            rust_timeout=_LATEST_MS,
+            yield_on_timeout=True,
+            raise_interrupt=False,
+            recursive=False,
+        )

@@ -105,10 +105,10 @@ async def test_a_file_that_is_removed_and_put_back(flag_world: World) -> None:
 
 
 async def test_without_notifications_it_is_looked_at(flag_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(24, "no more handles")
 
-    monkeypatch.setattr(watcher, "RustNotify", refuse)
+    monkeypatch.setattr(watcher, "watch", refuse)
     node = await flag_world.node(flags_recheck_s=0.1)
     flag_world.file.write_text(ON)
     await shows(node, True)
