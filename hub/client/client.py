@@ -14,10 +14,11 @@ import msgspec
 
 from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, ProtocolViolation, RequestRefused, RequestTimeout
-from hub.client.link import Link, TokenSource
+from hub.client.link import Link
 from hub.client.options import ClientOptions, TransportName
 from hub.client.registry import Counters, OnState, Registry
 from hub.client.subscription import OnGap, Subscription
+from hub.client.tokens import TokenSource
 from hub.client.upload import OnProgress, Upload
 from hub.client.upload_lane import Lane, Lanes
 from hub.client.upload_source import Readable, check_readable

@@ -46,6 +46,10 @@ class Connection:
         self._disabled = False
         self._fallback: tuple[str, ...] = ()
         self.transport = transport
+        self.differs = asyncio.Event()
+        """The hub may have other subscriptions on this connection than this side: it is to be begun anew."""
+        self.unsteady = False
+        """What was posted was not answered: its hub seems to be another node with each request."""
         self.contested_at: float | None = None
         """When another connection of this client had to do with its session: a 4409 is its own doing then."""
         self.max_message_bytes = 0
@@ -121,6 +125,25 @@ class Connection:
             self._answers.pop(number, None)
             raise
         return number
+
+    async def insist(self, build: Callable[[int], ClientFrame], answer: Answer) -> None:
+        """As ``ask``, for what both sides have to agree on: when no answer comes, ``differs`` says so.
+
+        Without a socket, another node may take the connection over while something is on its way to the first one.
+        """
+        if self.transport.name == "poll" and self.unsteady:
+            self.differs.set()
+            return
+        number = await self.ask(build, answer)
+        if self.transport.name != "websocket":
+            polls = self.transport.name == "poll"
+            within_s = self._options.posted_answer_s if polls else self._options.attempt_timeout_s
+            asyncio.get_running_loop().call_later(within_s, self._overdue, number)
+
+    def _overdue(self, number: int) -> None:
+        if number in self._answers and not self.ended.done():
+            self.unsteady = True
+            self.differs.set()
 
     async def send(self, frame: ClientFrame) -> None:
         """Sends a frame that has no answer. Raises ``ConnectionLost``."""

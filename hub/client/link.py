@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from hub.client.backoff import Backoff
@@ -21,6 +20,7 @@ from hub.client.errors import ClientError, ConnectionLost, HubClosed, RequestRef
 from hub.client.ladder import Ladder
 from hub.client.options import ClientOptions, TransportName
 from hub.client.refusals import passes
+from hub.client.tokens import Tokens, TokenSource
 from hub.client.transport import ABNORMAL, CannotConnect, Ended
 from hub.client.ways import Ways
 from hub.client.wire import Drain, Expiring, Flags, HubFrame, Welcome, Wire
@@ -29,10 +29,8 @@ from hub.protocol.frames import Auth, Hello, ResumeItem, SubscribeItem
 
 logger = logging.getLogger("hub.client")
 
-TokenSource = Callable[[], "str | Awaitable[str]"]
-
-# A second refusal in a row means that a fresh token did not help either.
-_MAX_TOKEN_REFUSALS = 2
+# So that what is asked for at about the same time is asked for together.
+_GATHER_S = 0.01
 # The hub's flag for having the socket at all.
 _SOCKET_FLAG = "realtime_v2"
 
@@ -65,7 +63,7 @@ class Link:
         owner: LinkOwner,
         session: str | None,
     ) -> None:
-        self._get_token = get_token
+        self._tokens = Tokens(get_token, options)
         self._options = options
         self._owner = owner
         self._ways = Ways(url, wire, options)
@@ -79,8 +77,6 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._failure: ClientError | None = None
-        self._token: str | None = None
-        self._token_refusals = 0
         self.session = session
         self.current: Connection | None = None
         self.flags: dict[str, bool] = {}
@@ -157,8 +153,8 @@ class Link:
     async def _connect(self, name: TransportName, ticket: str | None) -> Connection:
         """A connection that has been welcomed. Raises ``CannotConnect`` and ``HubClosed``."""
         # Posting takes a token each time; a ticket is for one request.
-        use_token = ticket is None or (name != "websocket" and self._get_token is not None)
-        token = await self._fresh_token() if use_token else None
+        use_token = ticket is None or (name != "websocket" and self._tokens.given)
+        token = await self._tokens.fresh() if use_token else None
         options = self._options
         within_s = options.try_next_after_s if self._ladder.others else options.open_timeout_s
         transport = self._ways.transport(name, token, ticket)
@@ -193,23 +189,9 @@ class Link:
             subscribe=[wire.raw(item) for item in self._owner.hello_items()],
         )
 
-    async def _fresh_token(self) -> str | None:
-        if self._get_token is None:
-            return None
-        refused, self._token = self._token if self._token_refusals else None, None
-        try:
-            async with asyncio.timeout(self._options.token_timeout_s):
-                given = self._get_token()
-                self._token = await given if inspect.isawaitable(given) else given
-        except Exception as problem:
-            raise CannotConnect(Ended(ABNORMAL, f"get_token failed: {type(problem).__name__}: {problem}")) from problem
-        if refused is not None and self._token == refused:
-            raise HubClosed(CloseCode.UNAUTHENTICATED, "the hub refused this token, and get_token has no other")
-        return self._token
-
     def _on_frame(self, connection: Connection, frame: HubFrame) -> None:
         if isinstance(frame, Welcome):
-            self._token_refusals = 0
+            self._tokens.accepted()
             self.session = frame.session
             self.current = connection
             self.flags = dict(frame.flags)
@@ -249,7 +231,7 @@ class Link:
                     await asyncio.sleep(backoff.next_s())
 
     async def _authenticate(self, connection: Connection) -> None:
-        token = await self._fresh_token()
+        token = await self._tokens.fresh()
         if token is not None:
             connection.transport.token = token
             await connection.request(lambda number: Auth(id=number, token=token))
@@ -279,13 +261,15 @@ class Link:
         climb_at = self._ladder.climb_at
         until_s = None if climb_at is None else max(0.0, climb_at - loop.time())
         self._nudge.clear()
-        await _first_of(connection.ended, connection.draining, self._nudge, timeout_s=until_s)
+        await _first_of(connection.ended, connection.draining, self._nudge, connection.differs, timeout_s=until_s)
         if connection.ended.done():
             return None
         if connection.draining.done():
             return await self._move(connection, connection.draining.result())
         if self._down:
             return await self._sink(connection)
+        if connection.differs.is_set():
+            return await self._begin_anew(connection)
         if self._ladder.climb_at is not None and self._ladder.climb_at <= loop.time():
             return await self._climb()
         return None
@@ -319,6 +303,19 @@ class Link:
             self._down = names
         else:
             self._pause.reset()
+        return successor
+
+    async def _begin_anew(self, connection: Connection) -> Connection | None:
+        """Says by a ``hello`` what this client wants to have."""
+        await asyncio.sleep(_GATHER_S)
+        connection.differs.clear()
+        successor = await self._first_that_works([connection.transport.name], None)
+        if successor is None:
+            await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
+            connection.differs.set()
+        else:
+            self._pause.reset()
+            successor.unsteady = connection.unsteady
         return successor
 
     async def _climb(self) -> Connection | None:
@@ -366,25 +363,19 @@ class Link:
             # Not the hub's own word: a proxy, a dying process, a lost network.
             return "later"
         if ended.code == CloseCode.UNAUTHENTICATED:
-            return self._advice_token(ended)
+            return self._tokens.refused(ended)
         if advice == "never":
             raise HubClosed(ended.code, ended.reason)
         return advice
 
     def _advice_http(self, status: int, reason: str) -> Reconnect:
         if status == 401:
-            return self._advice_token(Ended(CloseCode.UNAUTHENTICATED, reason))
+            return self._tokens.refused(Ended(CloseCode.UNAUTHENTICATED, reason))
         if status == 403:
             raise HubClosed(CloseCode.FORBIDDEN, reason)
         if not passes(status):
             raise HubClosed(status, reason)
         return "later"
-
-    def _advice_token(self, ended: Ended) -> Reconnect:
-        self._token_refusals += 1
-        if self._get_token is None or self._token_refusals >= _MAX_TOKEN_REFUSALS:
-            raise HubClosed(ended.code, ended.reason)
-        return "now"
 
 
 async def _first_of(*events: asyncio.Future[Any] | asyncio.Event, timeout_s: float | None) -> None:

@@ -46,6 +46,9 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """How long the hub may keep a poll that it has nothing for."""
     poll_attempts: int = 3
     """A poll is asked again this often before the connection counts as lost."""
+    posted_answer_s: float = 2.0
+    """What is asked of a connection that polls has this long to be answered. Where each request comes to another node
+    it may get lost; then, and from then on, the connection is begun anew for it."""
     max_posts: int = 8
     """Requests to the hub under way at once, beside the one that brings events."""
     longest_call_s: float = 300.0

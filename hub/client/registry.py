@@ -263,19 +263,15 @@ class Registry:
             # Of a connection that is no longer the current one, the next welcome's verdict counts.
             if connection is not self.link.current or self._subscriptions.get(subscription.topic) is not subscription:
                 return
-            if answer is not None and subscription.state is State.JOINING:
-                self._verdict(subscription, _verdict_in(answer, subscription.topic))
+            if answer is None or subscription.state is not State.JOINING:
+                return
+            verdict = _verdict_in(answer, subscription.topic)
+            if connection.transport.name != "websocket" and _is_there_already(verdict):
+                connection.differs.set()  # what was posted before, to leave it, got lost on its way
+            else:
+                self._verdict(subscription, verdict)
 
-        self.link.spawn(connection.ask(lambda number: Subscribe(id=number, topics=[item]), answered))
-        # Over a transport that another node may have taken over meanwhile, an answer can get lost.
-        loop = asyncio.get_running_loop()
-        self._timers[subscription.topic] = loop.call_later(
-            self._options.request_timeout_s, self._unanswered, connection, subscription
-        )
-
-    def _unanswered(self, connection: Connection, subscription: Subscription) -> None:
-        if connection is self.link.current and subscription.state is State.JOINING:
-            connection.abort(f"no verdict for {subscription.topic} in time")
+        self.link.spawn(connection.insist(lambda number: Subscribe(id=number, topics=[item]), answered))
 
     def _verdict(self, subscription: Subscription, verdict: Verdict) -> None:
         self._stop_timer(subscription.topic)
@@ -324,7 +320,7 @@ class Registry:
             timer.cancel()
 
     async def _unsubscribe(self, connection: Connection, topic: str) -> None:
-        await connection.ask(lambda number: Unsubscribe(id=number, topics=[topic]), lambda _: None)
+        await connection.insist(lambda number: Unsubscribe(id=number, topics=[topic]), lambda _: None)
 
     async def _flush(self, waiting: dict[str, Position]) -> dict[str, Position]:
         """Sends what this connection's hub can know of; returns the rest, for later."""
@@ -358,6 +354,10 @@ def _may_ack(subscription: Subscription, position: Position) -> bool:
     """Whether the hub has sent this on the current connection; acknowledging more would be ``bad_request``."""
     progress = subscription.progress
     return subscription.state is State.LIVE and position.epoch == progress.epoch and position.seq <= progress.received
+
+
+def _is_there_already(verdict: Verdict) -> bool:
+    return isinstance(verdict.error, ErrorBody) and verdict.error.code == ErrorCode.ALREADY_SUBSCRIBED
 
 
 def _verdict_in(answer: Reply | Error, topic: str) -> Verdict:

@@ -1,0 +1,54 @@
+"""The token of one client: asked for before every connection, asked for anew when it was refused."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+from hub.client.errors import HubClosed
+from hub.client.options import ClientOptions
+from hub.client.transport import ABNORMAL, CannotConnect, Ended
+from hub.protocol.codes import CloseCode, Reconnect
+
+TokenSource = Callable[[], "str | Awaitable[str]"]
+
+# A second refusal in a row means that a fresh token did not help either.
+_MAX_REFUSALS = 2
+
+
+class Tokens:
+    """``given``: whether there is a source at all."""
+
+    def __init__(self, source: TokenSource | None, options: ClientOptions) -> None:
+        self._source = source
+        self._timeout_s = options.token_timeout_s
+        self._token: str | None = None
+        self._refusals = 0
+        self.given = source is not None
+
+    async def fresh(self) -> str | None:
+        """A token, or None without a source. Raises ``CannotConnect``; ``HubClosed`` for the one that was refused."""
+        if self._source is None:
+            return None
+        refused, self._token = self._token if self._refusals else None, None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                given = self._source()
+                self._token = await given if inspect.isawaitable(given) else given
+        except Exception as problem:
+            raise CannotConnect(Ended(ABNORMAL, f"get_token failed: {type(problem).__name__}: {problem}")) from problem
+        if refused is not None and self._token == refused:
+            raise HubClosed(CloseCode.UNAUTHENTICATED, "the hub refused this token, and get_token has no other")
+        return self._token
+
+    def accepted(self) -> None:
+        """The hub has welcomed its bearer."""
+        self._refusals = 0
+
+    def refused(self, ended: Ended) -> Reconnect:
+        """What to do next. Raises ``HubClosed`` when another token would not help."""
+        self._refusals += 1
+        if self._source is None or self._refusals >= _MAX_REFUSALS:
+            raise HubClosed(ended.code, ended.reason)
+        return "now"
