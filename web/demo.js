@@ -25,10 +25,10 @@ Guests arrive **today**. This page is *sanitised* and cut into chunks; an editor
 
 const find = (id) => document.getElementById(id);
 
-// Tokens come behind the # of the address: that part is sent to nobody.
-const given = new URLSearchParams(location.hash.slice(1));
-if (given.has("token")) {
-  for (const name of ["token", "operator"]) sessionStorage.setItem(name, given.get(name) ?? "");
+// The token comes behind the # of the address: that part is sent to nobody.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem("token", given);
   history.replaceState(null, "", location.pathname);
 }
 const token = sessionStorage.getItem("token") ?? "";
@@ -58,7 +58,7 @@ hub.onState = (state, detail) => {
 find("block").onchange = () => {
   if (find("block").checked) socket?.close(); // as a proxy would cut it
 };
-showFlags(hub, sessionStorage.getItem("operator") ?? "", (text) => line(text, "flag"));
+showFlags(hub, (text) => line(text, "flag"));
 const uploads = showUploads(hub, (event) => line(eventText(event)));
 const chat = showChat(hub, uploads);
 

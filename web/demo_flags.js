@@ -1,4 +1,4 @@
-/** The flags of the page that `hub dev` serves: what is on for its visitor, and for an operator a way to flip them. */
+/** The flags of the page that `hub dev` serves: what is on for its visitor, and a way to flip them for who may do so. */
 
 const WHY = "flipped on the page of hub dev";
 
@@ -8,84 +8,90 @@ const find = (id) => document.getElementById(id);
  * Shows the flags and keeps them up to date.
  *
  * @param {import("./hub.js").HubClient} hub
- * @param {string} operator a token with the scope `flags:write`, or ""
  * @param {(text: string) => void} tell what has happened
  */
-export function showFlags(hub, operator, tell) {
+export function showFlags(hub, tell) {
   /** @type {Map<string, HTMLElement>} */
   const rows = new Map();
   let welcomed = false;
+  /** Has the scope `flags:write`. */
+  let operates = false;
 
   hub.onFlags = (flags, changed) => {
-    for (const name of Object.keys(flags).sort()) {
-      if (!rows.has(name)) rows.set(name, find("flags").appendChild(row(name)));
-    }
-    for (const [name, shown] of rows) {
-      const on = flags[name] ?? true; // what is in no file (any more) is on
-      shown.querySelector("input").checked = on;
-      shown.classList.toggle("off", !on);
-    }
-    if (welcomed) for (const name of changed) tell(`${name} is ${flags[name] ?? true ? "on" : "off"}`);
-    welcomed ||= changed.length > 0;
+    show();
+    if (welcomed) for (const name of changed) tell(`${name} is ${isOn(name) ? "on" : "off"}`);
+    welcomed = true;
   };
-  if (operator) describe();
-  else find("flags-said").textContent = "Only an operator may flip them: hub dev prints an address for one.";
+  describe();
 
-  function row(name) {
-    const item = document.createElement("li");
+  // What is in no file (any more) is on.
+  function isOn(name) {
+    return hub.flags[name] ?? true;
+  }
+
+  function show() {
+    for (const name of Object.keys(hub.flags).sort()) rowOf(name);
+    for (const [name, shown] of rows) {
+      shown.querySelector("input").checked = isOn(name);
+      shown.querySelector("input").disabled = !operates;
+      shown.classList.toggle("off", !isOn(name));
+    }
+  }
+
+  function rowOf(name) {
+    if (rows.has(name)) return rows.get(name);
+    const item = find("flags").appendChild(document.createElement("li"));
+    rows.set(name, item);
     const label = item.appendChild(document.createElement("label"));
     const box = label.appendChild(document.createElement("input"));
     box.type = "checkbox";
     box.setAttribute("role", "switch");
     box.dataset.flag = name;
-    box.disabled = !operator;
     // It shows what is on for the visitor: the hub tells when that has changed.
     box.onchange = () => {
       const wanted = box.checked;
-      box.checked = hub.flags[name] ?? true;
+      box.checked = isOn(name);
       change(name, { state: wanted ? "on" : "off" });
     };
     label.append(` ${name}`);
-    if (operator) {
-      const clear = item.appendChild(document.createElement("button"));
-      clear.textContent = "as the file says";
-      clear.hidden = true;
-      clear.onclick = () => change(name, { clear: true });
-    }
+    const clear = item.appendChild(document.createElement("button"));
+    clear.textContent = "as the file says";
+    clear.hidden = true;
+    clear.onclick = () => change(name, { clear: true });
     return item;
   }
 
   async function change(name, what) {
     say("");
     try {
-      await ask(`/v1/flags/${encodeURIComponent(name)}`, { method: "PATCH", body: JSON.stringify({ ...what, why: WHY }) });
-      rows.get(name).querySelector("button").hidden = "clear" in what;
+      const body = JSON.stringify({ ...what, why: WHY });
+      const { changes } = await ask(`/v1/flags/${encodeURIComponent(name)}`, { method: "PATCH", body });
+      for (const { flag, override } of changes) rowOf(flag).querySelector("button").hidden = override === null;
     } catch (error) {
       say(`${name}: ${error.message}`);
     }
   }
 
-  /** Which of them were changed already, and what they are about. */
+  /** What they are about, and which of them were changed before; not for everybody. */
   async function describe() {
     try {
-      const { flags } = await ask("/v1/flags", {});
+      const { flags } = await ask("/v1/flags");
+      operates = true;
       for (const { flag, override, description, variants } of flags) {
         if (!Object.values(variants).every((value) => typeof value === "boolean")) continue;
-        if (!rows.has(flag)) rows.set(flag, find("flags").appendChild(row(flag)));
-        rows.get(flag).title = description ?? "";
-        rows.get(flag).querySelector("button").hidden = !override;
+        rowOf(flag).title = description;
+        rowOf(flag).querySelector("button").hidden = !override;
       }
-      hub.onFlags(hub.flags, []);
+      show();
     } catch (error) {
-      say(error.message);
+      say(error.code === "forbidden" ? "To flip them takes the scope flags:write, which the token of another demo user has." : error.message);
     }
   }
 
-  async function ask(path, init) {
-    const headers = { Authorization: `Bearer ${operator}`, "Content-Type": "application/json" };
-    const answer = await fetch(path, { ...init, headers });
+  async function ask(path, init = {}) {
+    const answer = await hub.fetch(path, { ...init, headers: { "Content-Type": "application/json" } });
     const body = await answer.json();
-    if (!answer.ok) throw new Error(`${body.code}: ${body.detail}`);
+    if (!answer.ok) throw Object.assign(new Error(`${body.code}: ${body.detail}`), { code: body.code });
     return body;
   }
 }

@@ -106,3 +106,41 @@ async def test_what_the_hub_refuses_is_told(hub: RunningHub, page: Page) -> None
     assert await page.run(call, "no.method", {}) == "unknown_method"
     await page.run("() => hub.close()")
     assert await page.run(call, "content.start", {"content": "x"}) == "connection_lost"
+
+
+async def test_an_operator_flips_a_flag_and_sees_what_becomes_of_it(hub: RunningHub, page: Page) -> None:
+    flip = "(flag) => document.querySelector(`[data-flag=${flag}]`).click()"
+    shown = "(flag) => document.querySelector(`[data-flag=${flag}]`)?.checked"
+    may = "(flag) => document.querySelector(`[data-flag=${flag}]`)?.disabled === false"
+    token = hub.token("acme", "alice", scope="subscribe:* publish:* call:* flags:write")
+    await page.visit(f"{hub.http_url}/demo#token={token}")
+
+    async def goes_by(transport: str) -> None:
+        async def equal() -> bool:
+            return await text(page, "state") == "connected" and await text(page, "transport") == transport
+
+        await until(equal, WAIT_S, transport)
+
+    await goes_by("websocket")
+    for flag, transport in (("finance_realtime_v2", "sse"), ("chat", "websocket")):
+        await until(lambda flag=flag: page.run(may, flag), WAIT_S, "the switch")
+        await page.run(flip, flag)
+        await until(lambda flag=flag: page.run(f"(flag) => ({shown})(flag) === false", flag), WAIT_S, "off")
+        await goes_by(transport)
+        if flag == "chat":
+            await until(lambda: page.run("() => document.getElementById('chat-said').innerText"), WAIT_S, "why")
+            assert "switched off (chat)" in await text(page, "chat-said")
+        await page.run("(flag) => document.querySelector(`li:has([data-flag=${flag}]) button`).click()", flag)
+        await until(lambda flag=flag: page.run(shown, flag), WAIT_S, "on again")
+        await goes_by("websocket")
+    await page.run("() => document.getElementById('block').click()")
+    await goes_by("sse")
+    await page.run("() => document.getElementById('block').click()")
+    await goes_by("websocket")
+
+
+async def test_who_may_not_flip_flags_sees_them(hub: RunningHub, page: Page) -> None:
+    await page.visit(f"{hub.http_url}/demo#token={hub.token('acme', 'bob')}")
+    await until(lambda: page.run("() => document.querySelector('[data-flag=chat]')?.checked"), WAIT_S, "the flags")
+    await until(lambda: page.run("() => document.getElementById('flags-said').innerText"), WAIT_S, "why not")
+    assert await page.run("() => document.querySelector('[data-flag=chat]').disabled")
