@@ -209,6 +209,39 @@ async def test_a_file_arrives_over_cut_connections_another_node_and_a_pause(
     await one.page.close()
 
 
+async def test_a_file_goes_on_by_requests_where_the_socket_is_blocked(hub: RunningHub, chromium: Chromium) -> None:
+    one = Tab(await chromium.page())
+    async with CutProxy(("127.0.0.1", hub.port)) as proxy:
+        await one.page.visit(f"http://127.0.0.1:{proxy.port}/demo")
+        proxy.throttle(2_000_000)
+        url = f"ws://127.0.0.1:{proxy.port}/ws"
+        token = mint_token(hub.settings, "acme", "ann")
+        sha256 = await one.page.run(SEND, url, token, 5_000_000)
+        await until(lambda: one.run("return sending.offset > 400000"), WAIT_S, "some of it")
+        proxy.drops = lambda direction, data: direction == "to_target" and b"Upgrade: websocket" in data
+        proxy.cut()
+        for least in (1_200_000, 2_000_000):
+            await until(lambda least=least: one.run(f"return sending.offset > {least}"), WAIT_S, "some more")
+            assert await one.run("return hub.transport") == "sse"
+            proxy.cut()
+        await one.run("sending.pause()")
+        status = "(await hub.call('upload.status', { upload: sending.id }).catch(() => ({})))"
+        await one.sees(f"{status}.paused", True)
+        await one.run("sending.resume()")
+        proxy.throttle(None)
+        await until(lambda: one.run("return end"), WAIT_S, "the end")
+        assert await one.run("return [end.state, end.sha256, end.metadata]") == ["available", sha256, {"guest_id": 7}]
+        offsets = await one.run("return offsets")
+        assert offsets == sorted(offsets)
+        await one.run("hub.close()")
+        # The next page remembers, and begins by a request: metadata are texts there.
+        sha256 = await one.page.run(SEND, url, token, 2_000_000)
+        await until(lambda: one.run("return end"), WAIT_S, "the end")
+        assert await one.run("return [end.state, end.sha256, end.metadata]") == ["available", sha256, {"guest_id": "7"}]
+        await one.run("hub.close()")
+    await one.page.close()
+
+
 async def test_the_box_pauses_goes_on_and_cancels(hub: RunningHub, chromium: Chromium) -> None:
     one = Tab(await chromium.page())
     async with CutProxy(("127.0.0.1", hub.port)) as proxy:
