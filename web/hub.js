@@ -33,13 +33,14 @@ const OPTIONS = {
   mostBackoffMs: 10_000,
   /** A connection that lived this long starts the backoff anew. */
   stableMs: 5000,
-  /** From the first packet to `welcome`. */
+  /** From the first packet to `welcome`; and as long as it is not known whether a transport works, and there is another. */
   welcomeMs: 10_000,
+  doubtMs: 5000,
   /** How long a connection that is to be left waits for answers; the hub itself closes it after 5 s. */
   lingerMs: 4000,
   /** Over another transport than the best: how long until that is tried again; doubles, up to `mostUpgradeMs`. */
-  upgradeMs: 10_000,
-  mostUpgradeMs: 300_000,
+  upgradeMs: 30_000,
+  mostUpgradeMs: 600_000,
   /** Within this time, at random, clients move when a flag has changed: all of them hear of it at once. */
   moveMs: 1000,
   /** How long a topic that is switched off waits until it is asked for again; doubles. A `flags` frame may be sooner. */
@@ -402,7 +403,8 @@ export class HubClient {
   #lookAround() {
     this.#acknowledge();
     // A hub that says nothing for twice its heartbeat is gone, whatever the socket believes.
-    const patienceMs = this.#up ? 2 * this.#heartbeatMs : this.#options.welcomeMs;
+    const { welcomeMs, doubtMs } = this.#options;
+    const patienceMs = this.#up ? 2 * this.#heartbeatMs : this.#ladder.doubtful ? Math.min(doubtMs, welcomeMs) : welcomeMs;
     if (this.#line !== null && Date.now() - this.#heardAt > patienceMs) this.#drop("the hub is silent");
     else if (this.#up && this.#ladder.due && !globalThis.document?.hidden) this.#upgrade();
   }

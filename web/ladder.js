@@ -44,6 +44,11 @@ export class Ladder {
     return this.#transports[rung];
   }
 
+  /** Whether this one has never worked, and there are others. */
+  get doubtful() {
+    return this.#transports.length > 1 && !this.#worked.has(this.transport);
+  }
+
   /** Whether it is time to try a better one. */
   get due() {
     return this.rung > 0 && Date.now() > this.#upgradeAt;
