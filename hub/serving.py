@@ -22,6 +22,7 @@ from hub.edge.direct_socket import direct_protocol
 from hub.edge.drain import drain
 from hub.edge.front_door import front_door
 from hub.edge.gateway import Gateway
+from hub.edge.side_door import side_door
 from hub.service import ServiceFactory
 from hub.telemetry import configure_logging
 
@@ -118,7 +119,7 @@ def direct_server(settings: Settings, node: Node, on_ready: Ready | None = None)
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # the keeper sends pings, and waits only while nothing is unsent
         loop="uvloop",
-        http=front_door(node.gateway.turnstile, settings),
+        http=front_door(node.gateway.turnstile, settings, side_door(node.gateway)),
         lifespan="on",
         log_config=None,
         access_log=False,  # it would write query strings, and so tickets

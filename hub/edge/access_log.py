@@ -36,14 +36,18 @@ async def log_answer(message: Message, scope: Scope) -> None:
     """The application's ``before_send`` hook."""
     if message["type"] != "http.response.start" or scope["type"] != ScopeType.HTTP:
         return
-    status = message["status"]
-    write = log.warning if status >= _WARNING_FROM else log.info if status >= _INFO_FROM else log.debug
     started = scope["state"].get(_STARTED)
+    # The pattern and not the path: a path has topics in it, and whatever else somebody makes up.
+    log_line(scope.get("method"), scope.get("path_template"), message["status"], started)
+
+
+def log_line(method: str | None, route: str | None, status: int, started: float | None) -> None:
+    """One answer; ``started`` by ``time.perf_counter``."""
+    write = log.warning if status >= _WARNING_FROM else log.info if status >= _INFO_FROM else log.debug
     write(
         "http_request",
-        method=scope.get("method"),
-        # The pattern and not the path: a path has topics in it, and whatever else somebody makes up.
-        route=scope.get("path_template"),
+        method=method,
+        route=route,
         status=status,
         ms=None if started is None else round((time.perf_counter() - started) * 1000, 1),
     )

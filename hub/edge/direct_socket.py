@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from hub.edge.connection import Connection
 from hub.edge.flag_gate import subject_of
 from hub.edge.gateway import Gateway
 from hub.edge.handshake import BAD_UPGRADE, WEBSOCKET_PATH, Accepted, Refused, shake_hands
+from hub.edge.transports import hold_back
 from hub.flags import COMPRESSION
 from hub.protocol.codec import (
     OPCODE_BINARY,
@@ -228,11 +228,7 @@ class DirectSocket(asyncio.Protocol):
             self._deflates = True
             head.append(b"Sec-WebSocket-Extensions: " + extension)
         self._transport.write(b"\r\n".join((*head, b"", b"")))
-        self._transport.set_write_buffer_limits(high=settings.unsent_high_bytes, low=settings.unsent_high_bytes // 4)
-        if settings.send_buffer_bytes:
-            # Left alone the kernel takes megabytes for a client that does not read before anybody notices.
-            link = self._transport.get_extra_info("socket")
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
+        hold_back(self._transport, settings)
         self._reader = MessageReader(settings.max_message_bytes, inflates=self._deflates)
         self._connection = Connection(self.gateway, self, accepted.arrival)
 

@@ -7,6 +7,7 @@ And a client that was answered while it still sends does not stay for ever, nor 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hub.config import Settings
 from hub.edge.handshake import WEBSOCKET_PATH
 from hub.edge.problems import PROBLEM_JSON, problem
+from hub.edge.side_door import BEGINNINGS, SideDoor
 from hub.errors import ErrorCode, HubError
 from hub.fanout.turnstile import Step, Turnstile
 
@@ -33,6 +35,7 @@ class FrontDoor(HttpToolsProtocol):
 
     turnstile: Turnstile
     settings: Settings
+    side: type[SideDoor] | None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -45,6 +48,9 @@ class FrontDoor(HttpToolsProtocol):
         self._read_bytes = 0
         self._too_large = False
         self._refused = False
+        self._between = True
+        """No request has begun that has not come whole."""
+        self._given_state = self.app_state
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Its requests know the transport; see ``break_off``."""
@@ -63,6 +69,8 @@ class FrontDoor(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self._end_head()
             waiter.add_done_callback(self._go_on)
+        elif self.side is not None and data.startswith(BEGINNINGS) and self._is_free():
+            self._hand_over(self.side, data)
         elif not self._refused:
             self._parse(data)
 
@@ -74,6 +82,15 @@ class FrontDoor(HttpToolsProtocol):
         self._end_lingering()
         super().connection_lost(exc)
 
+    def take_as_it_is(self, data: bytes) -> None:
+        """What the side door gave back: the application answers it."""
+        self._parse(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._between = False
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """A head that came in one piece with its end is not counted before. Only where much was read it can be long."""
         most = self.settings.http_head_bytes
@@ -84,6 +101,7 @@ class FrontDoor(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All has come. uvicorn does not note that when the answer was complete before."""
+        self._between = True
         self._end_lingering()
         super().on_message_complete()
 
@@ -102,6 +120,22 @@ class FrontDoor(HttpToolsProtocol):
             self._refuse()
         else:
             super().send_400_response(msg)
+
+    def _is_free(self) -> bool:
+        return self._between and self._is_idle() and not self.pipeline and not self._refused
+
+    def _hand_over(self, side: type[SideDoor], data: bytes) -> None:
+        """Keeps nothing of the connection."""
+        self._end_head()
+        self._end_lingering()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.parser = None  # type: ignore[assignment]
+        door = side(
+            self.transport, self.server_state, partial(type(self), self.config, self.server_state, self._given_state)
+        )
+        self.transport.set_protocol(door)
+        door.data_received(data)
 
     def _parse(self, data: bytes) -> None:
         before, self._read_bytes = self.scope, len(data)
@@ -196,6 +230,6 @@ def break_off(scope: Scope) -> bool:
     return True
 
 
-def front_door(turnstile: Turnstile, settings: Settings) -> type[FrontDoor]:
-    """The class to give to uvicorn as ``http=``."""
-    return type("HubHttpProtocol", (FrontDoor,), {"turnstile": turnstile, "settings": settings})
+def front_door(turnstile: Turnstile, settings: Settings, side: type[SideDoor] | None = None) -> type[FrontDoor]:
+    """The class to give to uvicorn as ``http=``. ``side``: what is given requests for streams and polls."""
+    return type("HubHttpProtocol", (FrontDoor,), {"turnstile": turnstile, "settings": settings, "side": side})
