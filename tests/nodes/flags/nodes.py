@@ -21,7 +21,6 @@ FILE = """
 flags:
   chat: {rollout: 25, owner: chat, description: Rooms., expires: 2099-01-01}
   uploads: {state: "on", rollout: 100, owner: uploads, description: Files., expires: 2099-01-01}
-  staged: {owner: chat, description: By and by., expires: 2099-01-01, stages: [{after: 0h, percent: 1}]}
   colour: {state: ENABLED, variants: {red: "#f00", blue: "#00f"}, defaultVariant: red}
 """
 _numbers = itertools.count(1)
