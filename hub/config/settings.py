@@ -301,7 +301,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     # --- flags
     flags_file: Annotated[
         str,
-        doc("The file of feature flags, reloaded when it changes. Empty: every flag is what the code declares."),
+        doc(
+            "The file of feature flags, read again when it changes. Where there is none of the default name: what ships."
+        ),
     ] = "feature_flags.yaml"
     flags_org: Annotated[
         str,

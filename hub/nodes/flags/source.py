@@ -13,12 +13,11 @@ from typing import Final
 from msgspec import Struct
 
 from hub.config import Settings
+from hub.config.flag_bounds import FLAG_FILE_BYTES
 from hub.errors import ConfigError
 from hub.flags import FlagFile, FlagFileError, load_flags
 
 DEFAULT: Final = "feature_flags.yaml"
-MOST_BYTES: Final = 1_048_576
-
 EMPTY: Final = "flags: {}\n"
 """What is loaded where a deployment has no file."""
 
@@ -83,9 +82,9 @@ class FlagSource:
         if self.path is None:
             return EMPTY, ""
         with self.path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+            data = file.read(FLAG_FILE_BYTES + 1)
+        if len(data) > FLAG_FILE_BYTES:
+            raise ValueError(f"it has more than {FLAG_FILE_BYTES} bytes")
         try:
             return data.decode(), hashlib.sha256(data).hexdigest()
         except UnicodeDecodeError as error:
