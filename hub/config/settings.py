@@ -301,9 +301,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     # --- flags
     flags_file: Annotated[
         str,
-        doc(
-            "The file of feature flags, read again when it changes. Where there is none of the default name: what ships."
-        ),
+        doc("The file of feature flags, read again when it changes. Where the default is not there: what ships."),
     ] = "feature_flags.yaml"
     flags_org: Annotated[
         str,
