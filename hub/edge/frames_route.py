@@ -29,6 +29,7 @@ from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.edge.relay import no_connection, relay
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.publisher import NewEvent
+from hub.nodes.flags.cohorts import Asked
 from hub.protocol.codec import BadFrame, Encoding, check_data, decode_frame
 from hub.protocol.frames import Call, ClientFrame, Hello, Ping, Pong, Publish, Reply, ServerFrame
 from hub.protocol.session import error_frame
@@ -91,10 +92,12 @@ class _Request:
             raise bad_request("'hello' opens a connection: send it to POST /v1/sse or POST /v1/poll")
         await self._gateway.admission.frames.spend(self._principal, 1)
         if isinstance(frame, Publish):
+            asked = self._gateway.cohorts.asked(self._flags)
             check_publish(self._gateway, self._flags, frame.topic)
             event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
             done = await self._gateway.publisher.publish_as(self._principal, event, "frame")
             self._tell(number, Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
+            self._gateway.cohorts.answered(asked)
             self._acted()
         elif isinstance(frame, Call):
             self._call(number, frame)
@@ -104,6 +107,7 @@ class _Request:
     # --- calls
 
     def _call(self, number: int, frame: Call) -> None:
+        asked = self._gateway.cohorts.asked(self._flags)
         method = self._method(frame.method)
         if not self._principal.allows("call", frame.method):
             raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
@@ -114,7 +118,7 @@ class _Request:
             text = f"{most} calls of yours are under way by HTTP on this node; wait for one to end"
             raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
         self._calls[who] += 1
-        task = asyncio.create_task(self._answer(number, frame, method), name="call")
+        task = asyncio.create_task(self._answer(number, frame, method, asked), name="call")
         self._running.add(task)
         task.add_done_callback(lambda _: self._called(who))
 
@@ -132,10 +136,11 @@ class _Request:
             raise bad_request(text)
         raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
 
-    async def _answer(self, number: int, frame: Call, method: Method) -> None:
+    async def _answer(self, number: int, frame: Call, method: Method, asked: Asked | None) -> None:
         try:
             result = await method(self._principal, frame.params)
             self._tell(number, Reply(frame.id, result))
+            self._gateway.cohorts.answered(asked)
             self._acted()
         except HubError as error:
             self._refuse(number, error, frame.id)
@@ -172,6 +177,7 @@ class _Request:
 
     def _refuse(self, number: int, error: HubError, frame_id: Any) -> None:
         self._gateway.metrics.error(error.code)
+        self._gateway.cohorts.failed(self._flags, error.code)
         self._tell(number, error_frame(error, frame_id=frame_id))
 
 

@@ -88,6 +88,11 @@ class Cohorts:
         self.clock = clock
         self._flags: dict[str, _Counters] = {}
 
+    @property
+    def counting(self) -> bool:
+        """Whether anybody wants to know."""
+        return bool(self._flags)
+
     def now(self) -> float:
         """The time by which it counts, in seconds."""
         return self.clock()
@@ -148,8 +153,6 @@ class Cohorts:
 
         To be called every few seconds: so long a connection counts as there.
         """
-        if not self._flags:
-            return {}
         now = self.clock()
         alike: Counter[int] = Counter()
         mappings: dict[int, Values] = {}

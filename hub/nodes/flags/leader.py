@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
@@ -55,12 +56,29 @@ class Rows(Protocol):
         """Takes a row away."""
 
 
+_Counted = Mapping[str, tuple[int, Figures, Figures]]
+"""By flag: version of the step, the cohort, the rest."""
+
+
+class _Told(Struct):
+    """A report as it is sent."""
+
+    node: str
+    figures: dict[str, tuple[int, list[Any], list[Any]]]
+
+    def heard(self) -> tuple[str, _Counted]:
+        """Whose, and what. Raises ``msgspec.ValidationError``."""
+        told = self.figures.items()
+        return self.node, {
+            flag: (one, Figures.heard(cohort), Figures.heard(rest)) for flag, (one, cohort, rest) in told
+        }
+
+
 class _Report(NamedTuple):
     """What a node counted, when it was heard."""
 
     at: float
-    figures: Mapping[str, tuple[int, Figures, Figures]]
-    """By flag: version of the step, the cohort, the rest."""
+    figures: _Counted
 
 
 class StageLeader:
@@ -119,9 +137,9 @@ class StageLeader:
     async def tick(self) -> None:
         """Reports, and performs what is due. Raises ``unavailable``."""
         self._look()
-        figures = self._cohorts.look(self.connections())
-        if figures:
-            await self._duties.signal(CONTROL_ORG, _DUTY, {"from": self._me, "figures": figures})
+        if self._cohorts.counting:
+            figures = self._cohorts.look(self.connections())
+            await self._duties.signal(CONTROL_ORG, _DUTY, {"node": self._me, "figures": figures})
         if not self._plans and not self._orphans:
             self._duties.release(CONTROL_ORG, _DUTY)
         elif await self._duties.take(CONTROL_ORG, _DUTY):
@@ -173,14 +191,14 @@ class StageLeader:
     # --- on the one that leads
 
     def _heard(self, _: OrgId, __: str, message: dict[str, Any]) -> None:
-        node, told = msgspec.convert(message["from"], str), msgspec.convert(message["figures"], dict[str, list[Any]])
-        figures = {
-            flag: (msgspec.convert(version, int), Figures.heard(cohort), Figures.heard(rest))
-            for flag, (version, cohort, rest) in told.items()
-        }
+        try:
+            node, told = msgspec.convert(message, _Told).heard()
+        except msgspec.ValidationError as error:
+            log.info("figures of a node not understood; is it of another version?", reason=str(error))
+            return
         # The newest last.
         self._reports.pop(node, None)
-        self._reports[node] = _Report(self._cohorts.now(), figures)
+        self._reports[node] = _Report(self._cohorts.now(), told)
         if len(self._reports) > _MOST_NODES:
             del self._reports[next(iter(self._reports))]
 

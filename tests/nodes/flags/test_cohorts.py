@@ -114,4 +114,5 @@ def test_without_stages_nothing_is_counted(cohorts: Cohorts) -> None:
     cohorts.failed(ON, ErrorCode.INTERNAL)
     cohorts.gapped(ON)
     cohorts.acknowledged(ON, 1.0)
+    assert not cohorts.counting
     assert cohorts.look([ON]) == {}
