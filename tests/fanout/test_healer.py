@@ -56,6 +56,8 @@ async def test_a_long_hole_is_closed_page_by_page(hub: FanOut) -> None:
 
 async def test_what_is_gone_is_announced_exactly(hub: FanOut) -> None:
     connections = await live(hub)
+    told: list[object] = []
+    hub.errands.gapped = lambda sub: told.append(sub.subscriber)
     hub.publish(SHORT, 2)
     hub.broker.pump()
     hub.broker.cut()
@@ -65,6 +67,7 @@ async def test_what_is_gone_is_announced_exactly(hub: FanOut) -> None:
     for connection in connections:
         assert connection.gaps(SHORT) == [("expired", 3, 7)]
         assert connection.seqs(SHORT) == [1, 2, 8, 9, 10, 11, 12]
+        assert told.count(connection) == 1
 
 
 async def test_a_failover_is_told_once_and_what_follows_the_base_comes(hub: FanOut) -> None:

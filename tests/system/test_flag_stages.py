@@ -11,6 +11,7 @@ import pytest
 
 from hub.embedded import RedisServer
 from hub.flags import Subject
+from hub.nodes.flags.listing import one_flag
 from hub.protocol.frames import Error, Event, Flags
 from tests.support.clock import Clock
 from tests.support.hub_database import HubDatabase
@@ -77,6 +78,9 @@ async def work(client: RawClient) -> None:
 async def test_what_really_happens_takes_a_stage_back(hubs: list[RunningHub], fault: Any, guard: str) -> None:
     clock = Clock(1_800_000_000.0)
     await staged(hubs, 10_000, clock)
+    shown = one_flag(hubs[0].gateway.board, "beta").stage
+    assert shown is not None
+    assert (shown.stage, shown.percent, shown.next_at) == (0, 10.0, clock.now + 48 * HOUR)
     clock.now += 48 * HOUR
     await staged(hubs, 60_000, clock)
     leading = next(hub for hub in hubs if hub.node.stages.leads)

@@ -156,8 +156,6 @@ def _is_so(happening: Happening, plan: Plan, state: StageState | None, situation
 def _step(happening: Happening, after: Standing, plan: Plan, state: StageState | None, situation: Situation) -> Step:
     stage = _stage(happening, plan, state)
     begins = plan.starts_at if stage == _BEFORE and plan.starts_at is not None else situation.now
-    if state is not None and after is not Standing.RUNNING:
-        begins = state.started_at if happening is Happening.TAKEN else situation.now
     becomes = StageState(
         flag=plan.flag,
         percent=plan.percent(stage),

@@ -85,6 +85,14 @@ def test_what_is_older_than_the_window_is_forgotten(cohorts: Cohorts, clock: Clo
         clock.now += 1
 
 
+def test_however_seldom_somebody_looks(cohorts: Cohorts, clock: Clock) -> None:
+    for _ in range(20):
+        cohorts.failed(ON, ErrorCode.INTERNAL)
+        clock.now += 20
+        _, cohort, _ = figures(cohorts, ON)
+    assert cohort.errors == 3
+
+
 def test_a_step_of_the_schedule_begins_anew(cohorts: Cohorts, clock: Clock) -> None:
     before = cohorts.asked(ON)
     cohorts.failed(ON, ErrorCode.INTERNAL)

@@ -58,6 +58,13 @@ def test_a_guard(cohort: Figures, rest: Figures, guard: str | None) -> None:
         assert judge(Guards(window_s=60.0, least=20), cohort, rest) is None, "no guard, no trip"
 
 
+@pytest.mark.parametrize(("window_s", "gaps"), [(10.0, 50), (60.0, 300), (600.0, 3000)])
+def test_gaps_are_per_minute_whatever_the_window(window_s: float, gaps: int) -> None:
+    guards = Guards(gap_rate=3.0, window_s=window_s, least=20)
+    assert judge(guards, side(connections=100, gaps=gaps), side()) is None
+    assert judge(guards, side(connections=100, gaps=gaps + 1), side()) is not None
+
+
 def test_what_tripped_says_the_figures() -> None:
     trip = judge(GUARDS, side(requests=100, errors=40), side(requests=100, errors=1))
     assert trip is not None

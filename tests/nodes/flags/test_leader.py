@@ -126,25 +126,38 @@ async def test_two_who_both_think_that_they_lead_do_no_harm(nodes: StageNodes, m
 
 
 async def test_what_a_dead_node_has_said_counts_for_a_window(nodes: StageNodes) -> None:
-    leader = nodes.add()
-    await reach(nodes, 10_000)
-    other = nodes.add()
-    await nodes.tick()
-    other.serve(9, 9)
+    leader, other = nodes.add(), nodes.add()
+    for window_over in (False, True):
+        await reach(nodes, 10_000)
+        assert nodes.leading is leader
+        other.serve(9, 9)
+        await other.tick()
+        if window_over:
+            nodes.steady.now += WINDOW_S + 1
+        leader.serve(4, 0)
+        await leader.tick()
+        # Nine errors of one and four requests of the other are enough to say something, each alone is not.
+        assert (await nodes.state()).stopped == (None if window_over else "error_rate")
+        if not window_over:
+            await nodes.change(clear=True)
+
+
+async def test_a_node_that_has_not_heard_of_the_stage_yet_does_not_count(nodes: StageNodes) -> None:
+    leader, late = nodes.add(), nodes.add()
+    await reach(nodes, 1000)
+    late.serve(9, 9)
+    nodes.day.now += 48 * HOUR
+    await leader.tick()
+    await late.leader.tick()  # its rows are those of the stage before
+    await leader.tick()
     leader.serve(4, 0)
-    await nodes.tick()
-    await nodes.tick()  # now what the other has said is looked at
-    assert (await nodes.state()).stopped == "error_rate", "nine errors of one, four requests of the other"
-    await nodes.change(clear=True)
-    await reach(nodes, 10_000)
-    other.serve(9, 9)
-    await other.tick()
-    await other.kill()
-    for _ in range(40):
-        nodes.steady.now += 2
-    leader.serve(4, 0)
-    await nodes.tick()
-    assert (await nodes.state()).stopped is None, "too long ago"
+    await leader.tick()
+    assert ((await nodes.state()).percent, (await nodes.state()).stopped) == (10_000, None)
+    await late.tick()
+    late.serve(9, 9)
+    await late.tick()
+    await leader.tick()
+    assert (await nodes.state()).stopped == "error_rate"
 
 
 async def test_at_a_hundred_percent_the_cohort_counts_alone(nodes: StageNodes) -> None:
