@@ -96,9 +96,8 @@ def explain(
     print(f"  now: {_now(flag)}")
     if changed := _change_of(flag):
         print(f"  changed at run time: {changed} (version {flag['override']['version']})")
-    if stage := flag.get("stage"):
-        stopped = f", stopped by {stage['stopped']}" if stage.get("stopped") else ""
-        print(f"  stage {stage['stage'] + 1} of {len(flag.get('stages', []))}: {stage['percent']:g}%{stopped}")
+    if stage := _stage(flag):
+        print(f"  {stage}")
     if error := answer.get("error"):
         print(f"  {error}")
 
@@ -209,9 +208,21 @@ def _now(flag: dict[str, Any]) -> str:
         words = f"default {flag['default']}"
     else:
         words = {0: "off", 100: "on"}.get(percent, f"{percent:g}% by {flag['by']}")
-    words += ", stage" if now["by"] == "stage" else ""
+    words += f", {_stage(flag)}" if now["by"] == "stage" else ""
     words += f", {flag['allowed']} allowed" if flag.get("allowed") and percent != 100 else ""
     return words + (", rules" if flag.get("rules") else "")
+
+
+def _stage(flag: dict[str, Any]) -> str:
+    """Where its schedule stands."""
+    stage = flag.get("stage")
+    if stage is None or not flag.get("stages"):
+        return ""
+    place = f"stage {stage['stage'] + 1} of" if stage["stage"] >= 0 else "before the first of"
+    words = f"{place} {len(flag['stages'])}, {stage['percent']:g}% since {_when(stage['started_at'])}"
+    if stopped := stage.get("stopped"):
+        return f"{words}, held" if stopped == "held" else f"{words}, stopped by {stopped}"
+    return f"{words}, next {_when(stage['next_at'])}" if stage.get("next_at") else words
 
 
 def _change_of(flag: dict[str, Any]) -> str:

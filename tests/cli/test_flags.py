@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hub.cli.flag_commands import _stage
 from hub.embedded import RedisServer
 from tests.cli.conftest import Commands, Run
 from tests.support.hub_database import HubDatabase
@@ -86,3 +89,17 @@ async def test_check(hub_command: Commands, tmp_path: Path) -> None:
     assert (run.process.returncode, run.out) == (1, "")
     assert run.err.startswith(f"hub: {file}, line 2:")
     assert (await hub_command("flags", "check", str(tmp_path / "none"))).err.endswith("No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"stage": 1, "next_at": 2e9}, r"stage 2 of 3, 10% since [-0-9]+ [:0-9]+, next 2033-05-1\d [:0-9]+"),
+        ({"stage": 2}, r"stage 3 of 3, 10% since [-0-9]+ [:0-9]+"),
+        ({"stage": -1, "stopped": "p99_ms"}, r"before the first of 3, 10% since [-0-9]+ [:0-9]+, stopped by p99_ms"),
+        ({"stage": 0, "stopped": "held"}, r"stage 1 of 3, 10% since [-0-9]+ [:0-9]+, held"),
+    ],
+)
+def test_where_a_schedule_stands(stage: dict[str, Any], words: str) -> None:
+    flag = {"stages": [{}] * 3, "stage": {"percent": 10.0, "started_at": 1.8e9, **stage}}
+    assert re.fullmatch(words, _stage(flag))

@@ -16,8 +16,8 @@ from msgspec import Struct
 from hub.errors import ErrorCode
 from hub.nodes.flags.guards import Figures, bucket_of
 
-_STRETCHES: Final = 60
-"""Into so many stretches a window is cut; it is wrong by one of them at most."""
+_SLICES: Final = 60
+"""Into so many slices a window is cut; it is wrong by one of them at most."""
 _STALE_ACK_MS: Final = 60_000.0
 """Who acknowledges later than that was away: that is no latency."""
 
@@ -40,13 +40,13 @@ class Asked(NamedTuple):
     at: float
 
 
-class _Stretch:
-    """A part of the window: when it began, what happened, and how long it had how many connections."""
+class _Slice:
+    """A part of the window: from when to when, what happened, and how long it had how many connections."""
 
-    __slots__ = ("began", "connection_s", "sides")
+    __slots__ = ("began", "connection_s", "ended", "sides")
 
     def __init__(self, began: float) -> None:
-        self.began = began
+        self.began = self.ended = began
         self.sides = {True: Figures(), False: Figures()}
         self.connection_s = {True: 0.0, False: 0.0}
 
@@ -56,28 +56,29 @@ class _Counters:
 
     def __init__(self, watched: Watched, now: float) -> None:
         self.watched = watched
-        self.now = _Stretch(now)
-        self._past: deque[_Stretch] = deque(maxlen=_STRETCHES + 1)
+        self.now = _Slice(now)
+        self._past: deque[_Slice] = deque(maxlen=_SLICES + 1)
         self._looked_at = now
 
     def look(self, counts: Mapping[bool, int], now: float) -> None:
-        """So many connections there are on either side; and old stretches end."""
+        """So many connections there are on either side; and old slices end."""
         for side, count in counts.items():
             self.now.connection_s[side] += count * max(0.0, now - self._looked_at)
         self._looked_at = now
-        if now - self.now.began >= self.watched.window_s / _STRETCHES:
+        if now - self.now.began >= self.watched.window_s / _SLICES:
+            self.now.ended = now
             self._past.append(self.now)
-            self.now = _Stretch(now)
-        while self._past and self._past[0].began < now - self.watched.window_s:
+            self.now = _Slice(now)
+        while self._past and self._past[0].ended <= now - self.watched.window_s:
             self._past.popleft()
 
     def figures(self, side: bool, now: float) -> Figures:
         """Of the last window, or since the last step."""
-        stretches = (*self._past, self.now)
-        seconds = max(now - stretches[0].began, 0.001)
-        total = Figures(sum(stretch.connection_s[side] for stretch in stretches) / seconds)
-        for stretch in stretches:
-            total.add(stretch.sides[side])
+        slices = (*self._past, self.now)
+        seconds = max(now - slices[0].began, 0.001)
+        total = Figures(sum(one.connection_s[side] for one in slices) / seconds)
+        for one in slices:
+            total.add(one.sides[side])
         return total
 
 
