@@ -331,7 +331,7 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     sse_position_ms: Annotated[
         float,
         doc("On a stream of server-sent events positions follow events within this time, at most so often.", ge=0),
-    ] = 20.0
+    ] = 100.0
     max_frames_per_request: Annotated[int, doc("Frames in one POST /v1/frames.", ge=1)] = 100
 
     # --- leaving

@@ -17,9 +17,10 @@ from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
 from hub.edge.http_line import Answer, Incoming, Line, problem_answer
 from hub.edge.poll_socket import PollSocket
+from hub.edge.problems import HttpError
 from hub.edge.requests import adopt
 from hub.edge.sse_socket import SseSocket
-from hub.errors import ErrorCode, HubError
+from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.turnstile import Step
 from hub.protocol.codec import Encoding
 from hub.protocol.cursor import Cursor, decode_cursor, digest_of
@@ -48,9 +49,8 @@ async def exchange(gateway: Gateway, request: Incoming, line: Line) -> None:
 
 def not_allowed() -> Answer:
     """For methods that these paths do not know."""
-    error = HubError(ErrorCode.BAD_REQUEST, "this path knows GET and POST")
-    answer = problem_answer(error)
-    return Answer(405, [*answer.headers, ("allow", ", ".join(METHODS))], answer.body)
+    answer = problem_answer(HttpError(bad_request("this path knows GET and POST"), 405))
+    return Answer(answer.status, [*answer.headers, ("allow", ", ".join(METHODS))], answer.body)
 
 
 async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
@@ -124,8 +124,8 @@ def _cursor(asking: Asking, arrival: Arrival) -> Cursor | None:
 
 def _found(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> Connection | None:
     """The connection that gave out this cursor, if it is here and may go on for whoever asks."""
-    found = gateway.connections.of_session(cursor.session)
-    if found is None or found.id != cursor.connection or not isinstance(found.socket, PollSocket):
+    found = gateway.connections.of_id(cursor.connection)
+    if found is None or not isinstance(found.socket, PollSocket):
         return None
     mine, who = found.verified, _principal(arrival)
     # With another scope everything is permitted anew.

@@ -46,12 +46,7 @@ def digest_of_flags(flags: Mapping[str, bool]) -> int:
 
 
 def _standing(gateway: Gateway, text: str, sub: Subscription) -> Standing:
-    local = sub.topic
-    if local.walk is not None and sub.state is SubState.LIVE:
-        # A walk is at the topic's position for everybody; whoever it has not reached is written to now.
-        local.walk.leave(sub, SubState.LIVE)
-    position = sub.position
-    known = None
+    local, position, known = sub.topic, sub.settled(), None
     if local.kind.presence and sub.state is SubState.LIVE and sub.filter is None:
         known = gateway.presence.told(local)
     filter = None if sub.filter is None else sub.filter.spec

@@ -28,6 +28,7 @@ class Connections:
         self._gauges: dict[str, Gauge] = {name: metrics.connections.labels(name) for name in get_args(Transport)}
         self._all: set[Connection] = set()
         self._by_session: dict[str, Connection] = {}
+        self._by_id: dict[str, Connection] = {}
         """Those whose clients send frames by requests of their own."""
         self._emptied = asyncio.Event()
         self.draining = False
@@ -59,7 +60,11 @@ class Connections:
 
     def opened(self, connection: Connection) -> None:
         """One that is no WebSocket was welcomed: ``of_session`` finds it."""
-        self._by_session[connection.session_id] = connection
+        self._by_session[connection.session_id] = self._by_id[connection.id] = connection
+
+    def of_id(self, connection: str) -> Connection | None:
+        """One that is no WebSocket, also when another has its session now."""
+        return self._by_id.get(connection)
 
     def of_session(self, session: str) -> Connection | None:
         """The newest that is no WebSocket."""
@@ -72,6 +77,7 @@ class Connections:
             self._gauges[connection.socket.transport].dec()
             if self._by_session.get(connection.session_id) is connection:
                 del self._by_session[connection.session_id]
+            self._by_id.pop(connection.id, None)
             if not self._all:
                 self._emptied.set()
 

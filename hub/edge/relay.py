@@ -39,13 +39,13 @@ async def relay(gateway: Gateway, principal: Principal, session: str, frames: Se
         )
         raise HubError(ErrorCode.TOO_LARGE, text)
     node, connection = owner
-    await gateway.control.send(Relayed(str(principal.org), principal.user, session, connection, tuple(frames)), node)
+    await gateway.control.send(Relayed(str(principal.org), principal.user, connection, tuple(frames)), node)
 
 
 def take_relayed(gateway: Gateway, message: Relayed) -> None:
     """What another node was sent. If the connection is gone its client notices by itself."""
-    found = gateway.connections.of_session(message.session)
-    if found is not None and found.id == message.connection and _is_of(found, message.org, message.user):
+    found = gateway.connections.of_id(message.connection)
+    if found is not None and _is_of(found, message.org, message.user):
         try:
             _receive(found, message.frames)
         except HubError as error:

@@ -45,7 +45,6 @@ class Relayed(Struct, tag="relayed", frozen=True):
 
     org: str
     user: str
-    session: str
     connection: str
     frames: tuple[msgspec.Raw, ...]
 

@@ -136,6 +136,15 @@ class Subscription:
             return Position(self.topic.epoch, self.topic.top)
         return Position(self.epoch, self.seq)
 
+    def settled(self) -> Position:
+        """``position``, after what comes by a walk was written. Not while events are delivered: a topic is ahead then.
+
+        A client that goes on from there gets every event once.
+        """
+        if self.topic.walk is not None and self.state is SubState.LIVE:
+            self.topic.walk.leave(self, SubState.LIVE)
+        return self.position
+
     @property
     def window_room(self) -> int:
         """How many more events may be delivered before acknowledgements must come."""

@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from hub.fanout import dispatcher
+from hub.fanout.membership import JoinRequest
 from hub.fanout.turns import Turns
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Position
@@ -22,6 +23,7 @@ from hub.topics.kinds import TopicKind
 from hub.topics.splice import Asked
 from hub.topics.subscriptions import SubState
 from tests.support.fan_out import FLEETING, LATEST, REPLAY, SHORT, SKIP, FakeConnection, FanOut, hidden, topic
+from tests.support.record import Violation
 from tests.support.virtual_loop import run_virtually
 
 KINDS = (REPLAY, LATEST, SKIP, FLEETING, SHORT)
@@ -33,9 +35,11 @@ CALM_S = 60.0
 class World:
     """One hub, some clients, and whoever troubles them."""
 
-    def __init__(self, seed: int, *, epochs: bool = True) -> None:
+    def __init__(self, seed: int, *, epochs: bool = True, cursors: bool = False) -> None:
         self.random = random.Random(seed)
         self.epochs = epochs
+        self.cursors = cursors
+        self.moves = 0
         self.storm = True
         self.hub = FanOut(
             replay_page_events=7,
@@ -89,6 +93,8 @@ class World:
     async def _pump(self) -> None:
         while self.storm:
             self.broker.pump(self.random.choice((1, 2, 5, None)))
+            for client in self.clients if self.cursors else ():
+                client.judge()  # in the midst of a walk
             await self.pause(0.05)
 
     async def _hurt_messages(self) -> None:
@@ -171,6 +177,8 @@ class Client:
                 self.acknowledge()
             if chance(0.03):
                 await self._reconnect()
+            if self.world.cursors and chance(0.1):
+                await self._move()
 
     async def _join(self, kind: TopicKind) -> None:
         asked = self._asked(kind)
@@ -200,6 +208,31 @@ class Client:
         self.connection = self._connect()
         self.connection.records = records
 
+    async def _move(self) -> None:
+        """Goes on elsewhere by what the hub says of where it stands, which must be exactly what came."""
+        self.judge()
+        wishes, wanted = [], {}
+        for text, sub in self.connection.subscriptions.items():
+            if sub.topic.kind.history is None:
+                continue
+            wishes.append(JoinRequest(sub.topic.topic, sub.topic.kind, sub.position, sub.filter, sub.window > 0))
+            if sub.filter is not None:
+                wanted[text] = sub.filter.spec["g"]
+        self.world.moves += len(wishes)
+        await self._reconnect()
+        await self.connection.join_all(wishes, wanted)
+
+    def judge(self) -> None:
+        """Whether what the hub says is so."""
+        for text, sub in self.connection.subscriptions.items():
+            position = sub.settled()
+            if sub.topic.kind.history is None:
+                continue
+            try:
+                self.connection.records[text].stands_at(position)
+            except Violation as violation:
+                self.world.hub.violations.append(violation)
+
     def acknowledge(self) -> None:
         for kind in KINDS:
             if topic(kind).wire in self.connection.subscriptions:
@@ -223,13 +256,13 @@ class Client:
         return found
 
 
-def _simulate(seed: int, *, epochs: bool) -> World:
+def _simulate(seed: int, *, epochs: bool, cursors: bool = False) -> World:
     random.seed(seed)  # back-offs of the hub
     world: World | None = None
 
     async def run() -> World:
         nonlocal world
-        world = World(seed, epochs=epochs)
+        world = World(seed, epochs=epochs, cursors=cursors)
         await world.run()
         return world
 
@@ -263,6 +296,13 @@ def test_every_record_is_complete_after_a_storm_within_one_epoch(seed: int) -> N
 def test_every_record_is_complete_when_events_go_out_in_walks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "STEP_WRITES", 1)
     _simulate(seed, epochs=True)
+
+
+@pytest.mark.parametrize("seed", range(300, 312))
+def test_clients_move_by_the_hubs_own_account_of_where_they_stand(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cursor: in whatever state a subscription is, whatever is cut where, every event comes once."""
+    monkeypatch.setattr(dispatcher, "STEP_WRITES", 1)
+    assert _simulate(seed, epochs=True, cursors=True).moves > 20
 
 
 def test_nothing_is_left_behind() -> None:

@@ -156,6 +156,14 @@ class Record:
             return None
         return Position(self.epoch, self._lowest - 1)
 
+    def stands_at(self, position: Position) -> None:
+        """The hub claims that everything up to there came, was announced, or did not match, and nothing beyond."""
+        if self._owed:
+            self._fail(f"{position} before the gap that recovered: false promised")
+        if position.epoch != self.epoch or position.seq < self._lowest - 1:
+            self._fail(f"{position} is not where it stands: ({self.epoch}, {self._lowest - 1})")
+        self._pass_over(position.seq + 1, "a claim")
+
     def must_be_complete(self, epoch: str, top: int) -> None:
         """Everything up to the topic's position has come or was announced."""
         if self._owed:

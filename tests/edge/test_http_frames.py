@@ -1,0 +1,130 @@
+"""POST /v1/frames: what is performed at once, what is handed to the connection, and where that is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from hub.embedded import RedisServer
+from tests.edge.exchange_hub import SETTINGS, Web, web_of, webs
+from tests.edge.http_hub import assert_problem
+from tests.support.running_hub import RunningHub, SocketKind, running_hub
+from tests.support.waiting import until
+
+PUBLISH = {"type": "publish", "id": 1, "topic": "room:a", "name": "n", "data": 1}
+
+
+@pytest.fixture(scope="module")
+async def node(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
+    async with running_hub(socket_kind, redis_server.url, **SETTINGS) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def web(node: RunningHub) -> AsyncIterator[Web]:
+    async with web_of(node) as web:
+        yield web
+
+
+def told(frames: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
+    return [(frame.get("id"), frame.get("code", frame["type"])) for frame in frames]
+
+
+async def test_what_needs_no_connection_is_performed_and_answered_in_order(web: Web) -> None:
+    answers = await web.say(
+        PUBLISH,
+        {"type": "call", "id": "c", "method": "test.echo", "params": {"x": 1}},
+        {"type": "ping", "id": 3},
+        {"type": "call", "id": 4, "method": "no.such"},
+        {"type": "call", "id": 5, "method": "test.refuse"},
+        {"type": "publish", "id": 6, "topic": "nope:x", "name": "n", "data": 1},
+        {"type": "nonsense", "id": 7},
+        {"type": "publish", "id": 8},
+        7,
+    )
+    assert told(answers)[:4] == [(1, "reply"), ("c", "reply"), (3, "pong"), (4, "unknown_method")]
+    assert [code for _, code in told(answers)[5:]] == ["not_found", "unknown_type", "bad_request", "bad_request"]
+
+
+async def test_one_frame_or_a_list_will_do(web: Web) -> None:
+    for body, count in ((PUBLISH, 1), ([PUBLISH, {"type": "ping"}], 2), ([], 0)):
+        answer = await web.client.post("/v1/frames", json=body, headers=web.headers())
+        assert len(answer.json()["frames"]) == count
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "JSON"),
+        (b"{}", ""),
+        (b'{"frames":7}', "$.frames"),
+        (b'{"frames":[' + b'{"type":"ping"},' * 10 + b'{"type":"ping"}]}', "at most 10"),
+        (b"[" * 3000, ""),
+    ],
+)
+async def test_bad_bodies(web: Web, body: bytes, says: str) -> None:
+    answer = await web.client.post("/v1/frames", content=body, headers=web.headers())
+    if answer.status_code == 200:
+        assert answer.json()["frames"][0]["type"] == "error"
+    else:
+        assert_problem(answer, "bad_request", says=says)
+
+
+async def test_what_belongs_to_a_connection_and_has_none(web: Web) -> None:
+    subscribe = {"type": "subscribe", "id": 1, "topics": [{"topic": "room:a"}]}
+    presence = {"type": "call", "id": 2, "method": "presence.get", "params": {"topic": "room:a"}}
+    for session in ("", "s_" + "N" * 24, "garbage"):
+        answers = await web.say(subscribe, PUBLISH | {"id": 9}, presence, session=session)
+        assert told(answers) == [(1, "not_found"), (9, "reply"), (2, "not_found")]
+        assert "/v1/sse" in answers[0]["message"]
+    (hello,) = await web.say({"type": "hello", "id": 3})
+    assert told([hello]) == [(3, "bad_request")]
+    (intake,) = await web.say({"type": "call", "id": 4, "method": "test.intake"})
+    assert "tus" in intake["message"]
+
+
+async def test_a_session_of_somebody_else_is_not_found(web: Web) -> None:
+    session = (await web.poll())["frames"][0]["session"]
+    subscribe = {"type": "subscribe", "id": 1, "topics": [{"topic": "room:b"}]}
+    for other in (web.another("u2"), web.another(org="another-org")):
+        assert told(await other.say(subscribe, session=session)) == [(1, "not_found")]
+    (found,) = [one for one in web.hub.gateway.connections if one.session_id == session]
+    assert set(found.subscriptions) == {"room:a"}
+
+
+async def test_more_calls_at_once_than_allowed(web: Web) -> None:
+    slow = [{"type": "call", "id": number, "method": "test.slow"} for number in range(3)]
+    asking = asyncio.create_task(web.say(*slow))
+    await until(lambda: web.hub.service.running == 2, what="two to be under way")
+    assert told(await web.say(slow[0])) == [(0, "rate_limited")]
+    assert told(await web.another("u2").say({"type": "ping", "id": 1})) == [(1, "pong")]
+    web.hub.service.release(web.hub.loop)
+    assert told(await asking) == [(0, "reply"), (1, "reply"), (2, "rate_limited")]
+
+
+async def test_frames_count_as_on_a_socket(redis_server: RedisServer, socket_kind: SocketKind) -> None:
+    async with webs(socket_kind, redis_server.url, messages_per_second=1, messages_burst=5) as web:
+        answers = await web.say(*({"type": "ping", "id": number} for number in range(10)))
+        assert told(answers)[4:6] == [(4, "pong"), (5, "rate_limited")]
+        assert answers[5]["retry_after_ms"] > 0
+
+
+async def test_a_connection_on_another_node_gets_its_frames(redis_server: RedisServer) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        session = first["frames"][0]["session"]
+        topics = [{"topic": "room:b"}]
+        assert await two.say({"type": "subscribe", "id": 7, "topics": topics}, PUBLISH, session=session) != []
+        _, frames = await one.until_polled(first["cursor"], "reply")
+        assert ("reply", 7) in [(frame["type"], frame.get("id")) for frame in frames]
+        large = {"type": "subscribe", "id": 8, "topics": [{"topic": "room:" + "x" * 70_000}]}
+        assert told(await two.say(large, session=session)) == [(8, "too_large")]
+        for other in (two.another("u2"), two.another(org="another-org")):
+            assert told(await other.say({"type": "unsubscribe", "id": 1, "topics": ["room:a"]}, session=session)) == [
+                (1, "not_found")
+            ]
