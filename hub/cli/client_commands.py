@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from hub.cli.asking import ask, hub_url, operator_token
-from hub.cli.environment import TOKEN_VARIABLE, URL_VARIABLE
+from hub.cli.environment import TOKEN_VARIABLE, TRANSPORT_VARIABLE, URL_VARIABLE
 from hub.cli.failure import fail, reported
 
 Url = Annotated[
@@ -20,6 +20,11 @@ Token = Annotated[
 ]
 Org = Annotated[str, typer.Option(help="Organisation of the token that is made when none is given.")]
 User = Annotated[str, typer.Option(help="User of the token that is made when none is given.")]
+
+Transport = Annotated[
+    Literal["websocket", "sse", "poll"] | None,
+    typer.Option(envvar=TRANSPORT_VARIABLE, show_default="the best that gets through", help="The way to the hub."),
+]
 
 Result = TypeVar("Result")
 
@@ -34,6 +39,7 @@ def publish(
     key: Annotated[str | None, typer.Option(help="Idempotency key.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="Tag k=v; several times.")] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Not kept, not numbered.")] = False,
+    transport: Transport = None,
     url: Url = "",
     token: Token = "",
     org: Org = "acme",
@@ -46,7 +52,7 @@ def publish(
     body, labels = json_value(data), tags(tag or [])
 
     async def run() -> Published:
-        async with HubClient(hub_url(url), _tokens(token, org, user), options=_options()) as client:
+        async with HubClient(hub_url(url), _tokens(token, org, user), options=_options(transport)) as client:
             return await client.publish(topic, name, body, key=key, tags=labels or None, ephemeral=ephemeral)
 
     published = _talk(run())
@@ -63,6 +69,7 @@ def tail(
         list[str] | None, typer.Option("--filter", help="Tag k=v that must match; a key given twice means either.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    transport: Transport = None,
     url: Url = "",
     token: Token = "",
     org: Org = "acme",
@@ -80,7 +87,7 @@ def tail(
     if since not in (None, "start", "now") and len(topics) > 1:
         raise typer.BadParameter("--since epoch:seq belongs to one topic; tail the others beside it")
     wanted = Wanted(tuple(dict.fromkeys(topics)), start, last, wanted_tags(filters or []) or None)
-    client = HubClient(hub_url(url), _tokens(token, org, user), options=_options())
+    client = HubClient(hub_url(url), _tokens(token, org, user), options=_options(transport))
     if not _talk(follow(client, wanted, Printer(as_json=as_json))):
         raise typer.Exit(1)
 
@@ -238,7 +245,11 @@ def _tokens(given: str, org: str, user: str) -> Callable[[], str]:
     return lambda: mint(org, user, scope=DEV_SCOPE)
 
 
-def _options() -> Any:
+def _options(transport: str | None = None) -> Any:
     from hub.client import ClientOptions
 
-    return ClientOptions(first_connect_timeout_s=REACH_TIMEOUT_S)
+    patience: dict[str, Any] = {
+        "first_connect_timeout_s": REACH_TIMEOUT_S,
+        "try_next_after_s": REACH_TIMEOUT_S / 4,  # a socket that vanishes must leave time for the others
+    }
+    return ClientOptions(**patience, transports=(transport,)) if transport else ClientOptions(**patience)

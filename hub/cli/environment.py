@@ -19,6 +19,8 @@ SECRET_BYTES = 48
 # Of the client's commands. They are no settings of the hub, which would complain about them.
 URL_VARIABLE = "HUB_URL"
 TOKEN_VARIABLE = "HUB_TOKEN"  # noqa: S105 - the name of a variable
+TRANSPORT_VARIABLE = "HUB_TRANSPORT"
+_OF_THE_CLIENT = (URL_VARIABLE, TOKEN_VARIABLE, TRANSPORT_VARIABLE)
 
 DEV_SCOPE = "subscribe:* publish:* call:*"
 """What a token without a scope may do under ``hub dev``: everything but ``admin`` and ``flags:write``."""
@@ -29,7 +31,7 @@ _UNUSED = {"HUB_REDIS_URL": "redis://unset.invalid", "HUB_DATABASE_URL": "postgr
 
 def server_environ() -> dict[str, str]:
     """The environment without the client's variables."""
-    return {name: value for name, value in os.environ.items() if name not in (URL_VARIABLE, TOKEN_VARIABLE)}
+    return {name: value for name, value in os.environ.items() if name not in _OF_THE_CLIENT}
 
 
 def server_settings(**overrides: Any) -> Settings:

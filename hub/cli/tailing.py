@@ -32,7 +32,11 @@ async def follow(client: HubClient, wanted: Wanted, printer: Printer) -> bool:
         except SubscriptionEnded as ended:
             printer.problem(f"{topic}: {ended}")
 
-    client.on_state(lambda state, detail: printer.note("connected" if state == "up" else f"not connected: {detail}"))
+    def tell(state: str, detail: str) -> None:
+        over = "" if client.transport == "websocket" else f" over {client.transport}"
+        printer.note(f"connected{over}" if state == "up" else f"not connected: {detail}")
+
+    client.on_state(tell)
     async with client:
         await asyncio.gather(*(one(topic) for topic in wanted.topics))
     return False

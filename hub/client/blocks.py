@@ -60,7 +60,7 @@ class Blocks:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._bounded(len(value))
-            self._size += len(value)
+            self._size += len(value) + 1
             self._data.append(value[1:] if value.startswith(b" ") else value)
 
     def _bounded(self, more: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hub.auth.tokens import TokenVerifier
 from hub.config import Settings
 from tests.cli.conftest import SECRET, Commands
+from tests.client.scripted_front import scripted_front
 from tests.client.scripted_hub import Peer, ScriptedHub, eventually
 
 
@@ -241,3 +242,18 @@ async def http_server(status: bytes, body: bytes) -> AsyncIterator[tuple[int, li
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], requests
+
+
+async def test_another_way_to_the_hub(hub_command: Commands) -> None:
+    async with scripted_front() as front:
+        tail = await hub_command.start("tail", "events:a", "--transport", "sse", HUB_URL=front.url)
+        await tail.shows("connected over sse", where="err")
+        await eventually(lambda: front.peers("sse")[0].live)
+        run = await hub_command("publish", "events:a", "n", "1", HUB_URL=front.url, HUB_TRANSPORT="poll")
+        assert (run.out, run.err) == ("e1:1\n", "")
+        await tail.shows("events:a 1 n 1")
+        assert front.upgrades == 0
+        front.websockets = "swallow"
+        assert (await hub_command("publish", "events:a", "n", "2", HUB_URL=front.url)).out == "e1:2\n"
+    wrong = await hub_command("publish", "events:a", "n", "1", HUB_TRANSPORT="pigeon")
+    assert wrong.process.returncode == 2

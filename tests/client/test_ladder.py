@@ -1,0 +1,116 @@
+"""Which transport comes next. No clock but the numbers given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hub.client import ClientOptions
+from hub.client.ladder import Ladder
+from hub.client.transport import ABNORMAL, Ended
+
+BARRED = Ended(ABNORMAL, "HTTP 403", 403, in_the_way=True)
+SILENT = Ended(ABNORMAL, "timed out", in_the_way=True)
+UNREACHED = Ended(ABNORMAL, "connection refused")
+OFF = Ended(4403, "off", disabled=True, fallback=("sse", "poll"))
+
+
+def ladder(*names: Any) -> Ladder:
+    return Ladder(ClientOptions(transports=names or ("websocket", "sse", "poll"), upgrade_after_s=10, upgrade_max_s=50))
+
+
+def test_what_something_is_in_the_way_of_comes_in_turn() -> None:
+    it, seen = ladder(), []
+    for _ in range(4):
+        seen.append(it.current)
+        assert it.failed(SILENT, 0.0) is None
+    assert seen == ["websocket", "sse", "poll", "websocket"]
+
+
+def test_the_hubs_word_and_an_unreachable_hub_count_where_they_are() -> None:
+    it = ladder()
+    for ended in (UNREACHED, Ended(4401, "no"), Ended(ABNORMAL, "", 503)):
+        assert it.failed(ended, 0.0) is ended
+        assert it.current == "websocket"
+
+
+def test_refused_everywhere_is_the_best_ones_refusal() -> None:
+    it, first = ladder(), Ended(ABNORMAL, "first", 403, in_the_way=True)
+    assert it.failed(first, 0.0) is None
+    assert it.failed(BARRED, 0.0) is None
+    assert it.failed(BARRED, 0.0) is first
+    # One that only passes in between begins the count anew.
+    it = ladder()
+    for ended in (BARRED, BARRED, SILENT, BARRED, BARRED):
+        assert it.failed(ended, 0.0) is None
+
+
+def test_a_single_one_has_nowhere_to_go() -> None:
+    it = ladder("websocket")
+    assert it.failed(SILENT, 0.0) is SILENT
+    assert it.failed(OFF, 0.0) is OFF
+    assert it.fall_to(("sse",), 0.0) is None
+    assert it.climb_at is None
+
+
+def test_proven_ones_get_another_chance_unless_they_were_open() -> None:
+    it = ladder()
+    it.welcomed("websocket", 0.0)
+    it.failed(SILENT, 1.0)
+    assert it.current == "websocket"
+    it.failed(SILENT, 1.0)
+    assert it.current == "sse"
+    it.welcomed("sse", 2.0)
+    it.failed(BARRED, 3.0, opened=True)
+    assert it.current == "poll"
+
+
+def test_falling_where_the_hub_says() -> None:
+    it = ladder("websocket", "poll")
+    assert it.failed(OFF, 0.0) is None
+    assert it.current == "poll"
+    assert it.fall_to(("poll",), 0.0) is None
+    assert list(it.above) == ["websocket"]
+
+
+def test_pauses_grow_and_a_short_stay_above_is_as_good_as_none() -> None:
+    it, now, pauses = ladder(), 0.0, []
+    it.welcomed("websocket", now)
+    now = 100.0  # a long stay
+    for _ in range(4):
+        assert it.fall_to(("sse",), now) == "sse"
+        it.welcomed("sse", now)
+        assert it.climb_at is not None
+        pauses.append(it.climb_at - now)
+        now = it.climb_at
+        it.welcomed("websocket", now)
+        assert it.climb_at is None
+        now += 1.0
+    for pause, bound in zip(pauses, (10, 20, 40, 50), strict=True):
+        assert bound * 0.75 <= pause <= bound
+    now += 10.0
+    it.fall_to(("sse",), now)
+    it.welcomed("sse", now)
+    assert it.climb_at is not None
+    assert it.climb_at - now <= 10
+
+
+def test_lost_connections_do_not_put_the_climb_off() -> None:
+    it = ladder()
+    it.fall_to(("sse",), 0.0)
+    it.welcomed("sse", 0.0)
+    due = it.climb_at
+    it.welcomed("sse", 5.0)
+    assert it.climb_at == due
+    it.climbed_in_vain(10.0)
+    assert it.climb_at is not None
+    assert it.climb_at > 24.0
+    it.climb_soon(11.0)
+    assert 11.0 <= it.climb_at <= 11.5
+
+
+@pytest.mark.parametrize("names", [(), ("carrier pigeon",), ("sse", "sse")])
+def test_transports_there_are_not(names: Any) -> None:
+    with pytest.raises(ValueError, match="name some of websocket, sse, poll"):
+        ClientOptions(transports=names)
