@@ -245,7 +245,7 @@ def _tokens(given: str, org: str, user: str) -> Callable[[], str]:
     return lambda: mint(org, user, scope=DEV_SCOPE)
 
 
-def _options(transport: str | None = None) -> Any:
+def _options(transport: Literal["websocket", "sse", "poll"] | None = None) -> Any:
     from hub.client import ClientOptions
 
     patience: dict[str, Any] = {

@@ -308,8 +308,18 @@ class _Uploads:
         self._stopped = False
 
     async def open_lane(self, method: str, params: dict[str, Any]) -> Lane:
-        lane: Lane = await self._ask(method, params, self._lanes.opened)
-        return lane
+        while True:
+            await self._link.ready()
+            if (way := self._link.by_requests()) is not None:
+                return await way.open(method, params)
+            try:
+                lane: Lane = await self._ask(method, params, self._lanes.opened)
+            except RequestRefused:
+                # On the way it may have become a client without a socket, which is not given handles.
+                if self._link.by_requests() is None:
+                    raise
+            else:
+                return lane
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         return await self._ask(method, params, None)

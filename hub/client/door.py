@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
+from msgspec import Struct
 
 from hub.client.options import ClientOptions
 from hub.client.refusals import refused_with
@@ -15,6 +17,18 @@ from hub.client.transport import ABNORMAL, CannotConnect, Ended
 _SCHEMES = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 _MOST_OF_A_REFUSAL = 65_536
 _TICKET = "ticket"
+
+
+class Answer(Struct, frozen=True):
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Empty when it is not there."""
+        return self.headers.get(name, "")
 
 
 class Door:
@@ -40,12 +54,16 @@ class Door:
 
         Raises ``CannotConnect``. No timeout but for connecting: the caller has one.
         """
+        return await self._send("POST", address, {"Content-Type": "application/json", "Accept": accept}, body, token)
+
+    async def _send(
+        self, method: str, address: str, headers: Mapping[str, str], body: bytes, token: str | None
+    ) -> httpx.Response:
         client = self._client = self._client or self._open()
-        headers = {"Content-Type": "application/json", "Accept": accept}
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+            headers = {**headers, "Authorization": f"Bearer {token}"}
         try:
-            return await client.send(client.build_request("POST", address, content=body, headers=headers), stream=True)
+            return await client.send(client.build_request(method, address, content=body, headers=headers), stream=True)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as problem:
             raise CannotConnect(_unreached(problem)) from problem
 
@@ -56,6 +74,16 @@ class Door:
             if response.status_code != 200 or not is_of(response, "application/json"):
                 raise CannotConnect(await self.refusal(response))
             return await self.read(response, self._options.max_frame_bytes)
+        finally:
+            await response.aclose()
+
+    async def ask(
+        self, method: str, address: str, headers: Mapping[str, str], body: bytes, token: str | None
+    ) -> Answer:
+        """An answer, whatever it says. Raises ``CannotConnect`` when there is none."""
+        response = await self._send(method, address, headers, body, token)
+        try:
+            return Answer(response.status_code, response.headers, await self.read(response, _MOST_OF_A_REFUSAL))
         finally:
             await response.aclose()
 
@@ -94,7 +122,7 @@ class Door:
     def _open(self) -> httpx.AsyncClient:
         options = self._options
         # During a move there are two connections.
-        most = 2 * (options.max_posts + 1)
+        most = 2 * (options.max_posts + 1) + options.max_uploads
         return httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=options.open_timeout_s),
             limits=httpx.Limits(max_connections=most, keepalive_expiry=options.http_idle_s),

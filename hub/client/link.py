@@ -22,6 +22,7 @@ from hub.client.options import ClientOptions, TransportName
 from hub.client.refusals import passes
 from hub.client.tokens import Tokens, TokenSource
 from hub.client.transport import ABNORMAL, CannotConnect, Ended
+from hub.client.upload_tus import TusWay
 from hub.client.ways import Ways
 from hub.client.wire import Drain, Expiring, Flags, HubFrame, Welcome, Wire
 from hub.protocol.codes import CLOSE_SPECS, CloseCode, Reconnect
@@ -118,6 +119,12 @@ class Link:
         self._down = names
         self._nudge.set()
         return True
+
+    def by_requests(self) -> TusWay | None:
+        """How bytes of uploads go now, when it is not over the connection."""
+        if self.current is None or self.current.transport.name == "websocket":
+            return None
+        return TusWay(self._ways.door(), self._tokens.latest, self._options)
 
     def fail(self, failure: ClientError) -> None:
         """Nothing will come any more; whoever waits in ``ready`` is told."""

@@ -100,6 +100,8 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """… and at least this."""
     unsent_bytes: int = 131_072
     """What the kernel takes of what cannot leave yet: everything else that is sent waits behind it."""
+    tus_chunk_bytes: int = 1_048_576
+    """Without a WebSocket: a request has so many bytes, which many proxies let through without being told."""
     upload_stall_s: float = 20.0
     """A handle is opened anew when bytes are under way, or credit is due, and nothing is heard for this long."""
     upload_patience_s: float = 300.0

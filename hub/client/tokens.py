@@ -23,7 +23,7 @@ class Tokens:
     def __init__(self, source: TokenSource | None, options: ClientOptions) -> None:
         self._source = source
         self._timeout_s = options.token_timeout_s
-        self._token: str | None = None
+        self._token: str | None = None  # the newest
         self._refusals = 0
         self.given = source is not None
 
@@ -31,7 +31,7 @@ class Tokens:
         """A token, or None without a source. Raises ``CannotConnect``; ``HubClosed`` for the one that was refused."""
         if self._source is None:
             return None
-        refused, self._token = self._token if self._refusals else None, None
+        refused = self._token if self._refusals else None
         try:
             async with asyncio.timeout(self._timeout_s):
                 given = self._source()
@@ -40,6 +40,10 @@ class Tokens:
             raise CannotConnect(Ended(ABNORMAL, f"get_token failed: {type(problem).__name__}: {problem}")) from problem
         if refused is not None and self._token == refused:
             raise HubClosed(CloseCode.UNAUTHENTICATED, "the hub refused this token, and get_token has no other")
+        return self._token
+
+    def latest(self) -> str | None:
+        """The newest that was given."""
         return self._token
 
     def accepted(self) -> None:

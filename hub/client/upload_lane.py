@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,15 @@ class Grant(Struct, frozen=True):
     chunk_bytes: int
     window: int
     size: int | None = None
+    paced: bool = True
+    """Whether chunks are as large as goes out in ``upload_chunk_s``, because other frames wait behind them."""
+
+
+class Carrier(Protocol):
+    """What chunks go over: a connection, or requests."""
+
+    async def send_chunk(self, handle: int, offset: int, chunk: memoryview) -> None:
+        """Sends what is behind the first ``CHUNK_HEAD_BYTES`` of ``chunk``. Raises ``ConnectionLost``."""
 
 
 class LaneLost(Exception):
@@ -50,7 +59,7 @@ class LaneRefused(Exception):
 class Lane:
     """One handle on one connection. ``acknowledged``: safe in the hub, whatever happens; ``sent``: what goes next."""
 
-    def __init__(self, connection: Connection, grant: Grant) -> None:
+    def __init__(self, connection: Carrier, grant: Grant) -> None:
         self.connection = connection
         self.grant = grant
         self.acknowledged = grant.offset
@@ -185,7 +194,8 @@ async def send_all(lane: Lane, source: Source, options: ClientOptions) -> None:
     buffer = memoryview(bytearray(CHUNK_HEAD_BYTES + lane.grant.chunk_bytes))
     while lane.acknowledged < source.size:
         at = lane.sent
-        count = lane.room(min(pace.bytes, source.size - at))
+        most = pace.bytes if lane.grant.paced else lane.grant.chunk_bytes
+        count = lane.room(min(most, source.size - at))
         if count <= 0:
             await lane.news(options.upload_stall_s)
             continue

@@ -30,13 +30,18 @@ class Ways:
             return WebSocketTransport(url, token, self._wire, self._options)
 
         # An HTTP library takes longer to load than all of the rest.
-        from hub.client.door import Door
         from hub.client.poll import PollTransport
         from hub.client.sse import SseTransport
 
-        door = self._door = self._door or Door(self._url, self._options)
         kind = SseTransport if name == "sse" else PollTransport
-        return kind(door, token, ticket, self._options)
+        return kind(self.door(), token, ticket, self._options)
+
+    def door(self) -> Door:
+        """The hub's HTTP."""
+        from hub.client.door import Door
+
+        self._door = self._door or Door(self._url, self._options)
+        return self._door
 
     async def close(self) -> None:
         """Nothing is opened any more."""

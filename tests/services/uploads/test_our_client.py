@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hub.client import ClientOptions, HubClient, UploadFailed, UploadState
+from hub.flags import FixedFlags
 from tests.services.uploads.depot import Depot, depot, sha256, some_text
 from tests.support.cut_proxy import CutProxy
 from tests.support.hub_database import HubDatabase
@@ -103,3 +105,46 @@ async def test_the_same_key_is_the_same_upload(house: Depot, file: Path) -> None
         with pytest.raises(UploadFailed) as caught:
             await client.upload(file, filename="other.csv", document_type="csv", key="passport-7")
         assert (caught.value.code, caught.value.upload) == ("conflict", ""), "another file is not that one"
+
+
+async def test_where_there_is_no_socket_it_goes_by_requests(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, file: Path
+) -> None:
+    """Over a line that is cut, too; the same file with the same sum is there."""
+    options = msgspec.structs.replace(QUICK, transports=("poll",), tus_chunk_bytes=500_000)
+    async with depot(redis_url, hub_database, tmp_path / "store") as house, CutProxy(("", 0)) as line:
+        node = house.nodes[0]
+        line.target, left = ("127.0.0.1", node.port), 4
+
+        def drops(direction: str, data: bytes) -> bool:
+            nonlocal left
+            cut = direction == "to_target" and left > 0 and random.random() < 0.05
+            left -= cut
+            return cut
+
+        url = f"ws://127.0.0.1:{line.port}/ws"
+        async with HubClient(url, lambda: node.token("acme", "ada"), options=options) as client, asyncio.timeout(60):
+            line.drops = drops
+            upload = client.upload(file, document_type="csv", metadata={"guest_id": 7}, sha256=True)
+            info = await upload
+            assert (info.sha256, info.size, info.metadata) == (sha256(FILE), len(FILE), {"guest_id": "7"})
+            assert house.content(upload.id) == FILE
+            with pytest.raises(UploadFailed, match="not_found|does not exist|no such") as caught:
+                await client.resume_upload("ulid-that-is-none", file)
+            assert caught.value.code in ("not_found", "bad_request")
+
+
+async def test_what_was_begun_over_a_socket_goes_on_without_one(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, file: Path
+) -> None:
+    """The flag of the socket goes off in the middle: nothing is sent twice that was acknowledged."""
+    flags = FixedFlags({"realtime_v2": True})
+    more: dict[str, Any] = {"flags": flags, "flags_drain_window_s": 0.0}
+    async with depot(redis_url, hub_database, tmp_path / "store", **more) as house:
+        async with connected(house) as client, asyncio.timeout(60):
+            upload = client.upload(file, document_type="csv", metadata={"guest_id": 7})
+            await until(lambda: upload.progress.offset > 0, 10, "the first bytes")
+            house.nodes[0].flip(realtime_v2=False)
+            info = await upload
+            await until(lambda: client.transport == "sse", 10, "the move")
+            assert (info.sha256, info.metadata) == (sha256(FILE), {"guest_id": 7})
