@@ -34,7 +34,7 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """With another transport to go to: each step of an attempt may take this long, then the next one has its turn."""
     attempts_of_proven: int = 2
     """A transport that has worked before may fail so often in a row before the next one has its turn."""
-    upgrade_after_s: float = 10.0
+    upgrade_after_s: float = 30.0
     """On a fallback: pause before the first attempt to come up again; twice as long after every one in vain …"""
     upgrade_max_s: float = 600.0
     """… up to this."""

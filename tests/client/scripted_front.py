@@ -69,6 +69,8 @@ class Front:
         self.websockets: Literal["pass", "refuse", "swallow", "mute"] = "pass"
         self.refuse: Callable[[str], tuple[int, Frame | None] | None] = lambda _: None
         """By path: a status, and a problem of the hub's own or none."""
+        self.refusals = 0
+        """So many upgrades are refused, whatever ``websockets`` says."""
         self.upgrades = 0
         self.posts: list[list[Frame]] = []
         self.tokens: list[str | None] = []
@@ -133,7 +135,8 @@ class Front:
 
     async def _upgrade(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.upgrades += 1
-        if self.websockets == "refuse":
+        if self.websockets == "refuse" or self.refusals:
+            self.refusals = max(0, self.refusals - 1)
             _respond(writer, 403, "text/html", b"<p>no such thing here</p>")
             await writer.drain()
             return
