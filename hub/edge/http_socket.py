@@ -19,7 +19,7 @@ from hub.protocol.codes import CloseCode
 from hub.protocol.frames import CloseFrame, Error
 from hub.protocol.session import State
 
-CLOSING_S: Final = 10.0  # for the client to take the last bytes
+CLOSING_S: Final = 10.0  # for the client to take the last bytes, or to ask for them
 CLIENT_GONE: Final = 1006
 
 _error: Final = msgspec.json.Decoder(Error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -116,22 +116,20 @@ class PollSocket(HttpSocket):
 
     def go_on(self, line: Line, cursor: Cursor, wait_s: float) -> bool:
         """The next request. False: this connection cannot serve it; the client's positions are good for another."""
-        if not self._opened or self._connection.gone:
-            return False
         if self._kept is not None and cursor.number == self._number - 1:
             # The last answer was lost on its way. Or it is the last one of all, and was not asked for before.
             self._left_at = time.monotonic()
             line.answer(json_answer(self._kept))
             if self._closing:
-                self._lose(self._connection.close_code)
+                self._gateway.connections.forget(self._connection)
             return True
-        if cursor.number != self._number or self._closing:
+        if cursor.number != self._number or self._closing or self._connection.gone:
             return False
         self._kept = None
         self._displace(line)
         self._until = time.monotonic() + wait_s
         positions = {one.topic: Position(one.epoch, one.seq) for one in cursor.topics if one.epoch}
-        acknowledge(self._gateway, self._connection, positions)
+        acknowledge(self._gateway, self._connection, positions, strict=False)
         self._connection.heard()
         if self._frames:
             self._flush_soon()
@@ -190,25 +188,28 @@ class PollSocket(HttpSocket):
     def _body(self, *last: bytes) -> bytes:
         """Takes everything along."""
         number = self._number + 1
-        cursor = cursor_of(self._gateway, self._connection, number, self._asked)
+        cursor = self._cursor(number)
         frames, self._frames = [*self._frames, *last], []  # after the cursor, which may bring some
         self._bytes = 0
         if not frames:
             # Nothing that could be lost, and no other answer than the one before.
-            return frames_answer(cursor_of(self._gateway, self._connection, self._number, self._asked), ())
+            return frames_answer(self._cursor(self._number), ())
         self._number = number
         self._kept = frames_answer(cursor, frames)
         return self._kept
+
+    def _cursor(self, number: int) -> bytes:
+        known = self._known.snapshots if self._known is not None else None
+        return cursor_of(self._gateway, self._connection, number, self._asked, known)
 
     def _end(self, close_frame: bytes) -> None:
         body = self._body(close_frame)
         line, self._line = self._line, None
         if line is not None:
             line.answer(json_answer(body))
-            self._lose(self._connection.close_code)
         else:
-            # Perhaps its client asks once more.
-            asyncio.get_running_loop().call_later(CLOSING_S, self._connection.lost, CLIENT_GONE)
+            self._gateway.connections.part(self._connection, CLOSING_S)
+        self._lose(self._connection.close_code)
 
 
 class _Known:
@@ -219,7 +220,7 @@ class _Known:
     def __init__(self, cursor: Cursor) -> None:
         self._flags = cursor.flags
         self._topics = {one.topic for one in cursor.topics}
-        self.snapshots: dict[str, Any] = {one.topic: one.presence for one in cursor.topics if one.presence}
+        self.snapshots: dict[str, tuple[str, int]] = {one.topic: one.presence for one in cursor.topics if one.presence}
         """By topic; each is told once."""
 
     def has(self, packet: Packet, flags: int) -> bool:

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     from hub.edge.connection import Connection
 
 
-def cursor_of(gateway: Gateway, connection: Connection, number: int = 0, asked: int = 0) -> bytes:
+Presences = Mapping[str, tuple[str, int]]
+"""By topic: which version of who is present a client knows."""
+
+
+def cursor_of(
+    gateway: Gateway, connection: Connection, number: int = 0, asked: int = 0, presences: Presences | None = None
+) -> bytes:
     """Everything up to its positions has been written to the connection's socket when this returns.
 
-    Not to be called while events are delivered: a topic's position is ahead of its subscribers then.
+    ``presences``: what the client knew when it came, of topics of which this connection has told nothing yet.
     """
     who = connection.verified
     return encode_cursor(
@@ -31,7 +37,7 @@ def cursor_of(gateway: Gateway, connection: Connection, number: int = 0, asked: 
             asked,
             digest_of_flags(connection.flags),
             tuple(
-                _standing(gateway, text, sub)
+                _standing(gateway, text, sub, presences or {})
                 for text, sub in connection.subscriptions.items()
                 # Its verdict has not been sent, so its client does not count on it yet.
                 if sub.state is not SubState.JOINING
@@ -45,9 +51,9 @@ def digest_of_flags(flags: Mapping[str, bool]) -> int:
     return zlib.crc32(msgspec.json.encode(flags, order="deterministic"))
 
 
-def _standing(gateway: Gateway, text: str, sub: Subscription) -> Standing:
+def _standing(gateway: Gateway, text: str, sub: Subscription, presences: Presences) -> Standing:
     local, position, known = sub.topic, sub.settled(), None
-    if local.kind.presence and sub.state is SubState.LIVE and sub.filter is None:
-        known = gateway.presence.told(local)
+    if local.kind.presence and sub.filter is None:
+        known = (gateway.presence.told(local) if sub.state is SubState.LIVE else None) or presences.get(text)
     filter = None if sub.filter is None else sub.filter.spec
     return Standing(text, position.epoch, position.seq, sub.window > 0, filter, known)

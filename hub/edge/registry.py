@@ -30,6 +30,8 @@ class Connections:
         self._by_session: dict[str, Connection] = {}
         self._by_id: dict[str, Connection] = {}
         """Those whose clients send frames by requests of their own."""
+        self._parted: dict[str, Connection] = {}
+        """Ended while their clients did not ask; bounded in time."""
         self._emptied = asyncio.Event()
         self.draining = False
         """Set once, when the node leaves: nobody is let in any more and readiness says no."""
@@ -63,8 +65,17 @@ class Connections:
         self._by_session[connection.session_id] = self._by_id[connection.id] = connection
 
     def of_id(self, connection: str) -> Connection | None:
-        """One that is no WebSocket, also when another has its session now."""
-        return self._by_id.get(connection)
+        """One that is no WebSocket, also when another has its session now, or it has just ended."""
+        return self._by_id.get(connection) or self._parted.get(connection)
+
+    def part(self, connection: Connection, seconds: float) -> None:
+        """It ends, and has something to say to a client that may ask once more."""
+        self._parted[connection.id] = connection
+        asyncio.get_running_loop().call_later(seconds, self.forget, connection)
+
+    def forget(self, connection: Connection) -> None:
+        """It has said it."""
+        self._parted.pop(connection.id, None)
 
     def of_session(self, session: str) -> Connection | None:
         """The newest that is no WebSocket."""

@@ -159,8 +159,11 @@ async def _acknowledge(gateway: Gateway, connection: Connection, frame: Ack) -> 
     acknowledge(gateway, connection, frame.positions)
 
 
-def acknowledge(gateway: Gateway, connection: Connection, positions: Mapping[str, Position]) -> None:
-    """The client has everything up to these positions, by topic as it writes them."""
+def acknowledge(
+    gateway: Gateway, connection: Connection, positions: Mapping[str, Position], *, strict: bool = True
+) -> None:
+    """The client has everything up to these positions, by topic as it writes them. ``strict``: it is told of those
+    that cannot be; else they are of a subscription that has ended since."""
     for text, position in positions.items():
         sub = connection.subscriptions.get(text)
         if sub is None:
@@ -168,7 +171,8 @@ def acknowledge(gateway: Gateway, connection: Connection, positions: Mapping[str
         try:
             news = gateway.delivery.acknowledge(sub, position)
         except HubError as error:
-            connection.refuse(error, topic=text)
+            if strict:
+                connection.refuse(error, topic=text)
             continue
         if news:
             connection.acknowledged(text, position)

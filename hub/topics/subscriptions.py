@@ -137,12 +137,17 @@ class Subscription:
         return Position(self.epoch, self.seq)
 
     def settled(self) -> Position:
-        """``position``, after what comes by a walk was written. Not while events are delivered: a topic is ahead then.
+        """Exactly what was written: a client that goes on from there gets every event once.
 
-        A client that goes on from there gets every event once.
+        What comes by a walk is written now; what was accepted in this turn and goes out at its end does not count.
         """
-        if self.topic.walk is not None and self.state is SubState.LIVE:
-            self.topic.walk.leave(self, SubState.LIVE)
+        local = self.topic
+        if self.state is SubState.LIVE:
+            if local.walk is not None:
+                local.walk.leave(self, SubState.LIVE)
+            if local.pending and not self.picky:
+                first = min((one.seq for one in local.pending if one.seq), default=local.top + 1)
+                return Position(local.epoch, first - 1)
         return self.position
 
     @property

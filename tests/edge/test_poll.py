@@ -381,8 +381,7 @@ async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisS
         # Somebody comes between two polls: that is news.
         await one.another("u2").poll(topics="party:p")
         answer = await two.poll(cursor)
-        (event,) = answer["frames"]
-        assert event["name"] == "presence"
-        assert "u2" in repr(event["data"])
+        assert [frame.get("name") for frame in answer["frames"]] == ["presence"], answer["frames"]
+        assert "u2" in repr(answer["frames"])
         while (answer := await one.poll(answer["cursor"], 0.3))["frames"]:
             assert "u2" in repr(answer["frames"])

@@ -11,7 +11,7 @@ from hub.fanout import dispatcher
 from hub.protocol.codec import Encoding
 from hub.protocol.frames import Gap
 from hub.topics.subscriptions import SubState
-from tests.support.fan_out import REPLAY, SHORT, FakeConnection, FanOut, topic
+from tests.support.fan_out import REPLAY, SHORT, FakeConnection, FanOut, draft, topic
 from tests.support.waiting import until
 
 STEP = 2
@@ -71,6 +71,33 @@ async def test_the_next_events_come_after_those_of_the_walk(hub: FanOut) -> None
         hub.broker.pump()
     await until(lambda: hub.local(REPLAY).walk is None)
     assert [connection.seqs(REPLAY) for connection in connections] == [[1, 2, 3]] * len(connections)
+
+
+async def test_where_one_stands_in_the_midst_of_a_turn(hub: FanOut) -> None:
+    """What else came in the turn (a kick) may end a connection before the events of the turn have gone out."""
+    connections = await crowd(hub, 3)
+    filtered = FakeConnection(hub)
+    await filtered.join(REPLAY, g=1)
+    hub.publish(REPLAY, 2, g=1)
+    hub.broker.pump()
+    told: list[int] = []
+
+    def judge(_: bytes) -> None:
+        for connection in (*connections, filtered):
+            record, sub = connection.records[topic(REPLAY).wire], connection.subscriptions[topic(REPLAY).wire]
+            position = sub.settled()
+            record.stands_at(position)
+            told.append(position.seq)
+
+    hub.dispatcher.listen(b"control", judge, lambda: None)
+    hub.publish(REPLAY, 2, g=1)
+    hub.broker.publish_now(draft(REPLAY, g=1, ephemeral=True))
+    events = [*hub.broker.wire, (b"control", hub.broker.wire[0][1])]
+    hub.broker.wire.clear()
+    hub.dispatcher.on_messages(events)
+    assert told == [2] * 4
+    await until(lambda: hub.local(REPLAY).walk is None)
+    assert [connection.seqs(REPLAY) for connection in (*connections, filtered)] == [[1, 2, 3, 4]] * 4
 
 
 async def test_walks_take_turns(hub: FanOut) -> None:
