@@ -99,6 +99,8 @@ class HttpLine {
   #mail = [];
   #positions = {};
   #alarm = 0;
+  /** Ids of what the connection was asked, and has not answered. @type {Set<number>} */
+  #awaited = new Set();
   /** Requests with frames that have no answer yet. @type {Set<{calls: boolean, late: boolean}>} */
   #underway = new Set();
 
@@ -156,6 +158,7 @@ class HttpLine {
     clearTimeout(this.#alarm);
     this.#ending.abort();
     this.#mail = this.#mail.filter((frame) => !ofConnection(frame));
+    this.#awaited.clear();
     setTimeout(() => this.#letters.abort(), LEAVE_MS);
   }
 
@@ -203,6 +206,7 @@ class HttpLine {
     } catch (error) {
       reportError(error); // as from a WebSocket's: what comes next is not to suffer
     }
+    if (this.#awaited.delete(frame.id)) this.#deliver();
   }
 
   #post(path, body, accept, signal) {
@@ -214,10 +218,14 @@ class HttpLine {
   #deliver() {
     while (this.#mail.length > 0 && this.#underway.size < MOST_REQUESTS) {
       for (const { calls, late } of this.#underway) if (!calls || !late) return;
-      const calls = this.#mail[0].type === "call";
+      // Two requests may come to two nodes, and on their way to the connection the second overtakes the first.
+      if (this.#awaited.size > 0 && ofConnection(this.#mail[0])) return;
+      const calls = isFree(this.#mail[0]);
       let count = 1;
-      while (count < MOST_FRAMES && count < this.#mail.length && (this.#mail[count].type === "call") === calls) count += 1;
-      this.#dispatch(this.#mail.splice(0, count), calls);
+      while (count < MOST_FRAMES && count < this.#mail.length && isFree(this.#mail[count]) === calls) count += 1;
+      const frames = this.#mail.splice(0, count);
+      for (const frame of frames) if (frame.id && ofConnection(frame)) this.#awaited.add(frame.id);
+      this.#dispatch(frames, calls);
     }
   }
 
@@ -400,6 +408,11 @@ export class EventBlocks {
 /** Whether the answer to a frame comes over the connection, and not with the request that brought it. */
 export function ofConnection({ type, method }) {
   return OF_CONNECTION.has(type) || (type === "call" && method.startsWith("presence."));
+}
+
+/** A call that any node performs, and that others may overtake. */
+function isFree(frame) {
+  return frame.type === "call" && !ofConnection(frame);
 }
 
 function lost(message) {
