@@ -155,11 +155,10 @@ class Cohorts:
         To be called every few seconds: so long a connection counts as there.
         """
         now = self.clock()
-        alike: Counter[int] = Counter()
-        mappings: dict[int, Values] = {}
-        for flags in connections:  # most share a few mappings
-            alike[id(flags)] += 1
-            mappings[id(flags)] = flags
+        # Most share a few mappings.
+        all_flags = list(connections)
+        alike = Counter(map(id, all_flags))
+        mappings = dict(zip(map(id, all_flags), all_flags, strict=True))
         told = {}
         for flag, counters in self._flags.items():
             counts: Counter[bool] = Counter()

@@ -18,6 +18,7 @@ from hub.flags import Guards
 _LEAST_MS: Final = 0.1
 _STEP: Final = 1.1
 """Each bucket of a histogram is so many times as wide as the one before: a percentile is right to a tenth."""
+_LOG_STEP: Final = math.log(_STEP)
 _LONGEST_MS: Final = 60_000.0
 _BUCKETS: Final = math.ceil(math.log(_LONGEST_MS / _LEAST_MS, _STEP)) + 1
 _PERCENTILE: Final = 0.99
@@ -30,7 +31,7 @@ def bucket_of(ms: float) -> int:
     """The bucket of a time; what is longer than a minute is in the last one."""
     if ms <= _LEAST_MS:
         return 0
-    return min(math.ceil(math.log(ms / _LEAST_MS) / math.log(_STEP)), _BUCKETS - 1)
+    return min(math.ceil(math.log(ms / _LEAST_MS) / _LOG_STEP), _BUCKETS - 1)
 
 
 def p99_ms(buckets: Buckets) -> float:
