@@ -234,7 +234,8 @@ def openapi_config(version: str) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="hub",
         version=version,
-        description="A multiplexed realtime event hub. What goes over its socket is in /asyncapi.json.",
+        description="A multiplexed realtime event hub. The frames that go over its socket, over GET or POST /v1/sse "
+        "(server-sent events) and GET or POST /v1/poll are in /asyncapi.json.",
         use_handler_docstrings=True,
         components=Components(
             security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}
