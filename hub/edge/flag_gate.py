@@ -26,7 +26,17 @@ def subject_of(principal: Principal | None) -> Subject:
 def check_transport(gateway: Gateway, transport: Transport, principal: Principal) -> None:
     """Raises ``feature_disabled`` for a socket of somebody who is to have none."""
     if transport == SOCKET and not gateway.flags.on(REALTIME, subject_of(principal)):
-        raise disabled(REALTIME, "the socket is switched off for you; use a fallback", elsewhere=True)
+        raise transport_disabled()
+
+
+def switched_off(connection: Connection) -> bool:
+    """Whether it is a socket of somebody who is to have none, by its flags."""
+    return connection.socket.transport == SOCKET and not connection.flags.get(REALTIME, True)
+
+
+def transport_disabled() -> HubError:
+    """What whoever opens such a socket is told."""
+    return disabled(REALTIME, "the socket is switched off for you; use a fallback", elsewhere=True)
 
 
 def refusal_of(gateway: Gateway, connection: Connection, topic: str) -> HubError | None:

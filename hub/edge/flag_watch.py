@@ -1,12 +1,13 @@
 """Flags decide on connections that are open: whoever has another value now is told, and loses or gets what it covers.
 
-One walk over the connections after each change, a few in each turn of the event loop. Who may not have the socket any
-more moves to another transport, spread over ``flags_drain_window_s``.
+One walk over the connections after each change, for two milliseconds in each turn of the event loop. Who may not have
+the socket any more moves to another transport, spread over ``flags_drain_window_s``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,45 +15,52 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from hub.edge.drain import move
-from hub.edge.flag_gate import method_refusal, refusal_of, subject_of
+from hub.edge.flag_gate import method_refusal, refusal_of, subject_of, switched_off
 from hub.edge.gateway import Gateway
-from hub.flags import FALLBACK, PRESENCE, REALTIME, SOCKET
+from hub.flags import FALLBACK, PRESENCE, REALTIME
 from hub.protocol.frames import Flags as FlagsFrame
 from hub.protocol.session import State
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
 
-LOOKS_AT_ONCE: Final = 200  # then others have their turn
+TURN_S: Final = 0.002  # of the event loop, then others have theirs
+PAUSE_S: Final = 0.02  # between two walks
 
 log = structlog.get_logger(__name__)
 
 
 class FlagWatch:
-    """One task of a node while something has changed. ``close`` ends it."""
+    """The walk, a task of a node while something has changed; and another for those who move. ``close`` ends both."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._again = False
+        self._again = self._closed = False
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[Connection] = set()
+        self._move: asyncio.Task[None] | None = None
 
     def changed(self, flags: frozenset[str]) -> None:
         """Some flags may be other than before for somebody."""
         self._again = True
-        if self._task is None and flags:
+        if self._task is None and flags and not self._closed:
             self._task = asyncio.create_task(self._run(), name="flag-watch")
 
     async def close(self) -> None:
-        """Ends a walk that is under way."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """Ends a walk that is under way; there will be no other."""
+        self._closed = True
+        tasks = [task for task in (self._task, self._move) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
             while self._again:
                 self._again = False
                 await self._walk()
+                # However many changes there are, most of the time is others'.
+                await asyncio.sleep(PAUSE_S)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -61,20 +69,37 @@ class FlagWatch:
             self._task = None
 
     async def _walk(self) -> None:
-        moving: list[Connection] = []
-        for number, connection in enumerate(self._gateway.connections, 1):
+        began = time.monotonic()
+        for connection in self._gateway.connections:
             try:
                 if self._look(connection):
-                    moving.append(connection)
+                    self._leave(connection)
             except Exception:
                 log.exception("flags not enforced", connection=connection.id)
-            if number % LOOKS_AT_ONCE == 0:
+            if time.monotonic() - began > TURN_S:
                 await asyncio.sleep(0)
-        if moving:
-            log.info(
-                "leaving the socket", connections=len(moving), window_s=self._gateway.settings.flags_drain_window_s
-            )
-            await move(self._gateway, moving, FALLBACK)
+                began = time.monotonic()
+
+    def _leave(self, connection: Connection) -> None:
+        """Redis makes the tickets, so this is no part of the walk: other flags must not wait for it."""
+        self._leaving.add(connection)
+        if self._move is None:
+            self._move = asyncio.create_task(self._move_all(), name="flag-moves")
+
+    async def _move_all(self) -> None:
+        try:
+            while self._leaving:
+                await asyncio.sleep(0)
+                leaving, self._leaving = [one for one in self._leaving if _must_leave(one)], set()
+                window_s = self._gateway.settings.flags_drain_window_s
+                log.info("leaving the socket", connections=len(leaving), window_s=window_s)
+                await move(self._gateway, leaving, FALLBACK)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("sockets not moved")
+        finally:
+            self._move = None
 
     def _look(self, connection: Connection) -> bool:
         """Tells a connection what is new. True: it may not have its socket any more."""
@@ -115,12 +140,21 @@ class FlagWatch:
                 presence.leave(connection.attendance, sub)
 
     def _leaves(self, connection: Connection, news: Mapping[str, bool]) -> bool:
-        if connection.socket.transport != SOCKET or REALTIME not in news or self._gateway.connections.draining:
+        if REALTIME not in news or self._gateway.connections.draining:
             return False
         if news[REALTIME]:
             connection.drain_at = 0.0  # it may stay after all
-            return False
-        return not connection.drain_at
+        return _must_leave(connection)
+
+
+def _must_leave(connection: Connection) -> bool:
+    """Whoever is still saying hello is refused at the end of it."""
+    return (
+        switched_off(connection)
+        and connection.session.state is State.OPEN
+        and not connection.gone
+        and not connection.drain_at
+    )
 
 
 def _news(before: Mapping[str, bool], now: Mapping[str, bool]) -> dict[str, bool]:

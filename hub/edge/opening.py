@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from hub.auth.credentials import Place
 from hub.auth.principal import Principal
-from hub.edge.flag_gate import check_transport, subject_of
+from hub.edge.flag_gate import check_transport, subject_of, switched_off, transport_disabled
 from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
 from hub.errors import ErrorCode, HubError
@@ -61,6 +61,11 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     connection.budget = gateway.admission.frame_budget(principal)
     positions = await _resume(gateway, connection, hello, principal)
     verdicts, joined = await join(gateway, connection, action.topics, positions or {})
+    if switched_off(connection):
+        # While it was let in. Nobody moves whoever has not been welcomed.
+        connection.refuse(transport_disabled(), hello.id)
+        connection.close(CloseCode.FORBIDDEN)
+        return
     connection.session.opened()
     connection.send(
         Welcome(

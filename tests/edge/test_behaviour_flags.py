@@ -38,6 +38,22 @@ class UserFlags(FixedFlags):
         return {flag: self.on(flag, subject) for flag in super().values(subject)}
 
 
+def held_up(owner: Any, name: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """A method of the hub's that does its work and returns when the second event is set. The first: it was called."""
+    loop = asyncio.get_running_loop()
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    work = getattr(owner, name)
+
+    async def slow(*arguments: Any) -> Any:
+        loop.call_soon_threadsafe(reached.set)
+        outcome = await work(*arguments)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(go_on.wait(), loop))
+        return outcome
+
+    setattr(owner, name, slow)
+    return reached, go_on
+
+
 async def start(hub_with: HubWith, **values: bool) -> Peers:
     return await hub_with(flags=FixedFlags({"rooms": True, "finance_realtime_v2": True, **values}))
 
@@ -116,18 +132,7 @@ async def test_a_topic_joined_while_it_is_switched_off_is_not_kept(hub_with: Hub
     """The permission was given before, and the verdict comes after."""
     peers = await start(hub_with)
     client = await peers.join()
-    membership = peers.hub.gateway.membership
-    join, reached, go_on = membership.join, asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    async def slow(*arguments: Any) -> Any:
-        loop.call_soon_threadsafe(reached.set)
-        waiting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(go_on.wait(), loop))
-        outcome = await join(*arguments)
-        await waiting
-        return outcome
-
-    membership.join = slow  # type: ignore[method-assign]
+    reached, go_on = held_up(peers.hub.gateway.membership, "join")
     await client.send({"type": "subscribe", "id": "s", "topics": [{"topic": "room:a"}]})
     await reached.wait()
     peers.hub.flip(rooms=False)
@@ -161,6 +166,36 @@ async def test_without_realtime_nobody_gets_a_socket(hub_with: HubWith) -> None:
     peers.hub.flip(realtime_v2=True)
     await until(lambda: peers.hub.gateway.flags.on("realtime_v2", Subject()), what="the flag to be on")
     await peers.join()
+
+
+@pytest.mark.parametrize("step", ["admit", "join"])
+async def test_who_is_let_in_while_the_socket_goes_off_is_refused_in_the_end(hub_with: HubWith, step: str) -> None:
+    peers = await start(hub_with, realtime_v2=True)
+    gateway = peers.hub.gateway
+    reached, go_on = held_up(gateway.admission if step == "admit" else gateway.membership, step)
+    client = await peers.open(peers.token())
+    await client.send({"type": "hello", "id": 7, "subscribe": [{"topic": "big:a"}]})
+    await reached.wait()
+    peers.hub.flip(realtime_v2=False)
+    await until(lambda: not gateway.flags.on("realtime_v2", Subject()), what="the flag to be off")
+    go_on.set()
+    refused = await client.expect(Error, id=7, code="feature_disabled")
+    assert refused.details == {"flag": "realtime_v2", "fallback": FALLBACK}
+    assert await client.close_code() == 4403
+
+
+async def test_those_who_move_keep_no_other_flag_waiting(hub_with: HubWith) -> None:
+    peers = await start(hub_with, realtime_v2=True)
+    client = await peers.join(subscribe=[{"topic": "room:a"}])
+    reached, go_on = held_up(peers.hub.gateway.tickets, "issue_many")
+    peers.hub.flip(realtime_v2=False)
+    await client.expect(Flags, flags={"realtime_v2": False})
+    await reached.wait()
+    peers.hub.flip(rooms=False)
+    await client.expect(Flags, flags={"rooms": False})
+    await client.expect(Unsubscribed, topic="room:a")
+    go_on.set()
+    await client.expect(Drain)
 
 
 async def test_when_the_socket_goes_off_its_clients_are_told_to_move(hub_with: HubWith) -> None:
