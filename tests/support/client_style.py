@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from tests.support.raw_client import Transport
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Style:
     """Leaves after a moment, again and again."""
     toggles: bool = False
     """Subscribes and unsubscribes in a tight loop."""
-    transport: Literal["websocket", "sse", "poll"] = "websocket"
+    transport: Transport = "websocket"
     """Others speak JSON. One that polls asks another node each time."""
     receive_buffer: int | None = None
     """Bytes of the socket's buffer, for clients that stop reading."""

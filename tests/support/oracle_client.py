@@ -33,6 +33,7 @@ SAVE_S = 0.5  # how often the oracle's nodes store acknowledged positions
 _NOW_JITTER_S = 0.2
 _LONGEST_PAUSE_S = 2.0
 _ANSWER_S = 20.0
+_POLLS_OF_A_NODE = 10
 _NEVER = {1002, 1007, 4400, 4401, 4403, 4405, 4409, 4413}
 _NOW = {4504, 4508, 4510}
 
@@ -191,8 +192,11 @@ class OracleClient:
 
     def _asking(self, addresses: Sequence[str], query: str) -> _Link:
         """By requests, each of which bears the token; a ticket says whose session it is."""
-        nodes = addresses if self.style.transport == "poll" else addresses[:1]
-        ports = [int(address.rpartition(":")[2]) for address in nodes]
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        # Who polls goes to another node now and then: without sticky sessions that may happen at any time.
+        ports = (
+            [port for port in ports for _ in range(_POLLS_OF_A_NODE)] if self.style.transport == "poll" else ports[:1]
+        )
         headers = {"Authorization": f"Bearer {self._token}"}
         self.connections += 1
         self._ticket = ""
@@ -263,6 +267,17 @@ class OracleClient:
         if self.style.toggles:
             link.tasks.append(asyncio.create_task(self._toggle(link)))
 
+    def _moved(self, welcome: dict[str, Any]) -> None:
+        """Another node serves it from its cursor on, and has something to say about that: nothing that was not lost."""
+        self._session = welcome["session"]
+        self._check_verdicts(welcome["topics"])
+        for verdict in welcome["topics"]:
+            witness = self.witnesses[verdict["topic"]]
+            if not verdict["recovered"]:
+                witness.joined(verdict["epoch"], verdict["seq"], False, by_session=False)
+            elif verdict["epoch"] != witness.epoch:
+                self.complaints.append(f"{self.name} {verdict['topic']}: recovered in another epoch than its cursor's")
+
     def _check_verdicts(self, verdicts: Sequence[dict[str, Any]]) -> None:
         for verdict in verdicts:
             if not verdict["ok"]:
@@ -291,6 +306,8 @@ class OracleClient:
         elif kind == "drain":
             self._ticket = frame["ticket"]
             link.tasks.append(asyncio.create_task(self._go_at_slot(link, frame["after_ms"] / 1000)))
+        elif kind == "welcome" and self.style.transport == "poll":
+            self._moved(frame)
         elif kind == "reply":
             link.answers.pop(frame["id"])(frame["result"])
         elif kind == "error" and frame["retry"] != "never":

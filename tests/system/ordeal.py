@@ -24,6 +24,7 @@ from tests.support.client_style import Style
 from tests.support.hub_database import HubDatabase
 from tests.support.hub_process import SECRET, HubProcess
 from tests.support.oracle_client import HEARTBEAT_S, SAVE_S, OracleClient
+from tests.support.raw_client import Transport
 from tests.support.waiting import until
 from tests.system.judge import Figures, Truth, judge, read_truth
 from tests.system.publisher import Entry, FrameWay, HttpWay, Publisher, SqlWay, Way
@@ -185,8 +186,10 @@ class Ordeal:
         flaps = number < plan.flapping
         toggles = plan.flapping <= number < plan.flapping + plan.toggling
         lazy = number >= plan.clients - plan.lazy
+        transport = _transport_of(number)
         style = Style(
-            msgpack=number % 3 == 0,
+            transport=transport,
+            msgpack=number % 3 == 0 and transport == "websocket",
             by_session=number % 2 == 0 and not toggles,
             window=number % 5 == 0,
             token_in_hello=number % 4 == 0,
@@ -241,6 +244,12 @@ class Ordeal:
                 return not await connection.fetchval("SELECT count(*) FROM hub.outbox WHERE state = 'pending'")
 
             await until(empty, SETTLE_S, "the outbox to be relayed")
+
+
+def _transport_of(number: int) -> Transport:
+    """Most have a WebSocket."""
+    by_others: dict[int, Transport] = {5: "sse", 10: "poll"}
+    return by_others.get(number % 12, "websocket")
 
 
 def token(user: str) -> str:
