@@ -127,7 +127,8 @@ class HttpLink(ABC):
             if self._reading in done:
                 self._reading = None
             for task in done:
-                task.result()
+                if not task.cancelled():
+                    task.result()
         return self._came.popleft().decode()
 
     async def __aiter__(self) -> AsyncIterator[str]:
