@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
 
-.PHONY: dev test lint check docs oracle oracle-chat oracle-uploads load crowd microbench bench clean
+.PHONY: dev test lint check docs oracle oracle-chat oracle-uploads oracle-flags load crowd microbench bench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
@@ -30,6 +30,9 @@ oracle-chat: $(VENV)/.test  ## twenty people chat while things break, for ORACLE
 
 oracle-uploads: $(VENV)/.test  ## uploads while things break, fifty for each of ORACLE_ROUNDS; ORACLE_SEED: the same again
 	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-20} $(BIN)/python -m pytest tests/system/test_upload_random.py -s -q $(ARGS)
+
+oracle-flags: $(VENV)/.test  ## a kill switch, FLAGS_SOCKETS sockets and FLAGS_CLIENTS clients of our library on two nodes
+	@FLAGS_CLIENTS=$${FLAGS_CLIENTS:-1000} $(BIN)/python -m pytest tests/system/test_flags_live.py -s -q $(ARGS)
 
 load: $(VENV)/.load  ## people who use a hub, for 30 s: HUB_URL's, or one started for it
 	@$(BIN)/python -m loadtest.load $(ARGS)

@@ -37,6 +37,7 @@ NOT_BY_POLLS: dict[str, str] = {
     "test_acknowledged_positions_are_used_for_what_has_no_since_or_last": _ACKNOWLEDGES,
     "test_wrong_epochs_lower_numbers_and_foreign_topics_are_ignored": _ACKNOWLEDGES,
     "test_drain_gives_a_slot_and_a_ticket_that_resumes_once": "a ticket is good for one request",
+    "test_a_drain_ticket_is_bound_to_scope_and_organisation": "that a client has left is noticed late",
     "test_a_kind_without_history_says_that_something_was_skipped": "nothing is kept for who does not ask just then",
 }
 """The same of polls."""
