@@ -60,6 +60,7 @@ async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
     arrival = await _identify(gateway, request, asking)
     cursor = _cursor(asking, arrival)
     if not line.lost:
+        _check_room(gateway)  # once more: many may have waited for their turn
         socket = SseSocket(gateway, line, asking.asked or (cursor.asked if cursor is not None else 0))
         socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
 
@@ -85,6 +86,7 @@ async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
         _check_room(gateway)
         await gateway.turnstile.turn(Step.HANDSHAKE)
     if not line.lost:
+        _check_room(gateway)
         socket = PollSocket(gateway, line, wait_s, asked, moved)
         socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
 
