@@ -56,11 +56,16 @@ class Readiness:
         self._under_way: asyncio.Task[bool] | None = None
 
     async def missing(self) -> list[str]:
-        """The parts that are not there: ``redis``, ``database``; or ``draining``."""
+        """The parts that are not there: ``redis``, ``database``, ``flags`` (what was switched off is not known yet); or
+        ``draining``."""
         gateway = self._gateway
         draining = gateway.connections.draining
         database = await self._database_answers()
-        parts = {"draining": not draining, "redis": gateway.broker.ready, "database": database}
+        if database:
+            gateway.board.look_again()
+        # Who was given other flags has no need of the board's.
+        flags = gateway.flags is not gateway.board or gateway.board.known
+        parts = {"draining": not draining, "redis": gateway.broker.ready, "database": database, "flags": flags}
         return [name for name, fine in parts.items() if not fine]
 
     async def _database_answers(self) -> bool:
@@ -92,7 +97,10 @@ async def live() -> Alive:
 
 @get("/health/ready", summary="Should clients be sent here", responses=problem_responses(503))
 async def ready(readiness: NamedDependency[SkipValidation[Readiness]]) -> Ready:
-    """200 while Redis brings the node's own probe back, the database answers and the node is not leaving."""
+    """200 while Redis brings the node's own probe back, the database answers and the node is not leaving.
+
+    A node that has just started is ready when it has read which flags were changed at run time.
+    """
     missing = await readiness.missing()
     if missing:
         text = f"not ready: {', '.join(missing)}"

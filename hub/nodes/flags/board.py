@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Literal, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 import structlog
 
@@ -19,15 +19,21 @@ from hub.database import Database
 from hub.errors import ErrorCode, HubError
 from hub.fanout.control import Control, FlagsChanged
 from hub.flags import Evaluation, Evaluator, FlagFile, OnFlagChange, Override, StageState, Subject
+from hub.nodes.flags.committed import Committed
 from hub.nodes.flags.counting import FlagCounts
+from hub.nodes.flags.line import Line
 from hub.nodes.flags.source import FileProblem, FlagSource, Look
-from hub.nodes.flags.store import AuditRow, Change, FlagStore, Stored
+from hub.nodes.flags.store import AuditRow, Change, Changed, FlagStore, Stored
 from hub.nodes.flags.watcher import FolderWatcher
 from hub.orgs import OrgId
 from hub.telemetry import FlagMetrics
 
 # However many changes there are in a second, nodes read so often at most.
 _READ_PAUSE_S: Final = 0.05
+# Whoever changes a flag waits so long for what this node reads then; later it decides by what was committed alone.
+_OWN_READ_S: Final = 1.0
+# A node that has never read decides by the file, whatever was killed.
+_UNKNOWN_PAUSE_S: Final = 0.5
 # What stood in the file twice so long apart is no half of something.
 _SETTLE_S: Final = 0.05
 _EXPIRE_EVERY_S: Final = 3600.0
@@ -58,14 +64,15 @@ class FlagBoard:
         """Why PostgreSQL could not be asked; what it had before counts."""
         self.reads = 0
         """How often PostgreSQL was asked."""
+        self.known = False
+        """Whether it has answered at all; until then the file alone counts, also for what was switched off since."""
         self.metrics = FlagCounts(metrics)
         self._actions: list[OnFlagChange] = []
         self._file_wake = asyncio.Event()
         self._wake = asyncio.Event()
         self._asked: list[asyncio.Future[None]] = []
-        # Those who change flags wait in line without a connection: they would all wait for the same row.
-        self._turn = asyncio.Lock()
-        self._in_line = 0
+        self._line = Line(settings.flags_changes_waiting)
+        self._committed = Committed()
         self._watcher = FolderWatcher(self._source.folders, self._file_wake.set)
         self._tasks: list[asyncio.Task[None]] = []
         control.on(FlagsChanged, self._told)
@@ -119,19 +126,39 @@ class FlagBoard:
         """
         for change in changes:
             self._check(change)
-        done = await self._in_turn(lambda: self.store.change(changes, who, why))
-        await self._spread(done.version)
+
+        async def commit() -> Changed:
+            done = await self.store.change(changes, who, why)
+            self._committed.changed(changes, done)
+            return done
+
+        done = await self._line.wait(lambda: self._spread(commit))
+        await self._settle()
         return done.overrides
 
     async def set_stage(self, state: StageState, *, kind: Literal["stage", "rollback"], who: str, why: str) -> int:
-        """Writes where a schedule stands, on all nodes; ``FlagStore.set_stage`` says what is raised."""
-        version = await self._in_turn(lambda: self.store.set_stage(state, kind=kind, who=who, why=why))
-        await self._spread(version)
+        """Writes where a schedule stands, on all nodes, before the changes that wait in line.
+
+        ``FlagStore.set_stage`` says what is raised.
+        """
+
+        async def commit() -> int:
+            version = await self.store.set_stage(state, kind=kind, who=who, why=why)
+            self._committed.staged(state.flag, version, state)
+            return version
+
+        version = await self._line.first(lambda: self._spread(commit))
+        await self._settle()
         return version
 
     async def drop_stage(self, flag: str, *, who: str, why: str) -> None:
         """Forgets a schedule that the file has no more."""
-        await self._spread(await self._in_turn(lambda: self.store.drop_stage(flag, who=who, why=why)))
+
+        async def commit() -> None:
+            self._committed.staged(flag, await self.store.drop_stage(flag, who=who, why=why), None)
+
+        await self._line.first(lambda: self._spread(commit))
+        await self._settle()
 
     async def audit(self, flag: str | None, limit: int, before: int | None) -> list[AuditRow]:
         """Who changed what, the newest first. Raises ``unavailable``."""
@@ -147,29 +174,33 @@ class FlagBoard:
             text = f"{change.flag} is not a flag that is on or off; change its rules in the file"
             raise HubError(ErrorCode.BAD_REQUEST, text)
 
-    async def _in_turn(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        if self._in_line >= self._settings.flags_changes_waiting:
-            raise HubError(ErrorCode.RATE_LIMITED, "too many changes of flags wait; try again", retry_after_ms=1000)
-        self._in_line += 1
-        try:
-            async with self._turn:
-                return await work()
-        finally:
-            self._in_line -= 1
+    async def _spread(self, commit: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """What is committed is told at once, whoever has gone meanwhile and however slowly this node reads then."""
+        done = await commit()
+        self._wake.set()
+        self._line.begin(self._tell(self._committed.version))
+        return done
 
-    async def _spread(self, version: int) -> None:
-        """What was committed is known here, and the others hear of it or find it at their next look."""
+    async def _tell(self, version: int) -> None:
+        try:
+            await self._control.send(FlagsChanged(version))
+        except Exception as error:  # who does not hear of it finds it at the next look
+            log.info("other nodes were not told of a change of flags", reason=str(error))
+
+    async def _settle(self) -> None:
+        """Returns when this node decides by what it has committed."""
         known = asyncio.get_running_loop().create_future()
         self._asked.append(known)
         self._wake.set()
         if self._tasks:
-            await known
-        with contextlib.suppress(HubError):
-            await self._control.send(FlagsChanged(version))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_OWN_READ_S):
+                    await known
+        self._take_stored(self._committed.over(self.stored))
 
     def _told(self, message: FlagsChanged) -> None:
-        # This node's own comes back when it has read.
-        if message.version > self.stored.version:
+        # This node reads after each of its own by itself.
+        if message.version > max(self.stored.version, self._committed.version):
             self._wake.set()
 
     # --- keeping up
@@ -186,12 +217,18 @@ class FlagBoard:
             self._tasks.append(asyncio.create_task(self._keep_file(), name="flags file"))
         self._tasks.append(asyncio.create_task(self._keep_changes(), name="flags"))
 
+    def look_again(self) -> None:
+        """PostgreSQL is there: reads what could not be read."""
+        if self.away is not None or not self.known:
+            self._wake.set()
+
     def retire(self) -> None:
         """Begins to end, so that ``close`` need not wait for it."""
         self._watcher.retire()
 
     async def close(self) -> None:
         """Ends it; what was known last still counts."""
+        await self._line.close()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -207,6 +244,8 @@ class FlagBoard:
             pause_s = self._settings.flags_recheck_s
             if self.away is not None:
                 pause_s = min(pause_s, self._settings.reconnect_max_s)
+            if not self.known:
+                pause_s = min(pause_s, _UNKNOWN_PAUSE_S)
             await _waited(self._wake, pause_s)
             asked, self._asked = self._asked, []
             try:
@@ -223,20 +262,24 @@ class FlagBoard:
         """Takes over what is committed now. Never raises: what cannot be read is tried again."""
         self.reads += 1
         try:
-            stored = await self.store.read()
-            if stored != self.stored:
-                evaluator = Evaluator(self.file, stored.overrides, stored.stages)
-                self.stored = stored
-                self._take(evaluator)
+            self._take_stored(self._committed.over(await self.store.read()))
+            self.known = True
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             if self.away is None:
                 log.warning("run-time changes of flags cannot be read; the last known ones count", reason=reason)
             self.away = reason
+            self._take_stored(self._committed.over(self.stored))
         else:
             if self.away is not None:
                 log.info("run-time changes of flags are read again", version=self.stored.version)
             self.away = None
+
+    def _take_stored(self, stored: Stored) -> None:
+        if stored != self.stored:
+            evaluator = Evaluator(self.file, stored.overrides, stored.stages)
+            self.stored = stored
+            self._take(evaluator)
 
     async def _keep_file(self) -> None:
         """Looks when something happens beside the file, and now and then."""

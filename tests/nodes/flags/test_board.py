@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from hub.edge.health_routes import Readiness
 from hub.errors import ErrorCode, HubError
 from hub.flags import StageState
-from hub.nodes.flags.store import Change
+from hub.nodes.flags.store import Change, Changed
 from tests.nodes.flags.nodes import ANN, FILE, WHO, World
 from tests.support.waiting import until
 
@@ -63,6 +65,53 @@ async def test_a_line_of_changes_is_bounded(flag_world: World) -> None:
     refused = [outcome.code for outcome in outcomes if isinstance(outcome, HubError)]
     assert refused == [ErrorCode.RATE_LIMITED] * 7
     assert here.board.stored.version == 3
+
+
+async def test_what_schedules_do_goes_before_people(flag_world: World) -> None:
+    here = await flag_world.node(flags_changes_waiting=5)
+    people = [asyncio.create_task(here.set("chat", percent=n)) for n in range(5)]
+    await asyncio.sleep(0)
+    rollback = StageState("chat", 1000, stopped="error_rate")
+    assert await here.board.set_stage(rollback, kind="rollback", who="hub/x", why="a guard") == 2
+    await asyncio.gather(*people)
+
+
+async def test_what_is_committed_counts_though_nothing_can_be_read(
+    flag_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, url = await flag_world.database_line()
+    here, there = await flag_world.node(database_url=url, database_timeout_s=30.0), await flag_world.node()
+    commit = here.board.store.change
+
+    async def commit_and_stall(*given: Any) -> Changed:
+        done = await commit(*given)
+        line.stall()
+        return done
+
+    monkeypatch.setattr(here.board.store, "change", commit_and_stall)
+    changing = asyncio.create_task(here.set("uploads", state="off"))
+    await until(lambda: not there.board.on("uploads", ANN), 5, "the other to be told before this node has read")
+    await changing
+    assert not here.board.on("uploads", ANN)
+    line.resume()
+    await until(lambda: here.board.stored.version == 1)
+    assert here.flips == [frozenset({"uploads"})]
+
+
+async def test_a_change_whose_caller_has_gone(flag_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = await flag_world.node(), await flag_world.node()
+    commit = here.board.store.change
+
+    async def commit_and_go(*given: Any) -> Changed:
+        done = await commit(*given)
+        changing.cancel()
+        return done
+
+    monkeypatch.setattr(here.board.store, "change", commit_and_go)
+    changing = asyncio.create_task(here.set("uploads", state="off"))
+    await asyncio.gather(changing, return_exceptions=True)
+    await until(lambda: not there.board.on("uploads", ANN))
+    await until(lambda: not here.board.on("uploads", ANN))
 
 
 async def test_what_cannot_be_changed(flag_world: World) -> None:
@@ -130,6 +179,24 @@ async def test_a_node_that_starts_without_postgresql(flag_world: World) -> None:
     assert alone.board.away is not None
     line.resume()
     await until(lambda: not alone.board.on("uploads", ANN), 10)
+
+
+async def test_a_node_is_ready_when_it_knows_what_was_switched_off(flag_world: World) -> None:
+    line, url = await flag_world.database_line()
+    here = await flag_world.node()
+    await here.set("uploads", state="off")
+    line.refuse()
+    late = await flag_world.unready(database_url=url, reconnect_max_s=60.0)
+    readiness = Readiness(late.node.gateway)
+    await until(lambda: late.node.gateway.broker.ready)
+    assert await readiness.missing() == ["database", "flags"]
+    await line.allow()
+
+    async def ready() -> bool:
+        return await readiness.missing() == []
+
+    await until(ready)
+    assert not late.board.on("uploads", ANN)
 
 
 async def test_a_message_that_was_lost_is_made_up_for(flag_world: World) -> None:
