@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import ErrorCode, HubError
 from hub.fanout.delivery import Delivery
@@ -30,6 +31,13 @@ log = structlog.get_logger(__name__)
 LOOK_AT_CONGESTED_S = 1.0
 LOOKS_AT_ONCE = 200  # then others have their turn
 SLOT_S = 0.05  # how late a deadline may be kept, and the shortest time between two looks
+
+
+def expiring_notice_s(settings: Settings, principal: Principal) -> float:
+    """How long before its end a token's end is told: not before half of its life is over, if it says when it began."""
+    if not principal.issued_at:
+        return settings.expiring_notice_s
+    return min(settings.expiring_notice_s, (principal.expires_at - principal.issued_at) / 2)
 
 
 class Keeper:
@@ -147,10 +155,11 @@ class Keeper:
         if left <= 0:
             error = HubError(ErrorCode.TOKEN_EXPIRED, "the token has expired; connect with a fresh one")
             connection.close(CloseCode.UNAUTHENTICATED, error)
-        elif left <= self._settings.expiring_notice_s and not connection.expiring_told:
+        notice_s = expiring_notice_s(self._settings, principal)
+        if 0 < left <= notice_s and not connection.expiring_told:
             connection.expiring_told = True
             connection.send(Expiring(int(left * 1000)))
-        notice = left - self._settings.expiring_notice_s
+        notice = left - notice_s
         return now + (notice if notice > 0 else max(left, 0))
 
     def _look_at_silence(self, connection: Connection, now: float) -> float:

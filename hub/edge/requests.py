@@ -18,6 +18,7 @@ from hub.edge.flag_gate import check_method, check_publish
 from hub.edge.gateway import Gateway
 from hub.edge.handles import Calling, take
 from hub.edge.joining import activate, join
+from hub.edge.keeper import expiring_notice_s
 from hub.edge.opening import open_connection
 from hub.edge.presence_methods import PRESENCE_METHODS
 from hub.errors import ErrorCode, HubError
@@ -199,7 +200,9 @@ async def adopt(gateway: Gateway, connection: Connection, fresh: Principal) -> N
     """A connection goes on with a fresh token of its user. Raises ``unauthenticated`` when he was thrown out."""
     await gateway.admission.check_revoked(fresh)
     connection.principal = connection.applicant = fresh
-    connection.expiring_told = False
+    # Whoever brings one that is about to end would be asked for another at once, and again.
+    left_ms = expires_in_ms(fresh)
+    connection.expiring_told = left_ms <= expiring_notice_s(gateway.settings, fresh) * 1000
     if connection.attendance is not None:
         gateway.presence.refreshed(connection.attendance, fresh)
     gateway.keeper.watch(connection)

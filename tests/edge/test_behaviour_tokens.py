@@ -82,6 +82,21 @@ async def test_a_fresh_token_in_time_keeps_the_connection(hub_with: HubWith) -> 
     await live_marker(client, client, "room:a")
 
 
+async def test_tokens_with_a_short_life_are_not_announced_again_and_again(hub_with: HubWith) -> None:
+    """With each fresh one inside the notice, hub and client would keep one another busy."""
+    peers = await hub_with(expiring_notice_s=3600)
+    client = await peers.open(peers.token(ttl_s=600))
+    await client.hello()
+    await client.nothing_came()  # half of its life is before it
+    for _ in range(3):
+        await client.result({"type": "auth", "token": peers.token(ttl_s=600)})
+        await client.nothing_came()
+    old = peers.token(ttl_s=1.0)
+    await asyncio.sleep(0.55)  # more than half of its life is over
+    await client.result({"type": "auth", "token": old})
+    await client.nothing_came()
+
+
 # --- kick
 
 
