@@ -51,14 +51,14 @@ _RULES = {
 def list_flags(as_json: Json = False, url: Url = "", token: Token = "") -> None:
     """All flags: what counts now, whose they are, and what was changed at run time."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     answer = ask("GET", "/v1/flags", url, operator_token(token, SCOPE))
     if as_json:
         _print_json(answer)
         return
-    table = Table("flag", "now", "owner", "expires", "changed at run time")
+    table = Table(Column("flag", no_wrap=True, overflow="fold"), "now", "owner", "expires", "changed at run time")
     for flag in answer["flags"]:
         expires = f"{flag['expires']} (over)" if flag.get("expired") else flag.get("expires", "")
         table.add_row(*(Text(cell) for cell in (flag["flag"], _now(flag), flag["owner"], expires, _change_of(flag))))
@@ -102,7 +102,7 @@ def explain(
         print(f"  {error}")
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})
 @reported
 def set_flag(
     name: Name,

@@ -16,7 +16,6 @@ from hub.protocol.frames import Position, TagValue
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _ROOM = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _META_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_PERCENT = re.compile(r"(\d+(?:\.\d{1,3})?) ?%?")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -30,10 +29,12 @@ def duration_s(text: str) -> float:
 
 def percentage(text: str) -> float:
     """``10``, ``10%`` or ``0.125%``."""
-    match = _PERCENT.fullmatch(text)
-    if match is None or float(match[1]) > 100:
-        raise typer.BadParameter(f"{text!r} is no percentage; write one between 0 and 100, as 25% or 0.125%")
-    return float(match[1])
+    from hub.flags.definition import parse_percent
+
+    try:
+        return parse_percent(text) / 1000
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def position(text: str | None) -> Position | Literal["start", "now"] | None:
