@@ -236,7 +236,7 @@ async def test_readiness_follows_redis_and_the_database(
             probe_timeout_s=0.3,
         )
         hub = await stack.enter_async_context(running_hub(settings))
-        assert await not_ready(hub) == []
+        await until(lambda: _is(hub, []), 10, "the node to be ready")
         link.stall()
         assert await not_ready(hub) == ["database"]
         assert (await hub.client.get("/health/live")).json() == {"status": "alive"}
@@ -262,7 +262,7 @@ async def test_a_node_that_never_saw_its_servers_is_alive_and_not_ready(hub_data
         redis_connect_timeout_s=0.3,
     )
     async with running_hub(settings, ready=False) as hub:
-        assert sorted(await not_ready(hub)) == ["database", "redis"]
+        assert sorted(await not_ready(hub)) == ["database", "flags", "redis"]
         assert_problem(await hub.post("/v1/publish", json={"topic": "events:x", "name": "n", "data": 1}), "unavailable")
         assert_problem(await hub.get("/v1/topics/events:x/events"), "unavailable")
         assert_problem(await hub.post("/v1/tickets"), "unavailable")

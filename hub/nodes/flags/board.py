@@ -22,7 +22,7 @@ from hub.flags import Evaluation, Evaluator, FlagFile, OnFlagChange, Override, S
 from hub.nodes.flags.committed import Committed
 from hub.nodes.flags.counting import FlagCounts
 from hub.nodes.flags.line import Line
-from hub.nodes.flags.source import FileProblem, FlagSource, Look
+from hub.nodes.flags.source import FileProblem, FlagSource, Look, may_be_half
 from hub.nodes.flags.store import AuditRow, Change, Changed, FlagStore, Stored
 from hub.nodes.flags.watcher import FolderWatcher
 from hub.orgs import OrgId
@@ -36,6 +36,8 @@ _OWN_READ_S: Final = 1.0
 _UNKNOWN_PAUSE_S: Final = 0.5
 # What stood in the file twice so long apart is no half of something.
 _SETTLE_S: Final = 0.05
+# … where it looks like all of it; else that long, counted from its last change.
+_HALF_SETTLE_S: Final = 1.0
 _EXPIRE_EVERY_S: Final = 3600.0
 _MOST_NAMED: Final = 50  # flags in a message
 
@@ -54,7 +56,8 @@ class FlagBoard:
         self._source = FlagSource(settings)
         org = OrgId.from_operator(settings.flags_org) if settings.flags_org else None
         self.store = FlagStore(database, org, settings.flags_audit_keep_s)
-        file, self._digest = self._source.first()
+        file, first = self._source.first()
+        self._digest, self._good = first.digest, first.stamp
         self.evaluator = Evaluator(file)
         self.stored = Stored(0, {}, {})
         """What PostgreSQL had when it was asked last."""
@@ -286,16 +289,26 @@ class FlagBoard:
         while True:
             await _waited(self._file_wake, self._settings.flags_recheck_s)
             try:
-                look = await asyncio.to_thread(self._source.look, self._digest)
-                while look.digest != self._digest:
-                    await asyncio.sleep(_SETTLE_S)
-                    again = await asyncio.to_thread(self._source.look, self._digest)
-                    if again.digest == look.digest:
-                        self._take_file(again)
-                        break
-                    look = again
+                look = await self._settled()
+                if look is not None:
+                    self._take_file(look)
             except Exception:
                 log.exception("flags file not looked at")
+
+    async def _settled(self) -> Look | None:
+        """What is there now and has stood for a while; None: it is what was there before."""
+        look, since = await asyncio.to_thread(self._source.look, self._digest), time.monotonic()
+        while look.digest != self._digest:
+            half = may_be_half(look, self.file, self._good)
+            pause_s = since + (_HALF_SETTLE_S if half else _SETTLE_S) - time.monotonic()
+            if pause_s <= 0:
+                return look
+            await _waited(self._file_wake, pause_s)
+            again = await asyncio.to_thread(self._source.look, self._digest)
+            if (again.digest, again.stamp) != (look.digest, look.stamp):
+                since = time.monotonic()
+            look = again
+        return None
 
     def _take_file(self, look: Look) -> None:
         self._digest = look.digest
@@ -310,6 +323,7 @@ class FlagBoard:
                     reason=look.problem.message,
                 )
             return
+        self._good = look.stamp
         log.info("flags file taken", file=self.source, flags=len(look.file.flags))
         self._take(Evaluator(look.file, self.stored.overrides, self.stored.stages))
 

@@ -6,6 +6,8 @@ Reading blocks, and a large file takes a while to check: everything but the firs
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import sysconfig
 from pathlib import Path
 from typing import Final
@@ -29,10 +31,19 @@ class FileProblem(Struct, frozen=True):
     line: int | None = None
 
 
+class Stamp(Struct, frozen=True):
+    """How a file looks from outside."""
+
+    changed_ns: int
+    size: int
+    last_line: str
+
+
 class Look(Struct, frozen=True):
     """What was found. ``digest``: of the bytes, or of why there are none; one of ``file`` and ``problem`` is there."""
 
     digest: str
+    stamp: Stamp | None = None
     file: FlagFile | None = None
     problem: FileProblem | None = None
 
@@ -56,39 +67,57 @@ class FlagSource:
         beside = (self.path.absolute().parent, self.path.resolve().parent)
         return tuple(folder for folder in dict.fromkeys(beside) if folder.is_dir())
 
-    def first(self) -> tuple[FlagFile, str]:
-        """The file and its digest. Raises ``ConfigError`` when there is none, or it is invalid."""
+    def first(self) -> tuple[FlagFile, Look]:
+        """The file, and how it was found. Raises ``ConfigError`` when there is none, or it is invalid."""
         look = self.look(None)
         if look.file is None:
             assert look.problem is not None  # noqa: S101 - one of both is there
             raise ConfigError(f"HUB_FLAGS_FILE is invalid. {look.problem.message}")
-        return look.file, look.digest
+        return look.file, look
 
     def look(self, known: str | None) -> Look:
         """What is there now; without both, when it is what has the digest ``known``."""
         try:
-            text, digest = self._read()
+            text, digest, stamp = self._read()
         except (OSError, ValueError) as error:
             reason = f"{self.name} cannot be read: {getattr(error, 'strerror', None) or error}"
             return Look(reason, problem=None if reason == known else FileProblem(reason))
         if digest == known:
-            return Look(digest)
+            return Look(digest, stamp)
         try:
-            return Look(digest, load_flags(text, self.name))
+            return Look(digest, stamp, load_flags(text, self.name))
         except FlagFileError as error:
-            return Look(digest, problem=FileProblem(str(error), error.line))
+            return Look(digest, stamp, problem=FileProblem(str(error), error.line))
 
-    def _read(self) -> tuple[str, str]:
+    def _read(self) -> tuple[str, str, Stamp | None]:
         if self.path is None:
-            return EMPTY, ""
-        with self.path.open("rb") as file:
+            return EMPTY, "", None
+        # Whatever is there is opened without waiting: a pipe that nobody writes to would never be.
+        with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise ValueError("it is no regular file; put one there")
             data = file.read(FLAG_FILE_BYTES + 1)
         if len(data) > FLAG_FILE_BYTES:
             raise ValueError(f"it has more than {FLAG_FILE_BYTES} bytes")
         try:
-            return data.decode(), hashlib.sha256(data).hexdigest()
+            text = data.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"it is not UTF-8 at byte {error.start}") from None
+        stamp = Stamp(about.st_mtime_ns, len(data), text.rstrip().rpartition("\n")[2])
+        return text, hashlib.sha256(data).hexdigest(), stamp
+
+
+def may_be_half(look: Look, before: FlagFile, stamp: Stamp | None) -> bool:
+    """Whether a file that is valid may yet be the beginning of one, when the one before it had this ``stamp``.
+
+    One that is written in two goes is valid where it ends between two flags, and what is not there yet is on.
+    """
+    if look.file is None or look.stamp is None:
+        return False
+    if not before.flags.keys() <= look.file.flags.keys():
+        return True
+    return stamp is not None and look.stamp.size < stamp.size and look.stamp.last_line != stamp.last_line
 
 
 def _find(setting: str) -> Path | None:

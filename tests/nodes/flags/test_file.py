@@ -15,7 +15,7 @@ from hub.errors import ConfigError
 from hub.fanout.control import Control
 from hub.nodes.flags import watcher
 from hub.nodes.flags.board import FlagBoard
-from hub.nodes.flags.source import FlagSource
+from hub.nodes.flags.source import FlagSource, Look
 from hub.telemetry import FlagMetrics
 from tests.nodes.flags.nodes import ANN, FILE, FlagNode, World
 from tests.support.fan_out import FanOut
@@ -100,6 +100,46 @@ async def test_a_file_that_is_removed_and_put_back(flag_world: World) -> None:
     flag_world.file.rmdir()
     flag_world.file.write_bytes(OFF.encode() + b"# \xff\n")
     await until(lambda: node.board.problem is not None and "not UTF-8" in node.board.problem.message)
+    flag_world.file.write_text(OFF)
+    await shows(node, False)
+
+
+async def test_a_file_that_is_written_in_two_goes(flag_world: World) -> None:
+    flag_world.file.write_text(ON.replace('state: "on"', 'state: "off"'))
+    node = await flag_world.node()
+    head, tail = OFF.replace('state: "on"', 'state: "off"').split("  uploads", 1)
+    with flag_world.file.open("w") as file:
+        file.write(head)
+        file.flush()
+        digest = FlagSource(node.node.gateway.settings).look(None).digest
+        looks = 0
+        # What is there was looked at, and is valid, and yet it is not all of it.
+        look = node.board._source.look
+
+        def counted(known: str | None) -> Look:
+            nonlocal looks
+            found = look(known)
+            looks += found.digest == digest
+            return found
+
+        node.board._source.look = counted  # type: ignore[method-assign]
+        node.board._file_wake.set()
+        await until(lambda: looks >= 2)
+        assert not node.board.on("uploads", ANN)
+        file.write("  uploads" + tail)
+    await shows(node, False)
+    assert node.flips == [frozenset({"chat"})], "uploads were never on"
+    flag_world.file.write_text("flags:\n  chat: 100%\n")
+    await shows(node, True)
+
+
+async def test_something_that_is_no_file(flag_world: World) -> None:
+    flag_world.file.write_text(ON)
+    node = await flag_world.node(flags_recheck_s=0.1)
+    flag_world.file.unlink()
+    os.mkfifo(flag_world.file)
+    await until(lambda: node.board.problem is not None and "no regular file" in node.board.problem.message)
+    flag_world.file.unlink()
     flag_world.file.write_text(OFF)
     await shows(node, False)
 
