@@ -54,7 +54,7 @@ CREATE INDEX flag_audit_of_flag ON hub.flag_audit (flag, version DESC);
 CREATE INDEX flag_audit_age ON hub.flag_audit (at);
 GRANT SELECT, INSERT ON hub.flag_audit TO hub_app;
 
--- Takes away what is older than it has to be kept, at least a day; answers with how much.
+-- Takes away what is older than it has to be kept, at least 90 days: who serves cannot ask for less; answers with how much.
 CREATE FUNCTION hub.expire_flag_audit(keep_s double precision) RETURNS integer
 LANGUAGE plpgsql
 SECURITY DEFINER
@@ -63,7 +63,7 @@ AS $body$
 DECLARE
   gone integer;
 BEGIN
-  DELETE FROM hub.flag_audit WHERE at < now() - greatest(keep_s, 86400) * interval '1 second';
+  DELETE FROM hub.flag_audit WHERE at < now() - greatest(keep_s, 90 * 86400) * interval '1 second';
   GET DIAGNOSTICS gone = ROW_COUNT;
   RETURN gone;
 END

@@ -159,7 +159,7 @@ def log(
         kind = "" if row["kind"] in ("override", "clear") else f" ({row['kind']})"
         why = f": {row['why']}" if row["why"] else ""
         moved = f"{_value(row['from'])} → {_value(row['to'])}"
-        print(f"{row['version']:>5}  {_when(row['at'])}  {row['flag']}  {moved}{kind}  by {row['who']}{why}")
+        print(_plain(f"{row['version']:>5}  {_when(row['at'])}  {row['flag']}  {moved}{kind}  by {row['who']}{why}"))
 
 
 @app.command()
@@ -230,7 +230,12 @@ def _change_of(flag: dict[str, Any]) -> str:
     if change is None:
         return ""
     why = f": {change['why']}" if change["why"] else ""
-    return f"{_value(change)} by {change['who']}, {_when(change['at'])}{why}"
+    return _plain(f"{_value(change)} by {change['who']}, {_when(change['at'])}{why}")
+
+
+def _plain(text: str) -> str:
+    """What others wrote, so that it says nothing to the terminal."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _value(change: dict[str, Any] | None) -> str:

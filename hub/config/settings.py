@@ -319,9 +319,9 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     flags_report_s: Annotated[
         float, doc("How often nodes tell one another what guards of staged flags look at.", gt=0)
     ] = 2.0
-    flags_audit_keep_s: Annotated[int, doc("How long the record of who changed a flag is kept.", ge=86_400)] = (
-        31_536_000
-    )
+    flags_audit_keep_s: Annotated[
+        int, doc("How long the record of who changed a flag is kept: 90 days at least.", ge=7_776_000)
+    ] = 31_536_000
 
     # --- server-sent events and polling
     poll_wait_s: Annotated[float, doc("Longest time that a poll waits for something to happen.", gt=0)] = 30.0

@@ -28,7 +28,7 @@ MOST_AUDIT: Final = 1000
 _STEPS: Final = 1000  # in a percent
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
-_Why = Annotated[str, Meta(max_length=MOST_WHY_CHARS, pattern=r"^[^\x00]*\Z")]
+_Why = Annotated[str, Meta(max_length=MOST_WHY_CHARS, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 
 class _Wanted(Struct, forbid_unknown_fields=True):
@@ -77,6 +77,9 @@ class Explained(Struct):
     rule: str
     version: str
     error: str | None = None
+    """What went wrong in its rule."""
+    metadata: dict[str, Any] = {}
+    """As OpenFeature's clients see it: of the file, and of the flag with owner, description and expiry."""
 
 
 class ChangeShown(Struct, rename={"was": "from", "became": "to"}):
@@ -151,7 +154,8 @@ async def explain_flag(
         reason=found.reason,
         rule=found.rule,
         version=found.version,
-        error=found.error_message,
+        error=found.cause or found.error_message,
+        metadata=dict(found.metadata),
     )
 
 
@@ -204,7 +208,7 @@ def _thousandths(percent: float | None) -> int | None:
     if percent is None:
         return None
     steps = round(percent * _STEPS)
-    if abs(steps - percent * _STEPS) > 1e-6:
+    if steps / _STEPS != percent:
         raise bad_request("'percent' has more than 3 decimals; steps are 0.001 %")
     return steps
 

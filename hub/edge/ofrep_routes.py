@@ -39,7 +39,7 @@ class Evaluated(Struct, omit_defaults=True):
 
     key: str
     reason: str
-    metadata: dict[str, str]
+    metadata: dict[str, str | int | float | bool]
     variant: str | None = None
     value: Any = UNSET
 
@@ -166,7 +166,7 @@ def _told(found: Evaluation) -> Evaluated | Failed:
     if found.error_code is not None:
         return Failed(found.error_code, found.flag, found.error_message or "")
     value = UNSET if found.value is None else found.value
-    return Evaluated(found.flag, found.reason, {"version": found.version}, found.variant, value)
+    return Evaluated(found.flag, found.reason, {**found.metadata, "version": found.version}, found.variant, value)
 
 
 def _known(header: str, tag: str) -> bool:

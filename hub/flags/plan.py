@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import structlog
 from openfeature.contrib.tools.flagd.core import FlagdCore
 from openfeature.contrib.tools.flagd.core.targeting.custom_ops import fractional
 from openfeature.evaluation_context import EvaluationContext
@@ -17,6 +18,7 @@ from hub.flags.words import Evaluation, Subject
 
 _RESERVED: Final = ("targetingKey", "user", "org", "$flagd")
 
+log = structlog.get_logger(__name__)
 
 # It tells of attributes that do not fit a rule, with what was in them. Clients send attributes.
 logging.getLogger("openfeature.contrib").setLevel(logging.CRITICAL)
@@ -53,6 +55,7 @@ class Plan:
         self._default = self._made(
             now.outside, "DEFAULT" if selective or part or now.outside is None else "STATIC", rule
         )
+        self._told = False
         self.constant = self._constant(now.enabled, now.forced, open_=selective or part)
         self.decides_by = self._essence(now.percent, now.outside)
         """Plans for which this is equal decide the same for everybody."""
@@ -127,10 +130,15 @@ class Plan:
 
     def _failed(self, error: Exception) -> Evaluation:
         made = self._default
-        message = f"the rule of {self.name} failed: {type(error).__name__}: {str(error)[:200]}"
+        kind = type(error).__name__
+        if not self._told:
+            self._told = True
+            # Its text may hold what a client sent.
+            log.warning("rule of a flag failed; the default counts", flag=self.name, reason=kind)
         return Evaluation(
-            *(self.name, made.value, "ERROR", self._version, made.variant, "default", "GENERAL", message),
+            *(self.name, made.value, "ERROR", self._version, made.variant, "default", "GENERAL", "the rule failed"),
             metadata=self._metadata,
+            cause=f"{kind}: {str(error)[:200]}",
         )
 
     def _essence(self, percent: int | None, outside: str | None) -> tuple[Any, ...]:

@@ -37,8 +37,11 @@ class Evaluation(Struct, frozen=True, omit_defaults=True):
     """Which step decided: kill_switch, override, allow_list, targeting, rollout, default."""
     error_code: str | None = None
     error_message: str | None = None
+    """For whoever asks."""
     metadata: Mapping[str, Any] = {}
     """Owner, description, expiry and whatever else the file says about the flag."""
+    cause: str | None = None
+    """What went wrong in a rule, as a library says it: for operators alone."""
 
 
 OnFlagChange = Callable[[frozenset[str]], None]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hub.cli.flag_commands import _stage
+from hub.cli.flag_commands import _change_of, _stage
 from hub.embedded import RedisServer
 from tests.cli.conftest import Commands, Run
 from tests.support.hub_database import HubDatabase
@@ -89,6 +89,14 @@ async def test_check(hub_command: Commands, tmp_path: Path) -> None:
     assert (run.process.returncode, run.out) == (1, "")
     assert run.err.startswith(f"hub: {file}, line 2:")
     assert (await hub_command("flags", "check", str(tmp_path / "none"))).err.endswith("No such file or directory\n")
+
+
+def test_what_others_wrote_says_nothing_to_the_terminal() -> None:
+    change = {"state": "off", "who": "acme/\x1b[2J", "at": 1.8e9, "why": "a\u202eb\x9bé"}
+    told = _change_of({"override": change})
+    assert told.isprintable()
+    assert r"acme/\x1b[2J" in told
+    assert told.endswith(r": a\u202eb\x9bé")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,24 @@ async def test_only_for_the_scope(http_hub: HttpHub) -> None:
             assert_problem(answer, "forbidden", says="flags:write")
 
 
+@pytest.mark.parametrize("why", ["\x1b[2J", "a\nb", "\x9b", "\x7f"])
+async def test_a_reason_is_one_line_that_can_be_read(operator: Operator, why: str) -> None:
+    assert_problem(await operator.patch("/chat", {"state": "off", "why": why}), "bad_request", says="why")
+
+
+async def test_steps_of_a_percentage(operator: Operator) -> None:
+    for percent in (1e-10, 12.34567, 0.0005):
+        assert_problem(await operator.patch("/chat", {"percent": percent}), "bad_request", says="3 decimals")
+    for percent in (0.001, 12.345, 99.999, 33.333):
+        changed = (await operator.patch("/chat", {"percent": percent})).json()
+        assert changed["changes"][0]["override"]["percent"] == percent
+
+
+async def test_what_the_file_says_beside_the_value(operator: Operator) -> None:
+    explained = (await operator.get("/chat")).json()
+    assert explained["metadata"]["owner"] == explained["flag"]["owner"]
+
+
 async def test_all_flags(operator: Operator) -> None:
     answer = (await operator.get("")).json()
     flags = {flag["flag"]: flag for flag in answer["flags"]}

@@ -24,6 +24,7 @@ flags:
     defaultVariant: red
     targeting: {if: [{"==": [{var: plan}, "gold"]}, blue, null]}
   limits: {state: ENABLED, variants: {few: {rooms: 3}}, defaultVariant: few}
+  rule: {rollout: 0, targeting: {if: [{">": [{"/": [{var: part}, {var: of}]}, 1]}, "on", "off"]}}
   undecided: {state: ENABLED, variants: {a: 1, b: 2}, defaultVariant: null}
 """
 
@@ -78,7 +79,7 @@ class Provider:
 async def test_a_provider_polls(ofrep_hub: HttpHub) -> None:
     page = Provider(ofrep_hub, "bob")
     assert await page.poll(targetingKey="bob") == 200
-    assert set(page.flags) == {"chat", "colour", "limits", "undecided"}
+    assert set(page.flags) == {"chat", "colour", "limits", "rule", "undecided"}
     assert (page.flags["chat"]["value"], page.flags["chat"]["variant"], page.flags["chat"]["reason"]) == (
         False,
         "off",
@@ -120,10 +121,24 @@ async def test_single_flags(ofrep_hub: HttpHub) -> None:
     answer = await bob.one("colour")
     assert (answer.status_code, answer.json()["key"], answer.json()["value"]) == (200, "colour", "#f00")
     assert answer.json()["metadata"]["version"] == ofrep_hub.gateway.board.version
+    assert (await bob.one("chat")).json()["metadata"] == {
+        "owner": "chat",
+        "description": "Rooms.",
+        "expires": "2099-01-01",
+        "version": ofrep_hub.gateway.board.version,
+    }
     missing = await bob.one("no-such-flag", {})
     assert (missing.status_code, missing.json()) == (
         404,
         {"errorCode": "FLAG_NOT_FOUND", "key": "no-such-flag", "errorDetails": "no such flag"},
+    )
+
+
+async def test_a_rule_that_fails_tells_clients_no_more_than_that(ofrep_hub: HttpHub) -> None:
+    failed = await Provider(ofrep_hub, "bob").one("rule", {"context": {"part": 1, "of": 0}})
+    assert (failed.status_code, failed.json()) == (
+        400,
+        {"errorCode": "GENERAL", "key": "rule", "errorDetails": "the rule failed"},
     )
 
 

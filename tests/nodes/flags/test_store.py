@@ -123,9 +123,11 @@ async def test_the_record_can_only_grow_old(store: FlagStore, hub_database: HubD
         for forbidden in ("UPDATE hub.flag_audit SET who = 'x'", "DELETE FROM hub.flag_audit"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await link.execute(forbidden)
-        assert await link.fetchval("SELECT hub.expire_flag_audit(0)") == 0, "a day is kept, whoever asks"
     async with hub_database.connect("hub_owner") as link:
-        await link.execute("UPDATE hub.flag_audit SET at = now() - interval '2 days' WHERE flag = 'chat'")
+        await link.execute("UPDATE hub.flag_audit SET at = now() - interval '89 days' WHERE flag = 'uploads'")
+        await link.execute("UPDATE hub.flag_audit SET at = now() - interval '91 days' WHERE flag = 'chat'")
+    async with hub_database.connect("hub_app") as link:
+        assert await link.fetchval("SELECT hub.expire_flag_audit(0)") == 1, "90 days are kept, whoever asks"
     await store.expire()
     assert [row.flag for row in await store.audit(None, 10, None)] == ["uploads"]
 
