@@ -19,5 +19,7 @@ class Arrival(Struct, frozen=True):
     principal: Principal | None = None
     """Verified before the upgrade; None: the token has to come in the hello frame."""
     ticket_session: str | None = None
+    by_cursor: bool = False
+    """It goes on from a cursor."""
     refused: tuple[CloseCode, HubError] | None = None
     """It may not come in, but the client can only learn it on the open socket."""

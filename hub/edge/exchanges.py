@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import structlog
 
 from hub.auth.credentials import Credentials, Place, find_credentials, origin_allowed
@@ -15,7 +16,7 @@ from hub.edge.arrival import Arrival
 from hub.edge.asking import Asking, hello_of, read_asking, wait_of
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
-from hub.edge.http_line import Answer, Incoming, Line, problem_answer
+from hub.edge.http_line import Answer, Incoming, Line, json_answer, problem_answer
 from hub.edge.poll_socket import PollSocket
 from hub.edge.problems import HttpError
 from hub.edge.requests import adopt
@@ -62,7 +63,7 @@ async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
     if not line.lost:
         _check_room(gateway)  # once more: many may have waited for their turn
         socket = SseSocket(gateway, line, asking.asked or (cursor.asked if cursor is not None else 0))
-        socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
+        socket.run(Connection(gateway, socket, _going_on(arrival, asking, cursor)), hello_of(asking, cursor))
 
 
 async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
@@ -82,13 +83,16 @@ async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
             await _refresh(gateway, found, arrival)
         if found is not None and not line.lost and _socket_of(found).go_on(line, cursor, wait_s):
             return
+        if (word := _last_word(gateway, cursor, arrival)) is not None:
+            line.answer(json_answer(word))
+            return
     if cursor is not None:
         _check_room(gateway)
         await gateway.turnstile.turn(Step.HANDSHAKE)
     if not line.lost:
         _check_room(gateway)
         socket = PollSocket(gateway, line, wait_s, asked, moved)
-        socket.run(Connection(gateway, socket, arrival), hello_of(asking, cursor))
+        socket.run(Connection(gateway, socket, _going_on(arrival, asking, cursor)), hello_of(asking, cursor))
 
 
 def _read(gateway: Gateway, request: Incoming) -> Asking:
@@ -124,6 +128,12 @@ def _cursor(asking: Asking, arrival: Arrival) -> Cursor | None:
     return None if asking.cursor is None else decode_cursor(asking.cursor, digest_of(who.org, who.user))
 
 
+def _going_on(arrival: Arrival, asking: Asking, cursor: Cursor | None) -> Arrival:
+    if cursor is None or asking.resume is not None:
+        return arrival
+    return msgspec.structs.replace(arrival, by_cursor=True)
+
+
 def _found(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> Connection | None:
     """The connection that gave out this cursor, if it is here and may go on for whoever asks."""
     found = gateway.connections.of_id(cursor.connection)
@@ -132,6 +142,11 @@ def _found(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> Connection | N
     mine, who = found.verified, _principal(arrival)
     # With another scope everything is permitted anew.
     return found if (mine.org, mine.user, mine.scope) == (who.org, who.user, who.scope) else None
+
+
+def _last_word(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> bytes | None:
+    who = _principal(arrival)
+    return gateway.connections.last_word(cursor.connection, str(who.org), who.user, cursor.number)
 
 
 async def _refresh(gateway: Gateway, connection: Connection, arrival: Arrival) -> None:

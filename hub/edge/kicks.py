@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hub.edge.gateway import Gateway
+from hub.edge.poll_socket import PollSocket
 from hub.errors import ErrorCode, HubError
 from hub.fanout.control import Kick, TakeOver
 from hub.protocol.codes import CloseCode
@@ -23,6 +24,9 @@ def close_kicked(gateway: Gateway, message: Kick) -> None:
 
 def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
     """Closes the older connection of a session."""
-    for connection in gateway.connections:
-        if connection.session_id == message.session and connection.id == message.connection:
-            connection.close(CloseCode.TAKEN_OVER)
+    connection = gateway.connections.of_id(message.connection)
+    if connection is None or connection.session_id != message.session:
+        return
+    if not message.by_cursor and isinstance(connection.socket, PollSocket):
+        connection.socket.insist()
+    connection.close(CloseCode.TAKEN_OVER)

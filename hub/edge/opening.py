@@ -114,7 +114,7 @@ async def _resume(
         if resumed is not None:
             connection.session_id, connection.session_claim = wanted, resumed.claim
             if resumed.previous is not None:
-                await _tell_previous(gateway, wanted, resumed.previous)
+                await _tell_previous(gateway, connection, wanted, resumed.previous)
             if resumed.presence:
                 connection.attending(resumed.presence)
             return resumed.positions
@@ -126,9 +126,10 @@ async def _resume(
     return None
 
 
-async def _tell_previous(gateway: Gateway, session: str, previous: PreviousOwner) -> None:
+async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> None:
+    by_cursor = connection.arrival is not None and connection.arrival.by_cursor
     try:
-        await gateway.control.send(TakeOver(session, previous.connection), previous.node)
+        await gateway.control.send(TakeOver(session, previous.connection, by_cursor), previous.node)
     except HubError as error:
         # The older connection loses the session anyway: its saves do not take effect any more.
         log.warning("older connection not told", error=error.code)

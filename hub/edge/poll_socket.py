@@ -19,6 +19,7 @@ from hub.edge.positions import cursor_of, digest_of_flags
 from hub.edge.requests import acknowledge
 from hub.errors import ErrorCode, HubError
 from hub.protocol.codec import Packet
+from hub.protocol.codes import CloseCode
 from hub.protocol.cursor import Cursor
 from hub.protocol.frames import Position, Welcome
 
@@ -49,6 +50,7 @@ class PollSocket(HttpSocket):
         "_congested",
         "_due",
         "_frames",
+        "_insists",
         "_kept",
         "_known",
         "_left_at",
@@ -65,7 +67,7 @@ class PollSocket(HttpSocket):
         self._asked = asked
         self._frames: list[bytes] = []  # bounded by unsent_high_bytes: see Connection.pause_writing
         self._bytes = 0
-        self._congested = False
+        self._congested = self._insists = False
         self._number = 0
         self._kept: bytes | None = None
         self._known = None if moved is None else _Known(moved)
@@ -116,14 +118,13 @@ class PollSocket(HttpSocket):
 
     def go_on(self, line: Line, cursor: Cursor, wait_s: float) -> bool:
         """The next request. False: this connection cannot serve it; the client's positions are good for another."""
+        if self._closing or self._connection.gone:
+            return False
         if self._kept is not None and cursor.number == self._number - 1:
-            # The last answer was lost on its way. Or it is the last one of all, and was not asked for before.
-            self._left_at = time.monotonic()
+            self._left_at = time.monotonic()  # it was lost on its way
             line.answer(json_answer(self._kept))
-            if self._closing:
-                self._gateway.connections.forget(self._connection)
             return True
-        if cursor.number != self._number or self._closing or self._connection.gone:
+        if cursor.number != self._number:
             return False
         self._kept = None
         self._displace(line)
@@ -136,6 +137,10 @@ class PollSocket(HttpSocket):
         elif self._until < self._due:
             self._gateway.keeper.watch(self._connection)
         return True
+
+    def insist(self) -> None:
+        """Somebody else takes the session over: a client that asks once more is told to give it up."""
+        self._insists = True
 
     def _displace(self, line: Line) -> None:
         older, self._line = self._line, line
@@ -203,12 +208,13 @@ class PollSocket(HttpSocket):
         return cursor_of(self._gateway, self._connection, number, self._asked, known)
 
     def _end(self, close_frame: bytes) -> None:
-        body = self._body(close_frame)
+        after, body = self._number, self._body(close_frame)
         line, self._line = self._line, None
         if line is not None:
             line.answer(json_answer(body))
-        else:
-            self._gateway.connections.part(self._connection, CLOSING_S)
+        elif self._connection.close_code != CloseCode.TAKEN_OVER or self._insists:
+            # Not to the client who took it over itself: he comes back if the answer of the newer connection was lost.
+            self._gateway.connections.leave_word(self._connection, after, body, CLOSING_S)
         self._lose(self._connection.close_code)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
+from msgspec import Struct
 from prometheus_client import Gauge
 
 from hub.config import Settings
@@ -20,18 +22,29 @@ if TYPE_CHECKING:
 MOST_OVER = 1.1  # connections beyond max_connections, in the moment in which they are told so
 
 
+class LastWord(Struct, frozen=True):
+    """The answer that a poll was not there to take, of a connection that has ended."""
+
+    org: str
+    user: str
+    after: int
+    """The number of the cursor that it answers."""
+    body: bytes
+    forgotten: asyncio.TimerHandle
+
+
 class Connections:
     """All connections of this process, at most ``max_connections``."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._max = settings.max_connections
         self._gauges: dict[str, Gauge] = {name: metrics.connections.labels(name) for name in get_args(Transport)}
-        self._all: set[Connection] = set()
+        self._all: dict[str, Connection] = {}
+        """By id."""
         self._by_session: dict[str, Connection] = {}
-        self._by_id: dict[str, Connection] = {}
         """Those whose clients send frames by requests of their own."""
-        self._parted: dict[str, Connection] = {}
-        """Ended while their clients did not ask; bounded in time."""
+        self._last_words: OrderedDict[str, LastWord] = OrderedDict()
+        """By id of the connection; bounded in time, and by max_connections."""
         self._emptied = asyncio.Event()
         self.draining = False
         """Set once, when the node leaves: nobody is let in any more and readiness says no."""
@@ -40,7 +53,7 @@ class Connections:
         return len(self._all)
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._all))
+        return iter(tuple(self._all.values()))
 
     def no_room(self) -> HubError | None:
         """Why nobody is let in now: the process is leaving or full."""
@@ -57,25 +70,33 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """A connection was opened."""
-        self._all.add(connection)
+        self._all[connection.id] = connection
         self._gauges[connection.socket.transport].inc()
 
     def opened(self, connection: Connection) -> None:
         """One that is no WebSocket was welcomed: ``of_session`` finds it."""
-        self._by_session[connection.session_id] = self._by_id[connection.id] = connection
+        self._by_session[connection.session_id] = connection
 
     def of_id(self, connection: str) -> Connection | None:
-        """One that is no WebSocket, also when another has its session now, or it has just ended."""
-        return self._by_id.get(connection) or self._parted.get(connection)
+        """Any that is open, also when another has its session now."""
+        return self._all.get(connection)
 
-    def part(self, connection: Connection, seconds: float) -> None:
+    def leave_word(self, connection: Connection, after: int, body: bytes, seconds: float) -> None:
         """It ends, and has something to say to a client that may ask once more."""
-        self._parted[connection.id] = connection
-        asyncio.get_running_loop().call_later(seconds, self.forget, connection)
+        who = connection.verified
+        forgotten = asyncio.get_running_loop().call_later(seconds, self._last_words.pop, connection.id, None)
+        self._last_words[connection.id] = LastWord(str(who.org), who.user, after, body, forgotten)
+        if len(self._last_words) > self._max:
+            self._last_words.popitem(last=False)[1].forgotten.cancel()
 
-    def forget(self, connection: Connection) -> None:
-        """It has said it."""
-        self._parted.pop(connection.id, None)
+    def last_word(self, connection: str, org: str, user: str, after: int) -> bytes | None:
+        """The last answer of a connection that has ended, for a poll of its user with the cursor before; once."""
+        word = self._last_words.get(connection)
+        if word is None or (word.org, word.user, word.after) != (org, user, after):
+            return None
+        del self._last_words[connection]
+        word.forgotten.cancel()
+        return word.body
 
     def of_session(self, session: str) -> Connection | None:
         """The newest that is no WebSocket."""
@@ -83,12 +104,10 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         """It was closed; more than once is the same as once."""
-        if connection in self._all:
-            self._all.remove(connection)
+        if self._all.pop(connection.id, None) is not None:
             self._gauges[connection.socket.transport].dec()
             if self._by_session.get(connection.session_id) is connection:
                 del self._by_session[connection.session_id]
-            self._by_id.pop(connection.id, None)
             if not self._all:
                 self._emptied.set()
 
@@ -106,7 +125,7 @@ class Connections:
         """The connections of a user on this node."""
         return [
             connection
-            for connection in self._all
+            for connection in self._all.values()
             if connection.applicant is not None
             and connection.applicant.org == org
             and connection.applicant.user == user

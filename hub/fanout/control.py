@@ -38,6 +38,8 @@ class TakeOver(Struct, tag="take_over", frozen=True):
     session: str
     connection: str
     """The older connection. Named, because the message may come when a third one has the session already."""
+    by_cursor: bool = False
+    """The newer one goes on from a cursor: its client is, as far as anybody can tell, the older one's."""
 
 
 class Relayed(Struct, tag="relayed", frozen=True):

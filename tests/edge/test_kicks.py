@@ -16,6 +16,7 @@ class Link:
     def __init__(self, name: str, session: str) -> None:
         self.id = name
         self.session_id = session
+        self.socket = None
         self.closed: list[CloseCode] = []
 
     def close(self, code: CloseCode) -> None:
@@ -24,7 +25,10 @@ class Link:
 
 def test_a_late_take_over_spares_whoever_has_the_session_by_now() -> None:
     older, newest, other = Link("c1", "s_1"), Link("c3", "s_1"), Link("c4", "s_2")
-    gateway: Any = SimpleNamespace(connections=[older, newest, other])
+    links = {link.id: link for link in (older, newest, other)}
+    gateway: Any = SimpleNamespace(connections=SimpleNamespace(of_id=links.get))
     close_taken_over(gateway, TakeOver("s_1", "c1"))  # c2 has sent it, and is gone again
+    close_taken_over(gateway, TakeOver("s_1", "c4"))
+    close_taken_over(gateway, TakeOver("s_1", "long gone"))
     assert older.closed == [CloseCode.TAKEN_OVER]
     assert newest.closed == other.closed == []

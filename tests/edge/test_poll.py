@@ -385,3 +385,41 @@ async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisS
         assert "u2" in repr(answer["frames"])
         while (answer := await one.poll(answer["cursor"], 0.3))["frames"]:
             assert "u2" in repr(answer["frames"])
+
+
+async def test_a_lost_answer_between_nodes_that_take_turns_ends_nothing(redis_server: RedisServer) -> None:
+    async with webs("direct", redis_server.url) as one, webs("asgi", redis_server.url) as two:
+        two.org = one.org
+        cursor = (await one.poll())["cursor"]
+        session = connections(one)[0].session_id
+        await one.publish(1)
+        assert data(await two.poll(cursor)) == [1]  # and is lost on its way
+        await until(lambda: not connections(one), what="the older one to be told")
+        again = await one.poll(cursor)
+        assert [frame["type"] for frame in again["frames"]] == ["event"], again
+        assert connections(one)[0].session_id == session
+        await until(lambda: not connections(two), what="the older one to be told")
+        # Somebody else who takes it over: whoever had it before must not take it back.
+        hello = {"type": "hello", "resume": {"session": session}, "subscribe": [{"topic": "room:a"}]}
+        taken = await two.client.post("/v1/poll", json=hello, headers=two.headers())
+        assert taken.json()["frames"][0]["resumed"] is True
+        await until(lambda: not connections(one), what="the older one to be told")
+        last = await one.poll(again["cursor"])
+        assert [(frame["type"], frame["code"]) for frame in last["frames"]] == [("close", 4409)]
+
+
+async def test_what_is_kept_of_connections_that_have_ended_is_bounded(
+    redis_server: RedisServer, socket_kind: SocketKind
+) -> None:
+    async with webs(socket_kind, redis_server.url, max_connections=3) as web:
+        registry = web.hub.gateway.connections
+        admin = {"Authorization": "Bearer " + web.hub.token(web.org, "root", scope="admin")}
+        cursors = {}
+        for user in ("u1", "u2", "u3", "u4"):
+            cursors[user] = (await web.another(user).poll())["cursor"]
+            await web.client.post("/v1/admin/kick", json={"user": user}, headers=admin)
+            await until(lambda: not connections(web), what="the connection to end")
+        assert len(registry._last_words) == 3
+        (frame,) = (await web.another("u4").poll(cursors["u4"]))["frames"][-1:]
+        assert (frame["type"], frame["code"]) == ("close", 4401)
+        assert len(registry._last_words) == 2
