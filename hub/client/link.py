@@ -97,7 +97,7 @@ class Link:
         """Connects and stays connected. Raises ``HubClosed`` when trying again is no use."""
         while True:
             try:
-                opened = False
+                opened, self._down = False, ()
                 connection = await self._connect(self._ladder.current, ticket=None)
                 opened = True
                 ended = await self._stay(connection)
@@ -267,8 +267,9 @@ class Link:
         loop = asyncio.get_running_loop()
         climb_at = self._ladder.climb_at
         until_s = None if climb_at is None else max(0.0, climb_at - loop.time())
-        self._nudge.clear()
-        await _first_of(connection.ended, connection.draining, self._nudge, connection.differs, timeout_s=until_s)
+        if not self._down:
+            self._nudge.clear()
+            await _first_of(connection.ended, connection.draining, self._nudge, connection.differs, timeout_s=until_s)
         if connection.ended.done():
             return None
         if connection.draining.done():
@@ -304,6 +305,8 @@ class Link:
         """To where the hub still has what it does not have here. Until that works, the rest goes on here."""
         await _first_of(connection.ended, timeout_s=random.uniform(0, self._options.move_jitter_s))
         names, self._down = self._down, ()
+        if connection.transport.name in names:
+            return None  # something else has moved it there
         successor = await self._first_that_works(self._usable(names), None)
         if successor is None:
             await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
