@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -190,6 +192,7 @@ async def test_a_drain_that_is_taken_back(front: Front, any_way: ClientOptions) 
     async with HubClient(front.url, options=any_way) as client:
         peer = front.hub.peers[0]
         await peer.send({"type": "drain", "after_ms": 300, "ticket": "t", "fallback": ["sse"]})
+        assert await client.call("echo", {}) == {}  # it waits for its slot now
         await peer.send({"type": "flags", "flags": {"realtime_v2": True}})
         await eventually(lambda: client.flags)
         await asyncio.sleep(0.4)  # beyond its slot
@@ -282,6 +285,32 @@ async def test_attempts_that_come_to_nothing_cost_no_event(front: Front, any_way
         await eventually(lambda: front.upgrades >= 3)
         assert client.transport == "sse"
         assert client.counters.gaps == client.counters.violations == 0
+
+
+async def test_a_takeover_that_its_own_attempt_has_caused(front: Front, any_way: ClientOptions) -> None:
+    """The hub gives the session to a socket whose welcome never comes: no reason to end."""
+
+    async def take_over(peer: Any, frame: Frame) -> bool:
+        if frame["type"] != "hello" or isinstance(peer, HttpPeer):
+            return False
+        await front.peers("sse")[-1].close(4409, "taken over")
+        return True
+
+    front.websockets, front.hub.script = "refuse", take_over
+    quick = replace(any_way, upgrade_after_s=0.05, upgrade_max_s=0.05)
+    async with HubClient(front.url, options=quick) as client, client.subscribe(TOPIC) as sub:
+        front.websockets = "pass"
+        await front.peer("sse", 1)
+        await eventually(lambda: client.transport == "sse")
+        front.websockets = "refuse"
+        await eventually(lambda: client.transport == "sse" and TOPIC in front.peers("sse")[-1].live)
+        await front.hub.publish(TOPIC, 1)
+        assert await numbers(sub, 1) == [1]
+
+
+def test_who_never_falls_back_loads_no_http_library() -> None:
+    program = "import sys, hub.client; sys.exit('httpx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 # --- polling
