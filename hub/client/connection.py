@@ -20,7 +20,7 @@ from hub.client.transport import ABNORMAL, CannotConnect, Ended, Transport, Tran
 from hub.client.wire import Close, Drain, Error, HubFrame, Refusal, Reply, Welcome, fallback_in
 from hub.errors import ErrorCode
 from hub.protocol.codes import CloseCode
-from hub.protocol.frames import ClientFrame
+from hub.protocol.frames import Ack, ClientFrame
 
 logger = logging.getLogger("hub.client")
 
@@ -46,8 +46,6 @@ class Connection:
         self._disabled = False
         self._fallback: tuple[str, ...] = ()
         self.transport = transport
-        self.differs = asyncio.Event()
-        """The hub may have other subscriptions on this connection than this side: it is to be begun anew."""
         self.unsteady = False
         """What was posted was not answered: its hub seems to be another node with each request."""
         self.contested_at: float | None = None
@@ -132,7 +130,7 @@ class Connection:
         Without a socket, another node may take the connection over while something is on its way to the first one.
         """
         if self.transport.name == "poll" and self.unsteady:
-            self.differs.set()
+            self.transport.differs.set()
             return
         number = await self.ask(build, answer)
         if self.transport.name != "websocket":
@@ -143,10 +141,12 @@ class Connection:
     def _overdue(self, number: int) -> None:
         if number in self._answers and not self.ended.done():
             self.unsteady = True
-            self.differs.set()
+            self.transport.differs.set()
 
     async def send(self, frame: ClientFrame) -> None:
         """Sends a frame that has no answer. Raises ``ConnectionLost``."""
+        if isinstance(frame, Ack) and self.transport.acknowledges:
+            return
         await self._send(self.wire.encode(frame))
 
     async def send_chunk(self, handle: int, offset: int, chunk: memoryview) -> None:

@@ -16,13 +16,15 @@ class HttpTransport(ABC):
     """Implements ``Transport`` but for how events come. ``ticket`` stands for the token where there is none."""
 
     name: TransportName
+    acknowledges = False
     wrapping_bytes = WRAPPING_BYTES
 
     def __init__(self, door: Door, token: str | None, ticket: str | None, options: ClientOptions) -> None:
         self._door = door
         self._ticket = ticket if token is None else None
         self._options = options
-        self._poster = Poster(door, options, lambda: self.token)
+        self.differs = asyncio.Event()
+        self._poster = Poster(door, options, lambda: self.token, self.differs.set)
         self.token = token
         self.wire = Wire("json")
 

@@ -180,6 +180,7 @@ class Link:
             raise
         now = asyncio.get_running_loop().time()
         self._ladder.welcomed(name, now)
+        self._pause.reset()
         if self._polled:
             # A poll that is still under way somewhere takes the session for the connection that it belonged to.
             connection.contested_at = now
@@ -269,14 +270,15 @@ class Link:
         until_s = None if climb_at is None else max(0.0, climb_at - loop.time())
         if not self._down:
             self._nudge.clear()
-            await _first_of(connection.ended, connection.draining, self._nudge, connection.differs, timeout_s=until_s)
+            reasons = (connection.ended, connection.draining, self._nudge, connection.transport.differs)
+            await _first_of(*reasons, timeout_s=until_s)
         if connection.ended.done():
             return None
         if connection.draining.done():
             return await self._move(connection, connection.draining.result())
         if self._down:
             return await self._sink(connection)
-        if connection.differs.is_set():
+        if connection.transport.differs.is_set():
             return await self._begin_anew(connection)
         if self._ladder.climb_at is not None and self._ladder.climb_at <= loop.time():
             return await self._climb()
@@ -311,20 +313,17 @@ class Link:
         if successor is None:
             await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
             self._down = names
-        else:
-            self._pause.reset()
         return successor
 
     async def _begin_anew(self, connection: Connection) -> Connection | None:
         """Says by a ``hello`` what this client wants to have."""
         await asyncio.sleep(_GATHER_S)
-        connection.differs.clear()
+        connection.transport.differs.clear()
         successor = await self._first_that_works([connection.transport.name], None)
         if successor is None:
             await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
-            connection.differs.set()
+            connection.transport.differs.set()
         else:
-            self._pause.reset()
             successor.unsteady = connection.unsteady
         return successor
 

@@ -33,6 +33,7 @@ class PollTransport(HttpTransport):
     """Implements ``Transport``. A lost answer is asked for again: the hub keeps it until the next cursor."""
 
     name: TransportName = "poll"
+    acknowledges = True
 
     def __init__(self, door: Door, token: str | None, ticket: str | None, options: ClientOptions) -> None:
         super().__init__(door, token, ticket, options)
@@ -91,8 +92,7 @@ def _read(text: bytes) -> _Answer:
 
 
 def _may_repeat(ended: Ended) -> bool:
-    # 409: two polls met, perhaps this one and the one that was given up before it.
-    return ended.http_status is None or ended.http_status == 409 or passes(ended.http_status)
+    return ended.http_status is None or passes(ended.http_status)
 
 
 def _ended_by(ended: Ended) -> Ended:

@@ -20,7 +20,6 @@ from hub.client.options import ClientOptions
 from hub.client.refusals import passes
 from hub.client.transport import ABNORMAL, CannotConnect, Deliver, Ended, TransportLost
 from hub.errors import ErrorCode
-from hub.protocol.codes import CloseCode
 
 PATH = "/v1/frames"
 WRAPPING_BYTES = 1024
@@ -50,11 +49,15 @@ class _Answer(Struct):
 class Poster:
     """The way back of one connection. ``run`` is awaited by its transport."""
 
-    def __init__(self, door: Door, options: ClientOptions, token: Callable[[], str | None]) -> None:
+    def __init__(
+        self, door: Door, options: ClientOptions, token: Callable[[], str | None], on_unreached: Callable[[], None]
+    ) -> None:
+        """``on_unreached``: the hub has not found the connection for a frame that was posted. Nothing answers that."""
         self._door = door
         self._address = door.address(PATH)
         self._options = options
         self._token = token
+        self._on_unreached = on_unreached
         self._waiting: deque[tuple[_Frame, bytes]] = deque()
         self._calls = asyncio.Semaphore(max(1, options.max_posts - 1))
         self._held = False
@@ -176,9 +179,9 @@ class Poster:
         for head, frame in zip(heads, frames, strict=True):
             kind = asked.get(head.id) if head.type == "error" else None
             if kind in _UNWATCHED or (kind in _OF_THE_CONNECTION and head.code == ErrorCode.NOT_FOUND):
-                reason = f"{kind} did not reach the session's connection: {head.code}"
-                raise TransportLost(Ended(CloseCode.DRAINING, reason))
-            deliver(bytes(frame))
+                self._on_unreached()
+            else:
+                deliver(bytes(frame))
 
 
 def _did_nothing(ended: Ended) -> bool:

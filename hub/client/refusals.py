@@ -13,8 +13,8 @@ from hub.errors import ErrorCode
 
 PROBLEM_JSON = "application/problem+json"
 
-PASSING_STATUS = frozenset((408, 425, 429))
-"""Statuses that pass by themselves, beside all of 5xx."""
+PASSING_STATUS = frozenset((408, 409, 425, 429))
+"""Statuses that pass by themselves, beside all of 5xx. 409: two requests of one session met."""
 
 # What the hub answers to a request that something on the way has changed, or that it is too old to know.
 _NOT_AS_SENT = frozenset((400, 404, 405, 411, 426))

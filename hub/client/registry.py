@@ -267,7 +267,7 @@ class Registry:
                 return
             verdict = _verdict_in(answer, subscription.topic)
             if connection.transport.name != "websocket" and _is_there_already(verdict):
-                connection.differs.set()  # what was posted before, to leave it, got lost on its way
+                connection.transport.differs.set()  # what was posted before, to leave it, got lost on its way
             else:
                 self._verdict(subscription, verdict)
 

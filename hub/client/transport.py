@@ -1,7 +1,8 @@
-"""What a connection travels over: the interface of a transport, and the words for how one ended. No I/O."""
+"""What a connection travels over: the interface of a transport, and the words for how one ended. No I/O of its own."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -59,6 +60,10 @@ class Transport(Protocol):
 
     name: TransportName
     wire: Wire
+    acknowledges: bool
+    """Whether the hub hears what was received without being told by frames."""
+    differs: asyncio.Event
+    """Set when the hub may have other subscriptions on this connection than this side: it is to be begun anew."""
     wrapping_bytes: int
     """What it puts around a frame, of the bytes that the hub takes at once."""
     token: str | None

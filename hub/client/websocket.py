@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket as kernel
 
@@ -19,12 +20,14 @@ class WebSocketTransport:
     """Implements ``Transport``. ``url`` holds whatever stands for the token when there is none."""
 
     name: TransportName = "websocket"
+    acknowledges = False
     wrapping_bytes = 0
 
     def __init__(self, url: str, token: str | None, wire: Wire, options: ClientOptions) -> None:
         self._url = url
         self._options = options
         self._socket: ClientConnection
+        self.differs = asyncio.Event()
         self.token = token
         self.wire = wire
 

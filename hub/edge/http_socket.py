@@ -125,6 +125,8 @@ class HttpSocket:
             )
         elif code == CloseCode.DRAINING:
             error = HubError(ErrorCode.UNAVAILABLE, "this node is leaving; connect again", retry_after_ms=1000)
+        elif code == CloseCode.TAKEN_OVER:
+            error = HubError(ErrorCode.CONFLICT, "a newer connection has taken this session over meanwhile")
         else:
             error = HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log, try again later")
         return problem_answer(error)
