@@ -196,7 +196,7 @@ class Node:
     def _hear_others(self) -> None:
         """What other nodes say is performed here."""
         self._expulsions.on_end = self._presence.expel
-        self._fan_out.errands.gapped = lambda sub: self._cohorts.gapped(sub.subscriber.flags)
+        self._fan_out.errands.gapped = lambda sub: self._cohorts.gapped(id(sub.subscriber), sub.subscriber.flags)
         self.stages.ready = lambda: self._broker.ready
         self.stages.connections = lambda: (connection.flags for connection in self.gateway.connections)
         self._control.on(Kick, lambda message: close_kicked(self.gateway, message))

@@ -27,7 +27,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON hub.flag_overrides TO hub_app;
 CREATE TABLE hub.flag_stages (
   flag text COLLATE "C" PRIMARY KEY,
   percent integer NOT NULL CHECK (percent BETWEEN 0 AND 100000),
-  -- Digest of the schedule that is followed: when the file has another one, that begins anew.
+  -- Digest of the schedule that is followed; another one is, once the files of all nodes have it.
   schedule text NOT NULL,
   -- Counted from 0; -1 is before the first.
   stage integer NOT NULL CHECK (stage >= -1),

@@ -24,3 +24,7 @@ FLAG_MAPPINGS: Final = 1_024
 
 FLAG_SUBJECTS: Final = 8_192
 """Subjects whose flags are remembered while neither the file nor a run-time change is another."""
+FLAG_LEAST_WINDOW_S: Final = 10.0
+"""Of the guards of a schedule: five times the default of ``flags_report_s``, so that every node is heard in it."""
+FLAG_CLIENTS: Final = 100_000
+"""Clients whose share in the figures of one schedule a node keeps for a window; what further ones do is not counted."""

@@ -264,7 +264,6 @@ class Connection:
     def offend(self, error: BadFrame) -> None:
         """A frame that no client should send. Too many of them close the connection (4400)."""
         self._gateway.metrics.error(error.code)
-        self._gateway.cohorts.failed(self.flags, error.code)
         requests.perform_now(self, self.session.bad_frame(error, time.monotonic()))
 
     def _limit(self, frame_id: FrameId | None, wait_ms: int) -> None:
@@ -284,7 +283,6 @@ class Connection:
     def refuse(self, error: HubError, frame_id: FrameId | None = None, topic: str | None = None) -> None:
         """Answers with an ``error`` frame."""
         self._gateway.metrics.error(error.code)
-        self._gateway.cohorts.failed(self.flags, error.code)
         self.send(error_frame(error, frame_id=frame_id, topic=topic))
 
     # --- subscriptions

@@ -56,6 +56,7 @@ class _Request:
         self._calls = calls
         self._flags = gateway.flags.values(subject_of(principal))
         self._answers: dict[int, msgspec.Raw] = {}
+        self._asked: dict[int, Asked | None] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._handed: list[tuple[int, ClientFrame, msgspec.Raw]] = []
 
@@ -92,22 +93,27 @@ class _Request:
             raise bad_request("'hello' opens a connection: send it to POST /v1/sse or POST /v1/poll")
         await self._gateway.admission.frames.spend(self._principal, 1)
         if isinstance(frame, Publish):
-            asked = self._gateway.cohorts.asked(self._flags)
+            self._ask(number)
             check_publish(self._gateway, self._flags, frame.topic)
             event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
             done = await self._gateway.publisher.publish_as(self._principal, event, "frame")
             self._tell(number, Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
-            self._gateway.cohorts.answered(asked)
+            self._gateway.cohorts.answered(self._asked.get(number))
             self._acted()
         elif isinstance(frame, Call):
             self._call(number, frame)
         elif isinstance(frame, Ping):
             self._tell(number, Pong(int(time.time() * 1000), frame.id))
 
+    def _ask(self, number: int) -> None:
+        """It counts as a request, whatever comes of it."""
+        user = self._principal.org, self._principal.user
+        self._asked[number] = self._gateway.cohorts.asked(user, self._flags)
+
     # --- calls
 
     def _call(self, number: int, frame: Call) -> None:
-        asked = self._gateway.cohorts.asked(self._flags)
+        self._ask(number)
         method = self._method(frame.method)
         if not self._principal.allows("call", frame.method):
             raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
@@ -118,7 +124,7 @@ class _Request:
             text = f"{most} calls of yours are under way by HTTP on this node; wait for one to end"
             raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=1000)
         self._calls[who] += 1
-        task = asyncio.create_task(self._answer(number, frame, method, asked), name="call")
+        task = asyncio.create_task(self._answer(number, frame, method), name="call")
         self._running.add(task)
         task.add_done_callback(lambda _: self._called(who))
 
@@ -136,11 +142,11 @@ class _Request:
             raise bad_request(text)
         raise HubError(ErrorCode.UNKNOWN_METHOD, "no such method")
 
-    async def _answer(self, number: int, frame: Call, method: Method, asked: Asked | None) -> None:
+    async def _answer(self, number: int, frame: Call, method: Method) -> None:
         try:
             result = await method(self._principal, frame.params)
             self._tell(number, Reply(frame.id, result))
-            self._gateway.cohorts.answered(asked)
+            self._gateway.cohorts.answered(self._asked.get(number))
             self._acted()
         except HubError as error:
             self._refuse(number, error, frame.id)
@@ -177,7 +183,7 @@ class _Request:
 
     def _refuse(self, number: int, error: HubError, frame_id: Any) -> None:
         self._gateway.metrics.error(error.code)
-        self._gateway.cohorts.failed(self._flags, error.code)
+        self._gateway.cohorts.failed(self._asked.get(number), error.code)
         self._tell(number, error_frame(error, frame_id=frame_id))
 
 

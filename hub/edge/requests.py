@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import UNSET
 
 from hub.auth.principal import Principal
 from hub.edge.flag_gate import check_method, check_publish
@@ -66,13 +67,18 @@ def perform_now(connection: Connection, action: Action) -> None:
         raise TypeError(f"{type(action).__name__} has to wait")
 
 
+def _asked(gateway: Gateway, connection: Connection) -> Asked | None:
+    """It counts as a request, whatever comes of it."""
+    return gateway.cohorts.asked((connection.verified.org, connection.user), connection.flags)
+
+
 async def _join(gateway: Gateway, connection: Connection, action: Join) -> None:
-    asked = gateway.cohorts.asked(connection.flags)
+    asked = _asked(gateway, connection)
     verdicts, joined = await join(gateway, connection, action.topics, {})
     if joined:
         connection.acted()
     connection.send(Reply(action.id, {"topics": verdicts}))
-    gateway.cohorts.answered(asked)
+    gateway.cohorts.joined(asked, [verdict.error.code for verdict in verdicts if verdict.error is not UNSET])
     activate(gateway, connection, joined)
 
 
@@ -91,10 +97,14 @@ async def _perform_frame(gateway: Gateway, connection: Connection, frame: Publis
 
 
 async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> None:
-    asked = gateway.cohorts.asked(connection.flags)
-    check_publish(gateway, connection.flags, frame.topic)
-    event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
-    done = await gateway.publisher.publish_as(connection.verified, event, "frame")
+    asked = _asked(gateway, connection)
+    try:
+        check_publish(gateway, connection.flags, frame.topic)
+        event = NewEvent(frame.topic, frame.name, frame.data, frame.key, frame.tags, frame.ephemeral)
+        done = await gateway.publisher.publish_as(connection.verified, event, "frame")
+    except HubError as error:
+        gateway.cohorts.failed(asked, error.code)
+        raise
     connection.acted()
     connection.send(Reply(frame.id, {"epoch": done.epoch, "seq": done.seq, "duplicate": done.duplicate}))
     gateway.cohorts.answered(asked)
@@ -102,7 +112,7 @@ async def _publish(gateway: Gateway, connection: Connection, frame: Publish) -> 
 
 async def _call(gateway: Gateway, connection: Connection, frame: Call) -> None:
     """Starts the method; its reply may overtake others."""
-    asked = gateway.cohorts.asked(connection.flags)
+    asked = _asked(gateway, connection)
     method = _method(gateway, connection, frame.method)
     if not connection.verified.allows("call", frame.method):
         raise HubError(ErrorCode.FORBIDDEN, f"the token's scope does not allow call:{frame.method}")
@@ -150,9 +160,11 @@ async def _answer(
         connection.send(Reply(frame.id, await method(frame.params)))
         gateway.cohorts.answered(asked)
     except HubError as error:
+        gateway.cohorts.failed(asked, error.code)
         connection.refuse(error, frame.id)
     except Exception:
         log.exception("method failed", method=frame.method)
+        gateway.cohorts.failed(asked, ErrorCode.INTERNAL)
         connection.refuse(HubError(ErrorCode.INTERNAL, "the method failed; it is in the hub's log"), frame.id)
 
 
@@ -180,7 +192,7 @@ def acknowledge(
             if position.seq == sub.topic.top:
                 took_ms = time.time() * 1000 - sub.topic.last_ts
                 gateway.metrics.acknowledged(sub.topic.kind.name, took_ms)
-                gateway.cohorts.acknowledged(connection.flags, took_ms)
+                gateway.cohorts.acknowledged((connection.verified.org, connection.user), connection.flags, took_ms)
 
 
 async def _refresh(gateway: Gateway, connection: Connection, frame: Auth) -> None:

@@ -30,11 +30,11 @@ class StageState(Struct, frozen=True):
     flag: str
     percent: int
     schedule: str = ""
-    """Digest of the schedule that is followed: when the file has another one, that begins anew."""
+    """Digest of the schedule that is followed; another one is, once the files of all nodes have it."""
     stage: int = 0
     """Counted from 0; -1 is before the first."""
     started_at: float = 0.0
-    """When the schedule began; seconds since 1970."""
+    """When the stage began; seconds since 1970."""
     stopped: str | None = None
     """The guard that tripped. Whoever changes the flag at run time ends that, and the schedule begins anew."""
     version: int = 0

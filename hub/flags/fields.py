@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
+from hub.config.flag_bounds import FLAG_LEAST_WINDOW_S
 from hub.flags.changes import WHOLE
 from hub.flags.definition import By, Definition, Guards, Stage, parse_percent, percent_text
 from hub.flags.document import Faults, Mapping, Node, Scalar, Sequence, plain_value, scalar_value
@@ -329,14 +330,21 @@ class FlagReader:
             if name not in _GUARDS:
                 self._faults.add(name_line, f"abort_if has no field {name[:80]}; {nearest(name, _GUARDS)}")
             elif name == "window":
-                read["window_s"] = self._parse(value, name, duration) or 0.0
+                read["window_s"] = self._window(name_line, value)
             else:
                 read[name] = self._limit(value, name)
         if not {"gap_rate", "error_rate", "p99_ms"} & set(read):
             self._faults.add(line, "abort_if has no limit; add gap_rate, error_rate or p99_ms")
-        if read.get("window_s", 1.0) <= 0:
-            self._faults.add(line, "the window of abort_if is longer than nothing, as 5m")
         return Guards(**read)
+
+    def _window(self, line: int, node: Node) -> float:
+        window_s = self._parse(node, "window", duration)
+        if window_s is not None and window_s < FLAG_LEAST_WINDOW_S:
+            text = (
+                f"the window of abort_if is {FLAG_LEAST_WINDOW_S:g}s at least, so that all nodes are heard in it; write 5m"
+            )
+            self._faults.add(line, text)
+        return window_s or 0.0
 
     def _limit(self, node: Node, name: str) -> float | int:
         value = scalar_value(node, self._faults) if isinstance(node, Scalar) else None

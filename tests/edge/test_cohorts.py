@@ -15,6 +15,8 @@ from hub.protocol.frames import Gap
 from tests.support.peers import Peers
 from tests.support.running_hub import RunningHub, running_hub
 
+FAILED = ["method failed"]
+
 
 def call(method: str) -> dict[str, Any]:
     return {"type": "call", "id": method, "method": method, "params": {}}
@@ -35,7 +37,7 @@ async def test_what_is_counted(redis_server: RedisServer, on: bool) -> None:
     flags = FixedFlags({"beta": on, "rooms": True})
     # The node itself does not look which flags have stages.
     async with (
-        running_hub("direct", redis_server.url, flags=flags, flags_report_s=3600.0) as hub,
+        running_hub("direct", redis_server.url, flags=flags, flags_report_s=3600.0, allowed_errors=FAILED) as hub,
         Peers(hub) as peers,
     ):
         client = await peers.join()
@@ -49,29 +51,40 @@ async def test_what_is_counted(redis_server: RedisServer, on: bool) -> None:
         await client.events(1)
         await client.ack("big:a", done["epoch"], done["seq"])
         await client.result(call("test.echo"))
-        await client.refusal(call("test.refuse"), "conflict")
+        await client.refusal(call("test.crash"), "internal")
         await client.send_raw("{")
         await client.joined({"topic": "big:b", "since": {"epoch": "old", "seq": 1}})
         await client.await_kind(Gap)
         await client.nothing_came()
         counted = await figures(hub)
         mine, others = counted[on], counted[not on]
-        assert (mine.requests, mine.errors, mine.gaps) == (5, 2, 1)
+        assert (mine.requests, mine.errors, mine.gaps) == (5, 1, 1)
         assert (mine.replies.total(), mine.acks.total()) == (4, 1)
         assert others == Figures()
+        bob = await peers.join("bob")
+        for method, code in (
+            ("test.refuse", "conflict"),
+            ("no.such", "unknown_method"),
+            *[("test.crash", "internal")] * 5,
+        ):
+            await bob.refusal(call(method), code)
+        mine = (await figures(hub))[on]
+        assert (mine.requests, mine.errors) == (10, 4), "one user has so much to say and no more"
         async with httpx.AsyncClient(base_url=hub.http_url) as http:
             frames = [{"type": "publish", "id": 1, "topic": "big:a", "name": "a", "data": 1}, call("test.echo")]
-            headers = {"Authorization": f"Bearer {peers.token()}"}
-            sent = await http.post("/v1/frames", json={"frames": [*frames, call("test.refuse")]}, headers=headers)
-        assert [frame["type"] for frame in sent.json()["frames"]] == ["reply", "reply", "error"]
+            headers = {"Authorization": f"Bearer {peers.token('carl')}"}
+            sent = await http.post(
+                "/v1/frames", json={"frames": [*frames, call("test.crash"), call("no.such")]}, headers=headers
+            )
+        assert [frame["type"] for frame in sent.json()["frames"]] == ["reply", "reply", "error", "error"]
         mine = (await figures(hub))[on]
-        assert (mine.requests, mine.errors, mine.replies.total()) == (8, 3, 6)
+        assert (mine.requests, mine.errors, mine.replies.total()) == (14, 5, 6)
 
 
 async def test_a_flip_on_an_open_connection_counts_from_there_on(redis_server: RedisServer) -> None:
     flags = FixedFlags({"beta": False})
     async with (
-        running_hub("direct", redis_server.url, flags=flags, flags_report_s=3600.0) as hub,
+        running_hub("direct", redis_server.url, flags=flags, flags_report_s=3600.0, allowed_errors=FAILED) as hub,
         Peers(hub) as peers,
     ):
         client = await peers.join()
@@ -80,10 +93,10 @@ async def test_a_flip_on_an_open_connection_counts_from_there_on(redis_server: R
             hub.gateway.cohorts.watch({"beta": Watched(1, 60.0)})
 
         await hub.within(watch)
-        await client.refusal(call("test.refuse"), "conflict")
+        await client.refusal(call("test.crash"), "internal")
         hub.flip(beta=True)
         await client.receive()
-        await client.refusal(call("test.refuse"), "conflict")
-        await client.refusal(call("test.refuse"), "conflict")
+        await client.refusal(call("test.crash"), "internal")
+        await client.refusal(call("test.crash"), "internal")
         counted = await figures(hub)
         assert (counted[False].errors, counted[True].errors) == (1, 2)

@@ -149,6 +149,11 @@ FAULTS = {
     "a percentage of texts": ("flags:\n  c: {state: on, variants: {a: x}, defaultVariant: a, rollout: 1}\n", 2, "use targeting"),
     "stages that shrink": ("flags:\n  c: {stages: [{after: 0, percent: 9}, {after: 1h, percent: 5}]}\n", 2, "stages only grow"),
     "stages in disorder": ("flags:\n  c: {stages: [{after: 2h, percent: 1}, {after: 1h, percent: 5}]}\n", 2, "order of their times"),
+    "a window in which not all nodes are heard": (
+        "flags:\n  c:\n    stages: [{after: 0h, percent: 1}]\n    abort_if:\n      p99_ms: 5\n      window: 9s\n",
+        6,
+        "10s at least",
+    ),
     "guards without stages": ("flags:\n  c: {abort_if: {p99_ms: 5}}\n", 2, "add stages"),
     "no such day": ("flags:\n  c: {expires: 2026-02-30}\n", 2, "as 2026-12-31"),
     "a moment without a zone": ("flags:\n  c: {stages: [{after: 0, percent: 1}], starts_at: 2026-01-01T00:00}\n", 2, "and zone"),

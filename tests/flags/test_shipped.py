@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 from hub.config import Settings
+from hub.config.flag_bounds import FLAG_LEAST_WINDOW_S
 from hub.flags import HUB_SWITCHES, Evaluator, Subject, Switches, load_flags
 from services.main import SERVICES
 
@@ -34,3 +35,8 @@ def test_everything_is_on_for_everybody() -> None:
     values = Evaluator(load_flags(FILE.read_text(), FILE.name)).values(Subject())
     assert set(values.values()) == {True}
     assert len(values) == 17
+
+
+def test_every_node_is_heard_five_times_in_the_shortest_window() -> None:
+    settings = Settings(redis_url="redis://localhost", database_url="postgresql://localhost", jwt_secret="x" * 32)
+    assert settings.flags_report_s * 5 <= FLAG_LEAST_WINDOW_S

@@ -154,7 +154,7 @@ def _gap_rate(figures: Figures, guards: Guards) -> _Measured:
 
 
 def _error_rate(figures: Figures) -> _Measured:
-    """Per request. Some errors answer what was no request at all, so there may be more of them."""
+    """Per request. Those that were asked before a step may fail after it, so there may be more of them."""
     asked = max(figures.requests, figures.errors)
     return _Measured(figures.errors / asked if asked else 0.0, asked)
 

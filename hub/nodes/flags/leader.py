@@ -32,6 +32,10 @@ PURPOSE: Final = "flags"
 _DUTY: Final = "stages"
 _MOST_NODES: Final = 1000
 """Whose figures are kept; a node that is started anew is another."""
+_SETTLED: Final = 3
+"""After so many reports of its own a node that leads has heard every other that can be heard."""
+_TICK_S: Final = 1.0
+"""A busy node may be so late with its next turn."""
 _FORGET_S: Final = 3600.0
 """A schedule that the file has no more is forgotten then: until then other nodes may have another file."""
 
@@ -65,20 +69,21 @@ class _Told(Struct):
 
     node: str
     figures: dict[str, tuple[int, list[Any], list[Any]]]
+    schedules: dict[str, str]
 
-    def heard(self) -> tuple[str, _Counted]:
-        """Whose, and what. Raises ``msgspec.ValidationError``."""
+    def heard(self, at: float) -> _Report:
+        """Raises ``msgspec.ValidationError``."""
         told = self.figures.items()
-        return self.node, {
-            flag: (one, Figures.heard(cohort), Figures.heard(rest)) for flag, (one, cohort, rest) in told
-        }
+        figures = {flag: (one, Figures.heard(cohort), Figures.heard(rest)) for flag, (one, cohort, rest) in told}
+        return _Report(at, figures, self.schedules)
 
 
 class _Report(NamedTuple):
-    """What a node counted, when it was heard."""
+    """What a node counted and by what schedules it goes, when it was heard."""
 
     at: float
     figures: _Counted
+    schedules: Mapping[str, str]
 
 
 class StageLeader:
@@ -111,12 +116,17 @@ class StageLeader:
         self._reports: dict[str, _Report] = {}
         self._file: FlagFile | None = None
         self._plans: Mapping[str, Plan] = {}
+        self._schedules: Mapping[str, str] = {}
+        self._began: float | None = None
+        """Since when this node leads and can hear the others, without a break."""
+        self._led_at = 0.0
         self._orphans: dict[str, float] = {}
+        self._split: set[str] = set()
         self._shown: set[str] = set()
         self._away = False
         self._task: asyncio.Task[None] | None = None
         duties.on_adopt(lambda *_: None)  # the next tick takes what is there to be done from the rows
-        duties.on_lost(lambda *_: self._reports.clear())
+        duties.on_lost(lambda *_: self._leave())
         duties.on_signal(self._heard)
 
     def start(self) -> None:
@@ -137,13 +147,17 @@ class StageLeader:
     async def tick(self) -> None:
         """Reports, and performs what is due. Raises ``unavailable``."""
         self._look()
-        if self._cohorts.counting:
-            figures = self._cohorts.look(self.connections())
-            await self._duties.signal(CONTROL_ORG, _DUTY, {"node": self._me, "figures": figures})
         if not self._plans and not self._orphans:
+            self._leave()
             self._duties.release(CONTROL_ORG, _DUTY)
-        elif await self._duties.take(CONTROL_ORG, _DUTY):
+            return
+        figures = self._cohorts.look(self.connections()) if self._cohorts.counting else {}
+        told = {"node": self._me, "figures": figures, "schedules": self._schedules}
+        await self._duties.signal(CONTROL_ORG, _DUTY, told)
+        if await self._duties.take(CONTROL_ORG, _DUTY):
             await self._lead()
+        else:
+            self._leave()
 
     async def _run(self) -> None:
         while True:
@@ -168,11 +182,15 @@ class StageLeader:
             self._file = file
             plans = map(Plan.of, file.flags.values())
             self._plans = {plan.flag: plan for plan in plans if plan is not None}
+            self._schedules = {
+                flag: f"{plan.digest} {'on' if file.flags[flag].enabled else 'off'}"
+                for flag, plan in self._plans.items()
+            }
         now = self._cohorts.now()
         self._orphans = {flag: self._orphans.get(flag, now) for flag in states if flag not in self._plans}
         self._cohorts.watch(
             {
-                plan.flag: Watched(state.version, plan.guards.window_s)
+                plan.flag: Watched.by(plan.guards, state.version)
                 for plan, state in self._running(states)
                 if plan.guards is not None and state.stage >= 0
             }
@@ -185,44 +203,87 @@ class StageLeader:
     def _running(self, states: Mapping[str, StageState]) -> Iterable[tuple[Plan, StageState]]:
         for flag, plan in self._plans.items():
             state = states.get(flag)
-            if state is not None and standing(state) is Standing.RUNNING and state.schedule == plan.digest:
+            if state is not None and standing(state) is Standing.RUNNING:
                 yield plan, state
 
     # --- on the one that leads
 
     def _heard(self, _: OrgId, __: str, message: dict[str, Any]) -> None:
         try:
-            node, told = msgspec.convert(message, _Told).heard()
+            told = msgspec.convert(message, _Told)
+            report = told.heard(self._cohorts.now())
         except msgspec.ValidationError as error:
             log.info("figures of a node not understood; is it of another version?", reason=str(error))
             return
         # The newest last.
-        self._reports.pop(node, None)
-        self._reports[node] = _Report(self._cohorts.now(), told)
+        self._reports.pop(told.node, None)
+        self._reports[told.node] = report
         if len(self._reports) > _MOST_NODES:
             del self._reports[next(iter(self._reports))]
 
     async def _lead(self) -> None:
+        settled = self._settled()
         for plan in self._plans.values():
             stored = self._rows.stored
-            state, definition = stored.stages.get(plan.flag), self._rows.file.flags.get(plan.flag)
-            held = plan.flag in stored.overrides or definition is None or not definition.enabled
-            trip = None if state is None else self._trip(plan, state)
-            step = decide(plan, state, Situation(self.clock(), held, trip, blind=not self.ready()))
+            state = stored.stages.get(plan.flag)
+            step = decide(plan, state, self._situation(plan, state, settled))
             if step is not None:
                 await self._perform(step)
         for flag, since in tuple(self._orphans.items()):
             if self._cohorts.now() - since > _FORGET_S:
                 await self._rows.drop_stage(flag, who=self._who, why="the file has no stages for it any more")
 
+    def _leave(self) -> None:
+        self._began = None
+        self._reports.clear()
+
+    def _settled(self) -> bool:
+        """Whether this node leads for so long, without a break, that it has heard all others."""
+        now = self._cohorts.now()
+        if not self.ready():
+            self._began = None
+            return False
+        if self._began is None or now - self._led_at > self._patience_s + _TICK_S:
+            self._began = now
+        self._led_at = now
+        return now - self._began >= self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        return _SETTLED * self._settings.flags_report_s
+
+    def _situation(self, plan: Plan, state: StageState | None, settled: bool) -> Situation:
+        now, recent = self.clock(), self._recent(self._patience_s)
+        agreed = all(one.schedules.get(plan.flag) == self._schedules[plan.flag] for one in recent)
+        if not agreed and plan.flag not in self._split:
+            log.warning("nodes have different schedules, so nothing goes on; give all the same file", flag=plan.flag)
+        (self._split.discard if agreed else self._split.add)(plan.flag)
+        blind = not settled
+        if state is not None and state.stage >= 0 and plan.guards is not None:
+            # What happened in this stage must have been told.
+            seen = any(_of_step(one, state) for one in recent)
+            blind = blind or not seen or now - state.started_at < self._patience_s
+        return Situation(
+            now,
+            held=plan.flag in self._rows.stored.overrides,
+            off=not self._rows.file.flags[plan.flag].enabled,
+            trip=None if state is None else self._trip(plan, state),
+            blind=blind,
+            agreed=settled and agreed,
+        )
+
+    def _recent(self, reach_s: float) -> list[_Report]:
+        oldest = self._cohorts.now() - reach_s
+        return [one for one in self._reports.values() if one.at >= oldest]
+
     def _trip(self, plan: Plan, state: StageState) -> Trip | None:
         """What the figures of all nodes say. Those of a node that has died count for as long as they are recent."""
         if plan.guards is None:
             return None
-        oldest = self._cohorts.now() - plan.guards.window_s
-        found = [one.figures.get(plan.flag) for one in self._reports.values() if one.at >= oldest]
-        recent = [told for told in found if told is not None and told[0] == state.version]
-        cohort, rest = Figures.sum(one for _, one, _ in recent), Figures.sum(one for _, _, one in recent)
+        # However seldom nodes report.
+        recent = self._recent(max(plan.guards.window_s, self._patience_s))
+        told = [figures for one in recent if (figures := _of_step(one, state)) is not None]
+        cohort, rest = Figures.sum(one for one, _ in told), Figures.sum(one for _, one in told)
         return judge(plan.guards, cohort, rest)
 
     async def _perform(self, step: Step) -> None:
@@ -239,3 +300,9 @@ class StageLeader:
         tell("stage", flag=step.state.flag, percent=step.state.percent / 1000, why=step.why)
         if back and step.trip is not None:
             self._metrics.guard_tripped(step.state.flag, step.trip.guard)
+
+
+def _of_step(report: _Report, state: StageState) -> tuple[Figures, Figures] | None:
+    """Cohort and rest, if the node has counted since the step that the row tells of."""
+    told = report.figures.get(state.flag)
+    return None if told is None or told[0] != state.version else told[1:]

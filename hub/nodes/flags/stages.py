@@ -2,7 +2,8 @@
 
 A stage lasts as long as the schedule says from when it really began: what was missed while nobody was there, or while
 somebody had changed the flag by hand, is not made up for. So a percentage grows by one stage at a time, whatever the
-clock does, and after a guard has tripped it grows no more until somebody says so.
+clock does, and after a guard has tripped it grows no more until somebody says so. Nodes may have different files for a
+while; what only one of them has changes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from hub.flags import Definition, Guards, Stage, StageState
 from hub.nodes.flags.guards import Trip
@@ -54,16 +55,25 @@ class Plan(Struct, frozen=True):
         """The last stage that is not above a percentage."""
         return max((number for number, stage in enumerate(self.stages) if stage.percent <= percent), default=_BEFORE)
 
+    def stage_of(self, state: StageState) -> int:
+        """Where a row stands in this schedule, whichever it follows."""
+        return state.stage if state.schedule == self.digest else self.place(state.percent)
+
     def next_at(self, state: StageState) -> float | None:
         """When the next stage comes (seconds since 1970); None when there is none, or nothing goes on."""
-        following = state.stage + 1
-        if state.stopped is not None or state.schedule != self.digest or following >= len(self.stages):
+        if state.stopped is not None or state.schedule != self.digest or state.stage + 1 >= len(self.stages):
             return None
-        if state.stage == _BEFORE:
-            return state.started_at + self.stages[0].after_s
-        length = self.stages[following].after_s - self.stages[state.stage].after_s
+        return state.started_at + self.length_s(state.stage)
+
+    def length_s(self, stage: int) -> float:
+        """How long a stage lasts; 0 for the last."""
+        if stage + 1 >= len(self.stages):
+            return 0.0
+        if stage == _BEFORE:
+            return self.stages[0].after_s
+        length = self.stages[stage + 1].after_s - self.stages[stage].after_s
         # Nobody goes on before the guards had time to look.
-        return state.started_at + (length if self.guards is None else max(length, self.guards.window_s))
+        return length if self.guards is None else max(length, self.guards.window_s)
 
 
 class Standing(StrEnum):
@@ -90,9 +100,7 @@ TABLE: Final[Mapping[tuple[Standing, Happening], Standing]] = {
     (Standing.UNKNOWN, Happening.SEEN): Standing.RUNNING,
     (Standing.RUNNING, Happening.CHANGED): Standing.RUNNING,
     (Standing.HELD, Happening.CHANGED): Standing.HELD,
-    (Standing.STOPPED, Happening.CHANGED): Standing.RUNNING,
     (Standing.RUNNING, Happening.TAKEN): Standing.HELD,
-    (Standing.STOPPED, Happening.TAKEN): Standing.HELD,
     (Standing.HELD, Happening.FREED): Standing.RUNNING,
     (Standing.RUNNING, Happening.TRIPPED): Standing.STOPPED,
     (Standing.RUNNING, Happening.DUE): Standing.RUNNING,
@@ -105,9 +113,14 @@ class Situation(Struct, frozen=True):
 
     now: float
     held: bool = False
+    """Somebody has changed the flag."""
+    off: bool = False
+    """The file has switched it off."""
     trip: Trip | None = None
     blind: bool = False
-    """Figures of other nodes do not come, so nothing grows."""
+    """Figures of other nodes do not come, or not yet, so nothing grows."""
+    agreed: bool = True
+    """All nodes are known to have the same schedule. As long as they have not, only people and guards do anything."""
 
 
 class Step(Struct, frozen=True):
@@ -145,23 +158,27 @@ def _is_so(happening: Happening, plan: Plan, state: StageState | None, situation
     due = plan.next_at(state)
     return {
         Happening.SEEN: False,
-        Happening.CHANGED: state.schedule != plan.digest,
-        Happening.TAKEN: situation.held,
-        Happening.FREED: not situation.held,
+        Happening.CHANGED: state.schedule != plan.digest and situation.agreed,
+        Happening.TAKEN: situation.held or (situation.off and situation.agreed),
+        Happening.FREED: not situation.held and not situation.off and situation.agreed,
         Happening.TRIPPED: situation.trip is not None and state.stage > _BEFORE,
-        Happening.DUE: due is not None and due <= situation.now and not situation.blind,
+        Happening.DUE: due is not None and due <= situation.now and not situation.blind and situation.agreed,
     }[happening]
 
 
 def _step(happening: Happening, after: Standing, plan: Plan, state: StageState | None, situation: Situation) -> Step:
+    if state is not None and happening in (Happening.TAKEN, Happening.FREED):
+        # Where it is; what it follows, it follows.
+        begins = _begins(happening, plan, state.stage, state, situation.now)
+        moved = structs.replace(state, stopped=_stopped(after, situation), started_at=begins)
+        return Step(happening, moved, state, _why(happening, plan, moved, situation))
     stage = _stage(happening, plan, state)
-    begins = plan.starts_at if stage == _BEFORE and plan.starts_at is not None else situation.now
     becomes = StageState(
         flag=plan.flag,
-        percent=plan.percent(stage),
+        percent=_percent(happening, plan, stage, state),
         schedule=plan.digest,
         stage=stage,
-        started_at=begins,
+        started_at=_begins(happening, plan, stage, state, situation.now),
         stopped=_stopped(after, situation),
         version=0 if state is None else state.version,
     )
@@ -171,9 +188,23 @@ def _step(happening: Happening, after: Standing, plan: Plan, state: StageState |
 def _stage(happening: Happening, plan: Plan, state: StageState | None) -> int:
     if state is None:
         return _BEFORE
-    if happening is Happening.CHANGED:
-        return plan.place(state.percent)
-    return state.stage + {Happening.DUE: 1, Happening.TRIPPED: -1}.get(happening, 0)
+    return max(_BEFORE, plan.stage_of(state) + {Happening.DUE: 1, Happening.TRIPPED: -1}.get(happening, 0))
+
+
+def _percent(happening: Happening, plan: Plan, stage: int, state: StageState | None) -> int:
+    percent = plan.percent(stage)
+    # A row that follows another schedule may be lower already.
+    return percent if state is None or happening is not Happening.TRIPPED else min(percent, state.percent)
+
+
+def _begins(happening: Happening, plan: Plan, stage: int, state: StageState | None, now: float) -> float:
+    if stage == _BEFORE and plan.starts_at is not None:
+        return plan.starts_at
+    if happening is not Happening.CHANGED or state is None or plan.percent(stage) != state.percent:
+        return now
+    # The percentage is the one there was, so it has begun already. The guards begin to look anew.
+    window_s = 0.0 if plan.guards is None else plan.guards.window_s
+    return min(now, max(state.started_at, now + window_s - plan.length_s(stage)))
 
 
 def _stopped(after: Standing, situation: Situation) -> str | None:

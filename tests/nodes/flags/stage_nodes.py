@@ -73,17 +73,19 @@ class StageNode:
         self.on, self.off = 20, 100
         self.leader.connections = lambda: [ON] * self.on + [OFF] * self.off
         self.alive = True
+        self._served = 0
 
     async def tick(self) -> None:
         await self.rows.refresh()
         await self.leader.tick()
 
     def serve(self, requests: int, errors: int, *, flags: dict[str, bool] = ON) -> None:
-        """So many requests are answered, and so many by an error."""
+        """So many requests of as many users are answered, and so many by an error."""
         for number in range(requests):
-            asked = self.cohorts.asked(flags)
+            self._served += 1
+            asked = self.cohorts.asked(("acme", f"user-{self._served}"), flags)
             if number < errors:
-                self.cohorts.failed(flags, ErrorCode.INTERNAL)
+                self.cohorts.failed(asked, ErrorCode.INTERNAL)
             else:
                 self.cohorts.answered(asked)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hub.errors import ErrorCode
+from hub.flags import Guards
 from hub.nodes.flags.cohorts import Cohorts, Watched
-from hub.nodes.flags.guards import Figures, p99_ms
+from hub.nodes.flags.guards import Figures, judge, p99_ms
 from tests.support.clock import Clock
 
 ON, OFF, NEITHER = {"chat": True, "other": True}, {"chat": False, "other": True}, {"other": True}
+ANN = ("acme", "ann")
 WINDOW_S = 60.0
 
 
@@ -30,21 +32,61 @@ def figures(cohorts: Cohorts, *connections: dict[str, bool]) -> tuple[int, Figur
     return version, Figures.heard(cohort), Figures.heard(rest)
 
 
+def fail(cohorts: Cohorts, user: str, code: ErrorCode = ErrorCode.INTERNAL, *, times: int = 1) -> None:
+    """Requests that end so."""
+    for _ in range(times):
+        cohorts.failed(cohorts.asked(("acme", user), ON), code)
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_only_what_the_hub_does_is_a_fault(cohorts: Cohorts, code: ErrorCode) -> None:
+    fail(cohorts, "ann", code)
+    cohorts.joined(cohorts.asked(ANN, ON), ["not_found", code.value])
+    _, cohort, _ = figures(cohorts)
+    assert cohort.requests == 2
+    assert cohort.errors == (2 if code.value in ("internal", "unavailable", "timeout", "upstream_failed") else 0)
+
+
+def test_one_client_counts_for_no_more_than_its_share(cohorts: Cohorts, clock: Clock) -> None:
+    for _ in range(3 * int(WINDOW_S)):
+        fail(cohorts, "ann", times=10)
+        for _ in range(10):
+            cohorts.acknowledged(ANN, ON, 50_000.0)
+            cohorts.gapped(7, ON)
+        clock.now += 1
+        _, cohort, _ = figures(cohorts, ON)
+        assert max(cohort.requests, cohort.errors, cohort.acks.total(), cohort.gaps) <= 10
+    assert (cohort.requests, cohort.errors) == (5, 5)
+    fail(cohorts, "bob")
+    assert figures(cohorts)[1].errors == 6
+
+
+def test_half_of_the_connections_can_trip_what_one_cannot(cohorts: Cohorts) -> None:
+    guards = Guards(gap_rate=3.0, window_s=300.0)
+    for many, trips in ((1, False), (11, True)):
+        cohorts.watch({"chat": Watched.by(guards, many)})
+        cohorts.look([ON] * 20)
+        for connection in range(many):
+            for _ in range(1000):
+                cohorts.gapped(connection, ON)
+        cohorts.clock.now += 1  # type: ignore[attr-defined]
+        _, cohort, rest = figures(cohorts, *[ON] * 20)
+        assert (judge(guards, cohort, rest) is not None) == trips
+
+
 def test_what_happens_counts_for_the_side_it_happened_on(cohorts: Cohorts, clock: Clock) -> None:
-    early = cohorts.asked(OFF)
-    asked = cohorts.asked(ON)
+    early = cohorts.asked(ANN, OFF)
+    asked = cohorts.asked(ANN, ON)
     clock.now += 0.25
     cohorts.answered(asked)
     cohorts.answered(early)
-    cohorts.failed(ON, ErrorCode.INTERNAL)
-    cohorts.failed(OFF, ErrorCode.FEATURE_DISABLED)
-    cohorts.gapped(OFF)
-    cohorts.acknowledged(OFF, 100.0)
-    cohorts.acknowledged(OFF, 86_400_000.0)
+    cohorts.failed(asked, ErrorCode.INTERNAL)
+    cohorts.gapped(1, OFF)
+    cohorts.acknowledged(ANN, OFF, 100.0)
+    cohorts.acknowledged(ANN, OFF, 86_400_000.0)
     for nobody in (NEITHER, {}):
-        cohorts.answered(cohorts.asked(nobody))
-        cohorts.failed(nobody, ErrorCode.INTERNAL)
-        cohorts.gapped(nobody)
+        assert cohorts.asked(ANN, nobody) is None
+        cohorts.gapped(1, nobody)
     _, cohort, rest = figures(cohorts)
     assert (cohort.requests, cohort.errors, cohort.gaps, cohort.acks.total()) == (1, 1, 0, 0)
     assert 250 <= p99_ms(cohort.replies) <= 275
@@ -54,10 +96,10 @@ def test_what_happens_counts_for_the_side_it_happened_on(cohorts: Cohorts, clock
 
 def test_a_flip_in_the_middle_of_a_request_moves_nothing(cohorts: Cohorts, clock: Clock) -> None:
     flags = OFF
-    asked = cohorts.asked(flags)
+    asked = cohorts.asked(ANN, flags)
     flags = ON
     cohorts.answered(asked)
-    cohorts.gapped(flags)
+    cohorts.gapped(1, flags)
     _, cohort, rest = figures(cohorts)
     assert (cohort.replies.total(), rest.replies.total(), cohort.gaps) == (0, 1, 1)
 
@@ -79,7 +121,7 @@ def test_connections_are_averaged_over_the_window(cohorts: Cohorts, clock: Clock
 
 def test_what_is_older_than_the_window_is_forgotten(cohorts: Cohorts, clock: Clock) -> None:
     for second in range(200):
-        cohorts.failed(ON, ErrorCode.INTERNAL)
+        fail(cohorts, f"user-{second}")
         _, cohort, _ = figures(cohorts, ON)
         assert min(second + 1, 60) <= cohort.errors <= 63
         clock.now += 1
@@ -87,15 +129,15 @@ def test_what_is_older_than_the_window_is_forgotten(cohorts: Cohorts, clock: Clo
 
 def test_however_seldom_somebody_looks(cohorts: Cohorts, clock: Clock) -> None:
     for _ in range(20):
-        cohorts.failed(ON, ErrorCode.INTERNAL)
+        fail(cohorts, "ann")
         clock.now += 20
         _, cohort, _ = figures(cohorts, ON)
     assert cohort.errors == 3
 
 
 def test_a_step_of_the_schedule_begins_anew(cohorts: Cohorts, clock: Clock) -> None:
-    before = cohorts.asked(ON)
-    cohorts.failed(ON, ErrorCode.INTERNAL)
+    before = cohorts.asked(ANN, ON)
+    fail(cohorts, "ann")
     cohorts.watch({"chat": Watched(1, WINDOW_S)})
     version, cohort, _ = figures(cohorts)
     assert (version, cohort.errors) == (1, 1), "nothing has changed"
@@ -107,7 +149,7 @@ def test_a_step_of_the_schedule_begins_anew(cohorts: Cohorts, clock: Clock) -> N
 
 
 def test_a_clock_that_stands_or_goes_back_breaks_nothing(cohorts: Cohorts, clock: Clock) -> None:
-    cohorts.failed(ON, ErrorCode.INTERNAL)
+    fail(cohorts, "ann")
     figures(cohorts, ON)
     clock.now -= 100
     _, cohort, _ = figures(cohorts, ON)
@@ -117,10 +159,10 @@ def test_a_clock_that_stands_or_goes_back_breaks_nothing(cohorts: Cohorts, clock
 
 def test_without_stages_nothing_is_counted(cohorts: Cohorts) -> None:
     cohorts.watch({})
-    assert cohorts.asked(ON) is None
+    assert cohorts.asked(ANN, ON) is None
     cohorts.answered(None)
-    cohorts.failed(ON, ErrorCode.INTERNAL)
-    cohorts.gapped(ON)
-    cohorts.acknowledged(ON, 1.0)
+    cohorts.failed(None, ErrorCode.INTERNAL)
+    cohorts.gapped(1, ON)
+    cohorts.acknowledged(ANN, ON, 1.0)
     assert not cohorts.counting
     assert cohorts.look([ON]) == {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from hub.database import Database
+from hub.flags import load_flags
 from hub.nodes.flags.stages import HELD
-from tests.nodes.flags.stage_nodes import FLAG, HOUR, OFF, ON, WINDOW_S, StageNode, StageNodes
+from hub.orgs import OrgId
+from tests.nodes.flags.stage_nodes import FILE, FLAG, HOUR, OFF, ON, WINDOW_S, StageNode, StageNodes
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 
@@ -27,7 +31,7 @@ async def nodes(redis_url: str, hub_database: HubDatabase) -> AsyncIterator[Stag
 
 async def reach(nodes: StageNodes, percent: int) -> None:
     """Goes on until the schedule has come so far."""
-    for _ in range(10):
+    for _ in range(20):
         await nodes.tick()
         if (await nodes.state()).percent == percent:
             await nodes.tick()  # all nodes count for this stage now
@@ -111,10 +115,16 @@ async def test_two_who_both_think_that_they_lead_do_no_harm(nodes: StageNodes, m
     async def taken(*_: object) -> bool:
         return True
 
+    async def told(org: OrgId, name: str, message: dict[str, Any]) -> None:
+        for node in (hung, other):
+            node.leader._heard(org, name, message)
+
     for node in (hung, other):
         monkeypatch.setattr(node.book.of("flags"), "take", taken)
-    for _ in range(8):
+        monkeypatch.setattr(node.book.of("flags"), "signal", told)
+    for _ in range(12):
         nodes.day.now += 48 * HOUR
+        nodes.steady.now += 2
         # Both have read the same rows when they decide.
         await asyncio.gather(hung.rows.refresh(), other.rows.refresh())
         await asyncio.gather(hung.leader.tick(), other.leader.tick())
@@ -148,6 +158,7 @@ async def test_a_node_that_has_not_heard_of_the_stage_yet_does_not_count(nodes: 
     late.serve(9, 9)
     nodes.day.now += 48 * HOUR
     await leader.tick()
+    assert (await nodes.state()).percent == 10_000
     await late.leader.tick()  # its rows are those of the stage before
     await leader.tick()
     leader.serve(4, 0)
@@ -165,12 +176,12 @@ async def test_at_a_hundred_percent_the_cohort_counts_alone(nodes: StageNodes) -
     await reach(nodes, 100_000)
     node.on, node.off = 120, 0
     await nodes.tick()
-    for _ in range(118):
-        node.cohorts.gapped(ON)
+    for number in range(118):
+        node.cohorts.gapped(number, ON)
     await nodes.tick()
     assert (await nodes.state()).stopped is None, "one a minute may be"
-    for _ in range(60):
-        node.cohorts.gapped(ON)
+    for number in range(60):
+        node.cohorts.gapped(number, ON)
     await nodes.tick()
     state = await nodes.state()
     assert (state.percent, state.stopped) == (10_000, "gap_rate")
@@ -196,9 +207,10 @@ async def test_somebody_who_changes_the_flag_takes_it_out_of_the_schedules_hands
     await nodes.change(clear=True)
     assert (await nodes.audit())[-1].kind == "clear"
     assert (await nodes.audit())[-1].was == {"stopped": "error_rate"}
-    await nodes.tick()
-    await nodes.tick()
-    assert (await nodes.state()).percent == 1000, "from the beginning"
+    await reach(nodes, 1000)
+    assert [row.became for row in await nodes.audit()][-2:] == [{"percent": 0.0}, {"percent": 1.0}], (
+        "from the beginning"
+    )
 
 
 async def test_without_a_schedule_nobody_leads_and_nothing_is_said(nodes: StageNodes) -> None:
@@ -218,9 +230,95 @@ async def test_without_a_schedule_nobody_leads_and_nothing_is_said(nodes: StageN
 async def test_nothing_grows_while_others_cannot_be_heard(nodes: StageNodes) -> None:
     node = nodes.add()
     node.leader.ready = lambda: False
-    for _ in range(3):
+    for _ in range(6):
         await nodes.tick()
     assert (await nodes.state()).percent == 0
     node.leader.ready = lambda: True
-    await nodes.tick()
-    assert (await nodes.state()).percent == 1000
+    for percent in (0, 0, 0, 1000):
+        await nodes.tick()
+        assert (await nodes.state()).percent == percent, "and until they had time to say something"
+
+
+async def _nobody(*_: object) -> bool:
+    return False
+
+
+async def another_leads(nodes: StageNodes) -> None:
+    """The lease of the one that died has to end, which takes real time."""
+
+    async def leads() -> bool:
+        for node in nodes.alive:
+            await node.tick()
+        return any(node.leader.leads for node in nodes.alive)
+
+    await until(leads, WAIT_S, "another to lead")
+
+
+async def test_who_leads_anew_grows_nothing_before_it_has_heard_the_others(nodes: StageNodes) -> None:
+    for _ in range(3):
+        nodes.add()
+    await reach(nodes, 10_000)
+    await nodes.leading.kill()
+    nodes.day.now += 48 * HOUR  # the next stage is due
+    await another_leads(nodes)
+    failing = next(node for node in nodes.alive if not node.leader.leads)
+    failing.serve(100, 100)
+    await nodes.leading.tick()
+    assert (await nodes.state()).percent == 10_000
+    for _ in range(4):
+        await nodes.tick()
+    assert ((await nodes.state()).percent, (await nodes.state()).stopped) == (1000, "error_rate")
+
+
+async def test_reports_that_come_less_often_than_the_window_are_counted(nodes: StageNodes) -> None:
+    leader, other = nodes.add(), nodes.add()
+    await reach(nodes, 1000)
+    assert nodes.leading is leader
+    leader.leader._settings = structs.replace(leader.leader._settings, flags_report_s=90.0)
+    other.serve(20, 20)
+    await other.tick()
+    nodes.steady.now += 80
+    await leader.tick()
+    assert (await nodes.state()).stopped == "error_rate"
+
+
+async def test_the_file_of_one_node_changes_nothing(nodes: StageNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying, old = nodes.add(), nodes.add()
+    await reach(nodes, 10_000)
+    assert nodes.leading is dying
+    began = (await nodes.state()).started_at
+    nodes.file = load_flags(FILE.replace("after: 48h", "after: 24h"), "new")
+    new = nodes.add()
+    nodes.day.now += 24 * HOUR
+    old.book.retire()  # it reports and does not lead
+    monkeypatch.setattr(old.book.of("flags"), "take", _nobody)
+    await dying.kill()
+    await another_leads(nodes)
+    assert nodes.leading is new
+    for _ in range(5):
+        await nodes.tick()
+    state = await nodes.state()
+    assert (state.percent, state.started_at) == (10_000, began)
+    for _ in range(10):
+        old.serve(20, 20)
+        await nodes.tick()
+    assert ((await nodes.state()).percent, (await nodes.state()).stopped) == (1000, "error_rate"), "guards still look"
+    version = (await nodes.state()).version
+    old.rows.file = new.rows.file
+    for _ in range(5):
+        await nodes.tick()
+    assert (await nodes.state()).version == version, "no file takes away that a guard has stopped it"
+
+
+async def test_another_schedule_is_followed_when_all_nodes_have_it(nodes: StageNodes) -> None:
+    one, two = nodes.add(), nodes.add()
+    await reach(nodes, 10_000)
+    before = await nodes.state()
+    for node in (nodes.leading, next(node for node in (one, two) if node is not nodes.leading)):
+        assert (await nodes.state()).version == before.version
+        node.rows.file = load_flags(FILE.replace("percent: 100}", "percent: 50}"), "new")
+        for _ in range(3):
+            await nodes.tick()
+    after = await nodes.state()
+    assert (after.percent, after.started_at) == (10_000, before.started_at)
+    assert after.schedule != before.schedule

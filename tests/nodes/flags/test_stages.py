@@ -140,8 +140,46 @@ def test_another_schedule_goes_on_from_where_the_old_one_stood() -> None:
     assert row.percent == 50_000
     row.step(trip=TRIP)
     row.plan = replace(row.plan, guards=Guards(error_rate=0.9))
+    for situation in ({}, {"off": True}, {}):
+        row.settle(**situation)
+    assert (row.standing, row.percent) == (Standing.STOPPED, 5000), "only somebody who says so lets it go on"
+
+
+def test_a_schedule_that_is_written_anew_takes_no_time_away() -> None:
+    row = Row()
     row.settle()
-    assert (row.standing, row.percent) == (Standing.RUNNING, 5000), "whoever changes the schedule says: go on"
+    row.now += 47 * HOUR
+    row.plan = replace(PLAN, guards=Guards(error_rate=0.9, window_s=60.0))
+    row.settle()
+    assert row.state is not None
+    assert PLAN.next_at(replace(row.state, schedule=PLAN.digest)) == NOW + 48 * HOUR
+    row.now += HOUR - 1
+    row.plan = PLAN
+    row.settle()
+    row.now += 59
+    assert row.step() is None, "but the guards look anew"
+    row.now += 1
+    row.settle()
+    assert row.percent == 10_000
+
+
+def test_a_file_that_not_all_nodes_have_does_nothing() -> None:
+    row = Row()
+    row.settle()
+    for situation in ({"off": True}, {}):
+        assert row.step(agreed=False, **situation) is None
+    row.now += 48 * HOUR
+    assert row.step(agreed=False) is None
+    row.settle()
+    row.plan = replace(PLAN, stages=(Stage(0, 20_000), Stage(HOUR, 100_000)))
+    assert row.step(agreed=False) is None
+    assert row.step(agreed=False, trip=TRIP) is Happening.TRIPPED
+    assert (row.percent, row.state and row.state.stage) == (0, -1), "before the first stage, by this schedule"
+    held = Row()
+    held.settle()
+    assert held.step(agreed=False, held=True) is Happening.TAKEN
+    assert held.step(agreed=False) is None
+    assert held.step() is Happening.FREED
 
 
 def test_nobody_goes_on_before_the_guards_had_time_to_look() -> None:
@@ -211,7 +249,6 @@ def test_whatever_happens(plan: Plan, another: Plan, moments: list[tuple[float, 
             row.state, stopped = None, False  # what the store does
         if word == "new schedule":
             row.plan = another if row.plan is plan else plan
-            stopped = False
         before, stage, percent = row.standing, row.state.stage if row.state else -1, row.percent
         happening = row.step(**situation)
         if happening is Happening.DUE:
@@ -225,9 +262,8 @@ def test_whatever_happens(plan: Plan, another: Plan, moments: list[tuple[float, 
         if happening is Happening.TRIPPED:
             stopped = True
             assert row.percent == row.plan.percent(stage - 1)
-        if stopped and happening not in (Happening.TRIPPED, None):
-            assert happening in (Happening.TAKEN, Happening.CHANGED), "it goes on by itself after a guard tripped"
-            stopped = False
+        elif stopped:
+            assert happening is None, "it goes on by itself after a guard tripped"
     row.settle(held=True)
 
 
