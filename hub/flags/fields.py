@@ -340,9 +340,7 @@ class FlagReader:
     def _window(self, line: int, node: Node) -> float:
         window_s = self._parse(node, "window", duration)
         if window_s is not None and window_s < FLAG_LEAST_WINDOW_S:
-            text = (
-                f"the window of abort_if is {FLAG_LEAST_WINDOW_S:g}s at least, so that all nodes are heard in it; write 5m"
-            )
+            text = f"the window of abort_if is {FLAG_LEAST_WINDOW_S:g}s at least, to hear all nodes in it; write 5m"
             self._faults.add(line, text)
         return window_s or 0.0
 
