@@ -133,6 +133,12 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     http_head_s: Annotated[
         float, doc("Time for them to come; a connection that sends no request is closed after it, too.", gt=0)
     ] = 20.0
+    http_body_s: Annotated[
+        float, doc("Time for the body of a request for a stream or a poll to come; then 408.", gt=0)
+    ] = 20.0
+    http_hello_bytes: Annotated[
+        int, doc("Such a body, as long as nobody knows who sends it: its token stands in it.", ge=4096)
+    ] = 65_536
     http_linger_s: Annotated[
         float, doc("A client that still sends its request this long after the answer is cut off.", gt=0)
     ] = 10.0

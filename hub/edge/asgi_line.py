@@ -13,11 +13,12 @@ from typing import Any, Final
 import structlog
 from litestar import asgi
 
+from hub.auth.credentials import Headers
+from hub.config import Settings
 from hub.edge.authenticate import PUBLIC
 from hub.edge.exchanges import METHODS, POLL_PATH, SSE_PATH, exchange, not_allowed
 from hub.edge.gateway import Gateway
-from hub.edge.http_line import Answer, Incoming, LineUser, problem_answer
-from hub.errors import ErrorCode, HubError
+from hub.edge.http_line import Answer, Incoming, LeftError, LineUser, body_is_late, body_too_large
 
 log = structlog.get_logger(__name__)
 
@@ -30,10 +31,13 @@ _LOW: Final = 4  # a quarter of the high mark
 class AsgiLine:
     """Implements ``Line``."""
 
-    def __init__(self, send: Send, high_bytes: int) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send, settings: Settings) -> None:
         self.user: LineUser | None = None
+        self._scope = scope
+        self._receive = receive
         self._send = send
-        self._high = high_bytes
+        self._settings = settings
+        self._high = settings.unsent_high_bytes
         self._waiting: deque[Any] = deque()  # bounded by the high mark: see LineUser.pause_writing
         self._unsent = 0
         self._congested = self._ended = self._lost = False
@@ -49,6 +53,18 @@ class AsgiLine:
     def lost(self) -> bool:
         """Its client has left."""
         return self._lost
+
+    async def body(self, most: int) -> bytes:
+        """All of it. One that is announced as too large is not read."""
+        seconds = self._settings.http_body_s
+        announced = dict(self._scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > most:
+            raise body_too_large(most)
+        try:
+            async with asyncio.timeout(seconds):
+                return await _body(self._receive, most)
+        except TimeoutError:
+            raise body_is_late(seconds) from None
 
     def answer(self, answer: Answer) -> None:
         """All at once."""
@@ -83,10 +99,10 @@ class AsgiLine:
             self._pump.cancel()
         self._wake.set()
 
-    async def run(self, receive: Receive) -> None:
+    async def run(self) -> None:
         """Sends until the end, or until the client has left."""
         self._pump = asyncio.ensure_future(self._send_all())
-        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving = asyncio.ensure_future(_disconnected(self._receive))
         try:
             await asyncio.wait([self._pump, leaving], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -138,34 +154,33 @@ async def _disconnected(receive: Receive) -> None:
 
 async def serve_exchange(gateway: Gateway, scope: Any, receive: Receive, send: Send) -> None:
     """One request for a stream or a poll, on any ASGI server."""
-    line = AsgiLine(send, gateway.settings.unsent_high_bytes)
-    if scope["method"] not in METHODS:
+    line = AsgiLine(scope, receive, send, gateway.settings)
+    method = scope["method"]
+    if method not in METHODS:
         line.answer(not_allowed())
     else:
-        try:
-            body = await _body(receive, gateway.settings.max_message_bytes)
-        except HubError as error:
-            line.answer(problem_answer(error))
-        else:
-            if body is None:
-                return
-            query = scope.get("query_string", b"")
-            await exchange(gateway, Incoming(scope["method"], scope["path"], query, scope["headers"], body), line)
-    await line.run(receive)
+        query, headers = scope.get("query_string", b""), scope["headers"]
+        body = None if method == "POST" and _has_body(headers) else b""
+        await exchange(gateway, Incoming(method, scope["path"], query, headers, body), line)
+    await line.run()
 
 
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """All of it; None: the client has left."""
+def _has_body(headers: Headers) -> bool:
+    given = dict(headers)
+    return b"transfer-encoding" in given or given.get(b"content-length", b"0") != b"0"
+
+
+async def _body(receive: Receive, most: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            raise LeftError
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > most:
-            raise HubError(ErrorCode.TOO_LARGE, f"the body is larger than {most} bytes; ask for less at a time")
+            raise body_too_large(most)
         if not message.get("more_body", False):
             return b"".join(pieces)
 

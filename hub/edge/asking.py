@@ -46,12 +46,12 @@ _body: Final = msgspec.json.Decoder(Asking)
 _plain: Final = msgspec.json.Decoder()
 
 
-def read_asking(request: Incoming, settings: Settings) -> Asking:
+def read_asking(request: Incoming, body: bytes, settings: Settings) -> Asking:
     """What a GET or a POST wants. Raises ``bad_request``."""
     asking = _of_query(request.query)
-    if request.method == "POST" and request.body:
+    if request.method == "POST" and body:
         in_query = asking
-        asking = decode_json(request.body, _body)
+        asking = decode_json(body, _body)
         asking.cursor = asking.cursor or in_query.cursor
     if asking.type != "hello":
         raise bad_request("the body must be a 'hello' frame, or {cursor, wait}; other frames go to POST /v1/frames")

@@ -16,7 +16,7 @@ from hub.edge.arrival import Arrival
 from hub.edge.asking import Asking, hello_of, read_asking, wait_of
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
-from hub.edge.http_line import Answer, Incoming, Line, json_answer, problem_answer
+from hub.edge.http_line import Answer, Incoming, LeftError, Line, body_too_large, json_answer, problem_answer
 from hub.edge.poll_socket import PollSocket
 from hub.edge.problems import HttpError
 from hub.edge.requests import adopt
@@ -40,6 +40,8 @@ async def exchange(gateway: Gateway, request: Incoming, line: Line) -> None:
             await _poll(gateway, request, line)
         else:
             await _stream(gateway, request, line)
+    except LeftError:
+        return
     except HubError as error:
         gateway.metrics.error(error.code)
         line.answer(problem_answer(error))
@@ -55,10 +57,12 @@ def not_allowed() -> Answer:
 
 
 async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
-    asking = _read(gateway, request)
+    _check_origin(gateway, request)
     _check_room(gateway)
+    body, arrival = await _body_of(gateway, request, line)
+    asking = read_asking(request, body, gateway.settings)
     await gateway.turnstile.turn(Step.HANDSHAKE)
-    arrival = await _identify(gateway, request, asking)
+    arrival = arrival or await _identify(gateway, request, asking.token)
     cursor = _cursor(asking, arrival)
     if not line.lost:
         _check_room(gateway)  # once more: many may have waited for their turn
@@ -67,12 +71,14 @@ async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
 
 
 async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
-    asking = _read(gateway, request)
+    _check_origin(gateway, request)
+    body, arrival = await _body_of(gateway, request, line)
+    asking = read_asking(request, body, gateway.settings)
     wait_s = wait_of(asking, gateway.settings)
     if asking.cursor is None:
         _check_room(gateway)
         await gateway.turnstile.turn(Step.HANDSHAKE)
-    arrival = await _identify(gateway, request, asking)
+    arrival = arrival or await _identify(gateway, request, asking.token)
     cursor = _cursor(asking, arrival)
     asked = asking.asked
     moved = None
@@ -95,10 +101,28 @@ async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
         socket.run(Connection(gateway, socket, _going_on(arrival, asking, cursor)), hello_of(asking, cursor))
 
 
-def _read(gateway: Gateway, request: Incoming) -> Asking:
+def _check_origin(gateway: Gateway, request: Incoming) -> None:
     if not origin_allowed(request.headers, gateway.settings.allowed_origins):
         raise HubError(ErrorCode.FORBIDDEN, "this origin is not allowed; see HUB_ALLOWED_ORIGINS")
-    return read_asking(request, gateway.settings)
+
+
+async def _body_of(gateway: Gateway, request: Incoming, line: Line) -> tuple[bytes, Arrival | None]:
+    """The body. One that is still to come is read when it is known who sends it, or is no larger than a hello."""
+    settings = gateway.settings
+    most = settings.http_hello_bytes
+    if request.body is not None and len(request.body) <= most:
+        return request.body, None
+    arrival = None
+    if find_credentials(request.headers, request.query).place is not Place.HELLO:
+        most = settings.max_message_bytes
+        if request.body is None:
+            await gateway.turnstile.turn(Step.HANDSHAKE)
+            arrival = await _identify(gateway, request, None)
+    if request.body is None:
+        return await line.body(most), arrival
+    if len(request.body) > most:
+        raise body_too_large(most)
+    return request.body, None
 
 
 def _check_room(gateway: Gateway) -> None:
@@ -107,17 +131,20 @@ def _check_room(gateway: Gateway) -> None:
         raise full
 
 
-async def _identify(gateway: Gateway, request: Incoming, asking: Asking) -> Arrival:
-    """By a header, a ticket or the hello; whether the user was thrown out is asked when the connection is admitted."""
+async def _identify(gateway: Gateway, request: Incoming, token: str | None) -> Arrival:
+    """By a header, a ticket (which is used up) or the hello's ``token``.
+
+    Whether the user was thrown out is asked when the connection is admitted.
+    """
     credentials = find_credentials(request.headers, request.query)
     session = None
     if credentials.place is Place.TICKET:
         principal, session = await gateway.tickets.redeem(credentials.secret)
     elif credentials.place is Place.HELLO:
-        if asking.token is None:
+        if token is None:
             text = "no token; send it as 'Authorization: Bearer <token>', or a ticket of POST /v1/tickets as '?ticket='"
             raise HubError(ErrorCode.UNAUTHENTICATED, text)
-        principal = await gateway.verifier.verify(asking.token)
+        principal = await gateway.verifier.verify(token)
     else:
         principal = await gateway.verifier.verify(credentials.secret)
     return Arrival(Encoding.JSON, Credentials(credentials.place), principal, session)

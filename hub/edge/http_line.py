@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from hub.auth.credentials import Headers
 from hub.edge.handshake import refuse
-from hub.errors import HubError
+from hub.edge.problems import HttpError
+from hub.errors import ErrorCode, HubError, bad_request
 
 JSON_HEADERS: Final = (("content-type", "application/json"), ("cache-control", "no-store"))
 STREAM_HEADERS: Final = (
@@ -26,13 +27,14 @@ STREAM_HEADERS: Final = (
 
 
 class Incoming(Struct, frozen=True):
-    """A whole request."""
+    """A request."""
 
     method: str
     path: str
     query: bytes
     headers: Headers
-    body: bytes
+    body: bytes | None
+    """None: it has not come whole; ``Line.body`` has it."""
 
     def header(self, name: bytes) -> str | None:
         """The last header of that name (in lower case)."""
@@ -62,9 +64,9 @@ class LineUser(Protocol):
 
 
 class Line(Protocol):
-    """The way back of one request: one ``answer``, or ``begin`` and then pieces. Nothing blocks or raises.
+    """The way back of one request: one ``answer``, or ``begin`` and then pieces. Neither blocks or raises.
 
-    On a line that is lost all do nothing.
+    On a line that is lost they do nothing.
     """
 
     user: LineUser | None
@@ -76,6 +78,12 @@ class Line(Protocol):
     @property
     def lost(self) -> bool:
         """Its client has left."""
+
+    async def body(self, most: int) -> bytes:
+        """The request's body, if it had not come whole; at most once.
+
+        Raises ``HubError`` when it is larger than ``most`` bytes or does not come in time, and ``LeftError``.
+        """
 
     def answer(self, answer: Answer) -> None:
         """All at once. The line is then free for another request, and ``user`` is forgotten."""
@@ -91,6 +99,21 @@ class Line(Protocol):
 
     def abort(self) -> None:
         """At once."""
+
+
+class LeftError(Exception):
+    """The client has left before it had asked."""
+
+
+def body_too_large(most: int) -> HubError:
+    """Of a request for a stream or a poll."""
+    text = f"the body is larger than {most} bytes; ask for less at a time, with the token in the header Authorization"
+    return HubError(ErrorCode.TOO_LARGE, text)
+
+
+def body_is_late(seconds: float) -> HubError:
+    """Of a request for a stream or a poll."""
+    return HttpError(bad_request(f"the body did not come within {seconds:g} s; send the request again"), 408)
 
 
 def problem_answer(error: HubError) -> Answer:

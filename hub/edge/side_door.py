@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
-import httptools
 import structlog
 
 from hub.edge.access_log import log_line
 from hub.edge.exchanges import METHODS, POLL_PATH, SSE_PATH, exchange
 from hub.edge.gateway import Gateway
-from hub.edge.http_line import Answer, Incoming, LineUser
+from hub.edge.http_line import Answer, Incoming, LineUser, body_is_late, body_too_large
+from hub.edge.request_reader import RequestReader
 from hub.edge.transports import hold_back
 
 BEGINNINGS: Final = tuple(
@@ -27,7 +27,6 @@ BEGINNINGS: Final = tuple(
 )
 _MOST_KEPT_BYTES: Final = 65_536
 _IDLE_S: Final = 5.0  # for the next request, as long as the server gives others
-_ODD_HEADERS: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _EXPOSED: Final = b"access-control-expose-headers: Retry-After, WWW-Authenticate\r\n"
 
 log = structlog.get_logger(__name__)
@@ -44,102 +43,21 @@ class Front(Protocol):
         """A request that is not to be handed over."""
 
 
-class _Reader:
-    """Puts one request together. ``odd``: it is for the application."""
-
-    __slots__ = (
-        "_bodies",
-        "_head_bytes",
-        "_headers",
-        "_most_body",
-        "_most_head",
-        "_parser",
-        "_url",
-        "data",
-        "odd",
-        "whole",
-    )
-
-    def __init__(self, most_head: int, most_body: int) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._bodies: list[bytes] = []
-        self._head_bytes = 0
-        self._most_head, self._most_body = most_head, most_body
-        self.data: list[bytes] = []
-        self.odd = self.whole = False
-
-    def feed(self, data: bytes) -> None:
-        """What came next."""
-        self.data.append(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.odd = True
-        self.odd = self.odd or self._head_bytes > self._most_head
-
-    @property
-    def keeps_alive(self) -> bool:
-        """Whether another request may follow."""
-        return bool(self._parser.should_keep_alive())
-
-    def request(self) -> Incoming:
-        """The whole of it."""
-        parsed = httptools.parse_url(self._url)
-        method = self._parser.get_method().decode("ascii")
-        return Incoming(method, parsed.path.decode("ascii"), parsed.query or b"", self._headers, b"".join(self._bodies))
-
-    # --- of the parser
-
-    def on_message_begin(self) -> None:
-        """A second one before the first is answered: a pipeline."""
-        self.odd = self.whole
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of it."""
-        self._url += url
-        self._head_bytes += len(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One of them."""
-        name = name.lower()
-        self._head_bytes += len(name) + len(value) + 4  # colon, space, end of line
-        self._headers.append((name, value))
-        if name in _ODD_HEADERS or (name == b"content-length" and not self._fits(value)):
-            self.odd = True
-
-    def on_headers_complete(self) -> None:
-        """HTTP/1.0 has no connections that stay."""
-        if self._parser.get_http_version() != "1.1":
-            self.odd = True
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of it."""
-        self._bodies.append(body)
-
-    def on_message_complete(self) -> None:
-        """All has come."""
-        self.whole = True
-
-    def _fits(self, length: bytes) -> bool:
-        return length.isdigit() and int(length) <= self._most_body
-
-
 class SideDoor(asyncio.Protocol):
     """Implements ``Line``. ``gateway`` is set on the subclass that ``side_door`` makes."""
 
     __slots__ = (
         "_began",
+        "_body",
         "_busy",
         "_cors",
+        "_deaf",
         "_front",
         "_keeps_alive",
         "_reader",
         "_request",
         "_rest",
         "_state",
-        "_streams",
         "_task",
         "_timer",
         "_transport",
@@ -154,12 +72,15 @@ class SideDoor(asyncio.Protocol):
         self._state = state
         self._front = front
         self.user: LineUser | None = None
-        self._reader: _Reader | None = None
+        self._reader: RequestReader | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._rest = b""
         """What came while a request was being answered."""
-        self._busy = self._streams = False
+        self._body: asyncio.Future[bytes] | None = None
+        """Whoever waits for the rest of a body."""
+        self._busy = self._deaf = False
+        """A request is being answered. What comes is dropped: the answer is a stream, or came before all was asked."""
         self._keeps_alive = True
         self._cors = b""
         self._request = ("", "")
@@ -178,28 +99,49 @@ class SideDoor(asyncio.Protocol):
         """Its client has left."""
         return self._transport.is_closing()
 
+    async def body(self, most: int) -> bytes:
+        """What the head has announced; it is read from now on."""
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - asked for once, when there is more to come
+        if len(reader.body()) + reader.left > most:
+            raise body_too_large(most)
+        seconds = self.gateway.settings.http_body_s
+        self._body = asyncio.get_running_loop().create_future()
+        self._await(seconds, self._body_is_late)
+        self._transport.resume_reading()
+        try:
+            return await self._body
+        finally:
+            self._body = None
+            self._end_timer()
+
     def answer(self, answer: Answer) -> None:
         """All at once; then the next request."""
         self.user = None
-        if not self._busy or self._streams or self._transport.is_closing():
+        if not self._busy or self._deaf or self._transport.is_closing():
             return
         self._busy = False
-        stays = self._keeps_alive and not self.gateway.connections.draining
+        unasked, self._reader = self._reader is not None, None
+        stays = self._keeps_alive and not unasked and not self.gateway.connections.draining
         head = self._head(answer.status, answer.headers)
         end = b"" if stays else b"connection: close\r\n"
         self._transport.write(b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(answer.body), end, answer.body))
-        if not stays:
+        if unasked:
+            # To close at once could lose the answer on its way: the rest is dropped, while the client may notice.
+            self._drop_all()
+            self._await(self.gateway.settings.http_linger_s, self._transport.close)
+        elif not stays:
             self._transport.close()
-            return
-        self._await(_IDLE_S, self._transport.close)
-        if self._rest:
-            asyncio.get_running_loop().call_soon(self._take_rest)
+        else:
+            self._await(_IDLE_S, self._transport.close)
+            if self._rest:
+                asyncio.get_running_loop().call_soon(self._take_rest)
 
     def begin(self, headers: Sequence[tuple[str, str]]) -> None:
         """It ends when the connection does: there is nothing to be framed."""
         if not self._busy or self._transport.is_closing():
             return
-        self._streams = True
+        self._drop_all()
         hold_back(self._transport, self.gateway.settings)
         self._transport.write(self._head(200, headers) + b"connection: close\r\n\r\n")
 
@@ -219,40 +161,31 @@ class SideDoor(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A request, or a part of one."""
-        if self._streams:
+        if self._deaf:
             return
-        if self._busy or self._rest:
-            self._rest += data
-            if len(self._rest) > _MOST_KEPT_BYTES:
-                self._transport.pause_reading()
+        if self._reader is None and (self._busy or self._rest):
+            self._keep(data)
             return
-        self._end_timer()
-        reader = self._reader
-        if reader is None:
+        if self._reader is None:
+            self._end_timer()
             if not data.startswith(BEGINNINGS):
                 self._leave(data, as_it_is=False)
                 return
             settings = self.gateway.settings
-            reader = self._reader = _Reader(settings.http_head_bytes, settings.max_message_bytes)
-        reader.feed(data)
-        if reader.odd:
-            self._leave(b"".join(reader.data), as_it_is=True)
-        elif reader.whole:
-            self._serve(reader)
-        else:
-            self._await(self.gateway.settings.http_head_s, self._is_late)
+            self._reader = RequestReader(settings.http_head_bytes, settings.max_message_bytes)
+        self._read(self._reader, data)
 
     def eof_received(self) -> None:
         """The client sends no more; the transport closes itself."""
 
     def pause_writing(self) -> None:
         """More than the high mark is unsent."""
-        if self.user is not None and self._streams:
+        if self.user is not None and self._deaf:
             self.user.pause_writing()
 
     def resume_writing(self) -> None:
         """Less than the low mark is unsent."""
-        if self.user is not None and self._streams:
+        if self.user is not None and self._deaf:
             self.user.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -274,8 +207,29 @@ class SideDoor(asyncio.Protocol):
 
     # --- requests
 
-    def _serve(self, reader: _Reader) -> None:
-        self._reader = None
+    def _read(self, reader: RequestReader, data: bytes) -> None:
+        rest = reader.feed(data)
+        if self._busy:
+            if reader.whole:
+                self._reader = None
+                self._keep(rest)
+                if self._body is not None and not self._body.done():
+                    self._body.set_result(reader.body())
+        elif reader.odd:
+            self._leave(b"".join(reader.data), as_it_is=True)
+        elif reader.headed:
+            self._serve(reader)
+        elif self._timer is None:
+            # Once for the whole head: who sends it byte by byte gets no more time.
+            self._await(self.gateway.settings.http_head_s, self._transport.close)
+
+    def _serve(self, reader: RequestReader) -> None:
+        self._end_timer()
+        if reader.whole:
+            self._reader = None
+        else:
+            self._transport.pause_reading()  # until it is known who sends it
+            reader.data.clear()
         self._busy = True
         self._keeps_alive = self._keeps_alive and reader.keeps_alive
         request = reader.request()
@@ -284,6 +238,22 @@ class SideDoor(asyncio.Protocol):
         self._cors = self._cors_for(request)
         self._task = asyncio.create_task(exchange(self.gateway, request, self), name="exchange")
         self._task.add_done_callback(self._served)
+
+    def _keep(self, data: bytes) -> None:
+        """For when the request that is being answered has its answer."""
+        self._rest += data
+        if len(self._rest) > _MOST_KEPT_BYTES:
+            self._transport.pause_reading()
+
+    def _drop_all(self) -> None:
+        """And read on: who does not read does not notice that a client has left."""
+        self._deaf = True
+        self._rest = b""
+        self._transport.resume_reading()
+
+    def _body_is_late(self) -> None:
+        if self._body is not None and not self._body.done():
+            self._body.set_exception(body_is_late(self.gateway.settings.http_body_s))
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._task = None
@@ -310,11 +280,6 @@ class SideDoor(asyncio.Protocol):
             front.take_as_it_is(data)
         else:
             front.data_received(data)
-
-    def _is_late(self) -> None:
-        """A request of which nothing more comes: the front door knows how long to wait."""
-        if self._reader is not None:
-            self._leave(b"".join(self._reader.data), as_it_is=True)
 
     def _await(self, seconds: float, action: Callable[[], None]) -> None:
         self._end_timer()
