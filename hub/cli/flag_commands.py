@@ -171,7 +171,7 @@ def check(
     """Read a file as the hub would. Exit code 1 when it would be refused."""
     import datetime
 
-    from hub.flags import FlagFileError, expand, load_flags
+    from hub.flags import FlagFileError, costly, expand, load_flags
 
     try:
         found = load_flags(file.read_text(encoding="utf-8"), str(file))
@@ -184,6 +184,8 @@ def check(
         return
     print(f"{file}: {len(found.flags)} flags, all is well")
     for sentence in found.expired(datetime.datetime.now(datetime.UTC).date()):
+        print(f"  {sentence}")
+    for sentence in costly(found.flags):
         print(f"  {sentence}")
 
 

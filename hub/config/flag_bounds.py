@@ -22,9 +22,11 @@ FLAG_RULE_NODES: Final = 2_000
 FLAG_MAPPINGS: Final = 1_024
 """Different outcomes of all flags that are shared by those who have the same; more of them are made anew."""
 
-FLAG_SUBJECTS: Final = 8_192
-"""Subjects whose flags are remembered while neither the file nor a run-time change is another."""
+FLAG_SUBJECTS: Final = 16_384
+"""Subjects whose flags are remembered; of those before them, and before the last changes, as many again."""
+
 FLAG_LEAST_WINDOW_S: Final = 10.0
 """Of the guards of a schedule: five times the default of ``flags_report_s``, so that every node is heard in it."""
+
 FLAG_CLIENTS: Final = 100_000
 """Clients whose share in the figures of one schedule a node keeps for a window; what further ones do is not counted."""

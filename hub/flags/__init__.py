@@ -1,6 +1,7 @@
 """What is switched on for whom: flags, how they are decided, and what they cover. No I/O but reading a file's text."""
 
 from hub.flags.changes import WHOLE, Override, StageState
+from hub.flags.cost import costly
 from hub.flags.definition import Definition, Guards, Stage, parse_percent, percent_text
 from hub.flags.evaluator import Evaluator, Outcome
 from hub.flags.provider import FlagsProvider
@@ -33,6 +34,7 @@ __all__ = (
     "Subject",
     "Switch",
     "Switches",
+    "costly",
     "expand",
     "load_flags",
     "parse_percent",

@@ -270,6 +270,9 @@ class FlagReader:
             return ()
         names = [item.text if isinstance(item, Scalar) else "" for item in listed.items]
         for item, name in zip(listed.items, names, strict=True):
+            if field == "users" and "/" in name and not all(name.split("/", 1)):
+                self._faults.add(item.line, f"{name[:80]} is no user; write a user, or org/user")
+        for item, name in zip(listed.items, names, strict=True):
             if not name:
                 self._faults.add(item.line, f"{field} has an entry that is no name; write names, as [ann, bob]")
         return tuple(dict.fromkeys(names))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from hub.flags.changes import WHOLE, Override, StageState
 from hub.flags.definition import By, Definition
 
+_MEMBER: Mapping[str, Any] = {"cat": [{"var": "org"}, "/", {"var": "targetingKey"}]}
+"""``org/user``; no organisation has a slash."""
 _FALLS_ON: Mapping[str, Any] = {"!!": [{"var": "org"}]}
 
 
@@ -102,11 +104,13 @@ def share_rule(flag: Definition, percent: int) -> dict[str, Any]:
 
 
 def _allowed(flag: Definition) -> dict[str, Any]:
-    users = {"in": [{"var": "targetingKey"}, list(flag.allow_users)]}
-    orgs = {"in": [{"var": "org"}, list(flag.allow_orgs)]}
-    if not flag.allow_orgs:
-        return users
-    return {"or": [users, orgs]} if flag.allow_users else orgs
+    lists = (
+        ({"var": "targetingKey"}, [user for user in flag.allow_users if "/" not in user]),
+        (_MEMBER, [user for user in flag.allow_users if "/" in user]),
+        ({"var": "org"}, list(flag.allow_orgs)),
+    )
+    conditions = [{"in": [who, names]} for who, names in lists if names]
+    return conditions[0] if len(conditions) == 1 else {"or": conditions}
 
 
 class Parts(NamedTuple):
@@ -152,15 +156,19 @@ def _share_of(rule: Any, on: str, off: str) -> tuple[int, By] | None:
 
 
 def _lists_of(condition: Any) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    match condition:
-        case {"or": [{"in": [{"var": "targetingKey"}, [*users]]}, {"in": [{"var": "org"}, [*orgs]]}]}:
-            pass
-        case {"in": [{"var": "targetingKey"}, [*users]]}:
-            orgs = []
-        case {"in": [{"var": "org"}, [*orgs]]}:
-            users = []
-        case _:
-            return None
+    conditions = condition["or"] if isinstance(condition, dict) and set(condition) == {"or"} else [condition]
+    users: list[Any] = []
+    orgs: list[Any] = []
+    for one in conditions if isinstance(conditions, list) else ():
+        match one:
+            case {"in": [{"var": "targetingKey"}, [*names]]} if not any("/" in str(name) for name in names):
+                users += names
+            case {"in": [who, [*names]]} if who == _MEMBER and all("/" in str(name) for name in names):
+                users += names
+            case {"in": [{"var": "org"}, [*names]]}:
+                orgs += names
+            case _:
+                return None
     names = [*users, *orgs]
     if not names or not all(isinstance(name, str) and name for name in names):
         return None

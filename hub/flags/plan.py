@@ -8,10 +8,11 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from openfeature.contrib.tools.flagd.core import FlagdCore
-from openfeature.contrib.tools.flagd.core.targeting.custom_ops import fractional
 from openfeature.evaluation_context import EvaluationContext
 
+from hub.flags.buckets import Buckets
 from hub.flags.changes import WHOLE, Override, StageState
+from hub.flags.cost import looks_at_time
 from hub.flags.definition import Definition
 from hub.flags.flagd import effective, flag_metadata
 from hub.flags.words import Evaluation, Subject
@@ -40,12 +41,19 @@ class Plan:
         now = effective(flag, override, stage)
         self._version = stamp.version
         self._metadata = {**stamp.metadata, **flag_metadata(flag)}
-        self._users = frozenset(flag.allow_users)
+        self.made_of = ingredients(flag, override, stage)
+        """Plans for which this is equal are the same, but for their stamps."""
+        self.timed = flag.targeting is not None and looks_at_time(flag.targeting)
+        """Whether it may be another for the same user later."""
+        self._users = frozenset(user for user in flag.allow_users if "/" not in user)
+        self._members = frozenset(tuple(user.split("/", 1)) for user in flag.allow_users if "/" in user)
+        self._draws: dict[tuple[bool, str], tuple[bool, str]] = {}
         self._orgs = frozenset(flag.allow_orgs)
         self._by_org = flag.by == "org"
+        self._buckets = Buckets(flag.name)
         part = now.percent is not None and 0 < now.percent < WHOLE
         self._percent = now.percent if part else None
-        selective = bool(self._users or self._orgs or flag.targeting)
+        selective = bool(flag.allow_users or self._orgs or flag.targeting)
         self._choose = _chooser(flag) if flag.targeting else None
         self._allowed = self._made(flag.on_variant, "TARGETING_MATCH", "allow_list")
         self._in = self._made(flag.on_variant, "SPLIT", "rollout")
@@ -74,12 +82,15 @@ class Plan:
         return self.drawn(subject)[0]
 
     def drawn(self, subject: Subject) -> tuple[bool, str]:
-        """The same, and the reason."""
+        """The same, and the reason. One object for all who have the same."""
         found = self.constant or self.decide(subject)
-        return found.value if isinstance(found.value, bool) else True, found.reason
+        drawn = (found.value if isinstance(found.value, bool) else True, found.reason)
+        return self._draws.setdefault(drawn, drawn)
 
     def _decide(self, subject: Subject) -> Evaluation:
         if subject.user in self._users or subject.org in self._orgs:
+            return self._allowed
+        if self._members and (subject.org, subject.user) in self._members:
             return self._allowed
         if self._choose is not None:
             variant = self._choose(subject)
@@ -92,15 +103,15 @@ class Plan:
         return self._default
 
     def _bucket(self, subject: Subject, percent: int) -> Evaluation | None:
-        """By flagd-core's own buckets; None for whom there is nothing to draw by."""
-        buckets = [True, percent], [False, WHOLE - percent]
-        if self._by_org:
-            drawn = fractional({}, self.name + subject.org, *buckets) if subject.org else None
-        elif subject.user:
-            drawn = fractional({"targetingKey": subject.user, "$flagd": {"flagKey": self.name}}, *buckets)
-        else:
-            drawn = None
-        return None if drawn is None else self._in if drawn else self._out
+        """None for whom there is nothing to draw by."""
+        who = subject.org if self._by_org else subject.user
+        if not who:
+            return None
+        try:
+            place = self._buckets.of_org(who) if self._by_org else self._buckets.of_user(who)
+        except UnicodeEncodeError:
+            return None
+        return self._in if place < percent else self._out
 
     def _constant(self, enabled: bool, forced: str | None, *, open_: bool) -> Evaluation | None:
         flag = self.flag
@@ -145,8 +156,14 @@ class Plan:
         if self.constant is not None:
             return (True, self.constant.value, self.constant.variant)
         flag = self.flag
-        rules = (flag.variants, flag.targeting, self._users, self._orgs)
+        rules = (flag.variants, flag.targeting, self._users, self._members, self._orgs)
         return (False, percent, flag.by if self._percent else "", outside, *rules)
+
+
+def ingredients(flag: Definition, override: Override | None, stage: StageState | None) -> tuple[Any, ...]:
+    """All that a plan depends on."""
+    forced = None if override is None else (override.state, override.percent)
+    return (flag, forced, None if stage is None else stage.percent)
 
 
 def _chooser(flag: Definition) -> Callable[[Subject], str | None]:

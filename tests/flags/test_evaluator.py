@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from openfeature.contrib.tools.flagd.core.targeting.custom_ops import fractional
 
-from hub.flags import Evaluator, Override, StageState, Subject, load_flags
+from hub.flags import WHOLE, Evaluator, Override, StageState, Subject, load_flags
+from hub.flags.buckets import Buckets
+from hub.flags.cost import costly, looks_at_time
+from hub.flags.plan import Plan
 
 ANN = Subject("ann", "acme")
 USERS = [f"user-{number}" for number in range(20_000)]
@@ -46,6 +52,89 @@ def test_a_percentage_at_run_time_leaves_allow_list_and_rules() -> None:
     assert flags.on("chat", ANN)
     assert not flags.on("chat", Subject("bob"))
     assert evaluator("  chat: 0%", chat=Override("chat", percent=100_000)).on("chat", ANN)
+
+
+def test_a_user_of_one_organisation_in_the_allow_list() -> None:
+    flags = evaluator("  chat: {rollout: 0, allow: {users: [acme/ann, bob, acme/auth/9]}}")
+    assert flags.on("chat", ANN)
+    assert flags.on("chat", Subject("auth/9", "acme"))
+    assert flags.on("chat", Subject("bob", "globex")), "a bare name is whoever has it"
+    for other in (Subject("ann", "globex"), Subject("acme/ann", "globex"), Subject("acme/ann"), Subject("ann")):
+        assert not flags.on("chat", other)
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_buckets_are_those_of_flagd(user: str, org: str) -> None:
+    assume(user and org)
+    buckets = Buckets("chat")
+    place = buckets.of_user(user)
+    data = {"targetingKey": user, "$flagd": {"flagKey": "chat"}}
+    assert [fractional(data, [True, part], [False, WHOLE - part]) for part in (place, place + 1)] == [False, True]
+    place = buckets.of_org(org)
+    assert [fractional({}, "chat" + org, [1, part], [0, WHOLE - part]) for part in (place, place + 1)] == [0, 1]
+
+
+PARTS = "".join(f"  f{number}: {{rollout: 25}}\n" for number in range(5)) + "  by_org: {rollout: 50, by: org}\n"
+RULED = PARTS + '  ruled: {rollout: 30, targeting: {if: [{"==": [{var: org}, globex]}, "on", null]}}\n'
+
+
+def test_what_did_not_change_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    drawn_by = Plan.drawn
+
+    def counted(plan: Plan, subject: Subject) -> tuple[bool, str]:
+        drawn.append(plan.name)
+        return drawn_by(plan, subject)
+
+    monkeypatch.setattr(Plan, "drawn", counted)
+    file, people = load_flags("flags:\n" + RULED, "flags.yaml"), [Subject(user, "acme") for user in USERS[:50]]
+    changes: list[dict[str, Override]] = [
+        {},
+        {"f1": Override("f1", "off", version=1)},
+        {"f1": Override("f1", percent=70_000, version=2)},
+        {"f1": Override("f1", percent=70_000, version=2), "ruled": Override("ruled", percent=1, version=3)},
+        {"ruled": Override("ruled", percent=1, version=3)},
+    ]
+    again = [7, 0, 1, 1, 1]
+    before = None
+    for count, change in zip(again, changes, strict=True):
+        flags, afresh = Evaluator(file, change, {}, before), Evaluator(file, change)
+        drawn.clear()
+        found = [flags.outcome(one) for one in people]
+        assert len(drawn) == count * len(people)
+        assert found == [afresh.outcome(one) for one in people]
+        assert flags.evaluate("f3", ANN) == afresh.evaluate("f3", ANN), "the version is that of now"
+        before = flags
+    # Two changes between which nobody was looked at.
+    assert before is not None
+    hop = Evaluator(file, {"f1": Override("f1", percent=1, version=4)}, {}, before)
+    flags = Evaluator(file, {"f2": Override("f2", percent=1, version=5)}, {}, hop)
+    drawn.clear()
+    found = [flags.outcome(one) for one in people]
+    assert len(drawn) == 3 * len(people)
+    afresh = Evaluator(file, {"f2": Override("f2", percent=1, version=5)})
+    assert found == [afresh.outcome(one) for one in people]
+
+
+def test_attributes_and_the_time_are_never_remembered() -> None:
+    rule = '  by_plan: {rollout: 0, targeting: {if: [{"==": [{var: plan}, gold]}, "on", null]}}'
+    flags = evaluator(PARTS + rule)
+    assert not flags.values(ANN)["by_plan"]
+    assert flags.values(Subject("ann", "acme", {"plan": "gold"}))["by_plan"]
+    assert not flags.values(ANN)["by_plan"]
+    timed = evaluator('  late: {rollout: 0, targeting: {if: [{">": [{var: $flagd.timestamp}, 1]}, "on", null]}}')
+    assert timed.outcome(ANN) is not None
+    assert not timed._known
+    assert looks_at_time({"if": [{"==": [{"var": {"cat": ["a", "b"]}}, 1]}, "on", None]})
+    assert not looks_at_time({"if": [{"==": [{"var": "email"}, 1]}, {"var": ["$flagd.flagKey"]}, None]})
+
+
+def test_rules_that_are_expensive_are_told() -> None:
+    parts = ", ".join(f'{{"==": [{{var: org}}, o{number}]}}' for number in range(80))
+    file = load_flags(f'flags:\n  large: {{rollout: 0, targeting: {{if: [{{or: [{parts}]}}, "on", null]}}}}\n', "x")
+    (sentence,) = costly(file.flags)
+    assert sentence.startswith("large: its rule has 3")
+    assert costly(load_flags("flags:\n" + RULED, "x").flags) == ()
 
 
 def test_who_is_not_known_is_outside_of_every_part() -> None:

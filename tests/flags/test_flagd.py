@@ -23,6 +23,8 @@ flags:
   org: {rollout: 12.5, by: org}
   least: 0.001%
   lists: {rollout: 10, allow: {users: [user-1, user-2], orgs: [org-3]}}
+  members: {rollout: 10, allow: {users: [user-1, org-5/user-5, org-9/user-2], orgs: [org-3]}}
+  member: {rollout: 10, by: org, allow: {users: [org-5/user-5]}}
   only: {rollout: 0, allow: {orgs: [org-1]}}
   rule:
     rollout: 40

@@ -280,7 +280,7 @@ class FlagBoard:
 
     def _take_stored(self, stored: Stored) -> None:
         if stored != self.stored:
-            evaluator = Evaluator(self.file, stored.overrides, stored.stages)
+            evaluator = Evaluator(self.file, stored.overrides, stored.stages, self.evaluator)
             self.stored = stored
             self._take(evaluator)
 
@@ -325,7 +325,7 @@ class FlagBoard:
             return
         self._good = look.stamp
         log.info("flags file taken", file=self.source, flags=len(look.file.flags))
-        self._take(Evaluator(look.file, self.stored.overrides, self.stored.stages))
+        self._take(Evaluator(look.file, self.stored.overrides, self.stored.stages, self.evaluator))
 
     def _take(self, evaluator: Evaluator) -> None:
         """From here on it decides."""

@@ -85,9 +85,9 @@ class FlagCounts:
             self._timer.cancel()
             self._timer = None
         evaluations: Counter[tuple[str, str, str]] = Counter()
-        for (values, reasons), count in self._decided.take():
-            for flag, value in values.items():
-                evaluations[flag, _variant(value), reasons[flag]] += count
+        for outcome, count in self._decided.take():
+            for flag, value in outcome.values.items():
+                evaluations[flag, _variant(value), outcome.reasons[flag]] += count
         for (flag, variant, reason), count in evaluations.items():
             self._metrics.evaluated(flag, variant, reason, count)
         moves: Counter[tuple[str, str]] = Counter()
