@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from hub.client.backoff import Backoff
 from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, ProtocolViolation, RequestRefused, RequestTimeout
 from hub.client.link import Link
@@ -266,6 +267,7 @@ class HubClient:
         limit_s = self._options.request_timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(limit_s) as deadline, self._slots:
+                backoff = Backoff(self._options)
                 while True:
                     connection: Connection = await self._link.ready()
                     try:
@@ -273,6 +275,8 @@ class HubClient:
                     except ConnectionLost:
                         if not retry:
                             raise
+                        if not connection.ended.done():  # only this request has failed
+                            await asyncio.sleep(backoff.next_s())
                     except RequestRefused as refused:
                         await _wait_as_told(refused, deadline)
         except TimeoutError:

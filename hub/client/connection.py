@@ -24,6 +24,8 @@ from hub.protocol.frames import Ack, ClientFrame
 
 logger = logging.getLogger("hub.client")
 
+LOST_UNANSWERED = "the connection was lost before the answer came"
+
 Answer = Callable[["Reply | Error | None"], None]
 """Takes the answer to one request, in its place among the other frames. None: the connection died first."""
 
@@ -44,6 +46,8 @@ class Connection:
         self._silence_s = options.welcome_timeout_s
         self._retry_after_s = 0.0
         self._disabled = False
+        self._quiet = asyncio.Event()
+        self._loss = LOST_UNANSWERED
         self._fallback: tuple[str, ...] = ()
         self.transport = transport
         self.unsteady = False
@@ -59,8 +63,22 @@ class Connection:
 
     @property
     def waiting(self) -> int:
-        """Requests that have no answer yet."""
-        return len(self._answers)
+        """Requests that this connection is to answer, and has not yet."""
+        kept = self.transport.under_way()
+        return sum(number not in kept for number in self._answers)
+
+    async def finish(self) -> None:
+        """Before a planned move: waits for answers that would be lost by it, for as long as the hub bears it."""
+        if self.transport.name == "websocket":
+            await self.answered(self._options.move_patience_s)
+
+    async def answered(self, timeout_s: float) -> None:
+        """Waits until nothing is ``waiting`` any more, the connection has ended or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.waiting and not self.ended.done():
+                    self._quiet.clear()
+                    await self._quiet.wait()
 
     async def greeted(self, timeout_s: float) -> None:
         """Waits for ``welcome``. Raises ``CannotConnect``; the connection is then closed."""
@@ -93,7 +111,7 @@ class Connection:
             if future.done():
                 return
             if answer is None:
-                future.set_exception(ConnectionLost("the connection was lost before the answer came"))
+                future.set_exception(ConnectionLost(self._loss))
             elif isinstance(answer, Reply):
                 try:
                     future.set_result(answer.result if read is None else read(answer.result))
@@ -102,11 +120,18 @@ class Connection:
             else:
                 future.set_exception(_refused(answer))
 
-        number = await self.ask(build, answered)
+        try:
+            number = await self.ask(build, answered)
+        except BaseException:
+            if not future.cancel():
+                future.exception()  # what is raised here says it
+            raise
         try:
             return await future
         finally:
-            self._answers.pop(number, None)
+            if self._answers.pop(number, None) is not None:
+                self.transport.give_up(number)
+                self._quiet.set()
 
     async def ask(self, build: Callable[[int], ClientFrame], answer: Answer) -> int:
         """Sends a request; ``answer`` is called exactly once unless this raises. Returns the request's id."""
@@ -193,12 +218,13 @@ class Connection:
 
                 def deliver(message: str | bytes | None) -> None:
                     if self.ended.done() or watchdog.expired():
+                        self._take_late(message)
                         return
                     if message is not None:
                         self._take(self.wire.decode(message))
                     watchdog.reschedule(loop.time() + self._silence_s)
 
-                self._end(self._told(await self.transport.run(deliver)))
+                self._end(self._told(await self.transport.run(deliver, self._lost)))
         except TimeoutError:
             self._end(Ended(ABNORMAL, f"nothing heard for {self._silence_s:g} s"))
         except ProtocolViolation as violation:
@@ -216,6 +242,7 @@ class Connection:
         match frame:
             case Reply(id=int() as number) | Error(id=int() as number) if number in self._answers:
                 self._answers.pop(number)(frame)
+                self._quiet.set()
                 return
             case Reply():
                 return  # of a request that has timed out
@@ -239,6 +266,20 @@ class Connection:
         if isinstance(frame, Welcome):
             self.welcomed.set_result(None)
 
+    def _take_late(self, message: str | bytes | None) -> None:
+        """Of what comes after the end only answers count, to what it does not concern."""
+        frame = None if message is None else self.wire.decode(message)
+        if isinstance(frame, Reply | Error) and isinstance(frame.id, int) and frame.id in self._answers:
+            self._answers.pop(frame.id)(frame)
+
+    def _lost(self, number: int | str | None, reason: str) -> None:
+        answer = self._answers.pop(number, None) if isinstance(number, int) else None
+        if answer is not None:
+            self._loss = reason
+            answer(None)
+            self._loss = LOST_UNANSWERED
+            self._quiet.set()
+
     def _heed(self, error: Error) -> None:
         """An error about the connection: the close that follows has no room for what it says."""
         self._retry_after_s = (error.retry_after_ms or 0) / 1000
@@ -260,9 +301,10 @@ class Connection:
         if self.ended.done():
             return
         self.ended.set_result(ended)
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            answer(None)
+        self._quiet.set()
+        kept = self.transport.under_way()
+        for number in [number for number in self._answers if number not in kept]:
+            self._answers.pop(number)(None)
 
 
 def _refused(error: Error) -> RequestRefused:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
@@ -40,6 +41,9 @@ class Door:
         self._options = options
         self._client: httpx.AsyncClient | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._kept: set[asyncio.Task[None]] = set()
+        self.calls = asyncio.Semaphore(max(1, options.max_posts - 1))
+        """One for each call whose request is under way, of whichever connection."""
 
     def address(self, path: str, ticket: str | None = None) -> str:
         """Of ``path``, which begins with ``/v1/``."""
@@ -113,8 +117,18 @@ class Door:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs what outlives a connection, until ``close``."""
+        task = asyncio.create_task(work, name="hub-client-call")
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+        return task
+
     async def close(self) -> None:
         """Nothing is asked any more."""
+        for task in self._kept:
+            task.cancel()
+        await asyncio.gather(*self._kept, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from hub.client.door import Door
 from hub.client.options import ClientOptions, TransportName
 from hub.client.posting import WRAPPING_BYTES, Poster
-from hub.client.transport import ABNORMAL, LOST, Deliver, Ended, MakeHello
+from hub.client.transport import ABNORMAL, LOST, Deliver, Ended, Lost, MakeHello
 from hub.client.wire import Wire
 
 
@@ -41,10 +42,11 @@ class HttpTransport(ABC):
         self._poster.session = session
         self._poster.most_bytes = max_message_bytes
 
-    async def run(self, deliver: Deliver) -> Ended:
+    async def run(self, deliver: Deliver, lost: Lost) -> Ended:
         """Until either way has ended."""
+        self._poster.attach(deliver, lost)
         receiving = asyncio.create_task(self._receive(deliver), name="hub-client-events")
-        posting = asyncio.create_task(self._poster.run(deliver), name="hub-client-posts")
+        posting = asyncio.create_task(self._poster.run(), name="hub-client-posts")
         try:
             await asyncio.wait({receiving, posting}, return_when=asyncio.FIRST_COMPLETED)
             return (receiving if receiving.done() else posting).result()
@@ -58,6 +60,14 @@ class HttpTransport(ABC):
         if chunk:
             raise TypeError(f"bytes of uploads cannot go over {self.name}")
         await self._poster.put(bytes(message))
+
+    def under_way(self) -> Collection[int | str | None]:
+        """Calls: each has a request of its own."""
+        return self._poster.under_way()
+
+    def give_up(self, number: int) -> None:
+        """Ends the request of a call."""
+        self._poster.give_up(number)
 
     async def settle(self) -> None:
         """Waits for what is under way."""

@@ -288,11 +288,12 @@ class Link:
         """At its slot, because the hub says so; not if it says before then that this client may stay."""
         loop = asyncio.get_running_loop()
         slot = loop.time() + drain.after_ms / 1000
-        while (left_s := slot - loop.time()) > 0 and not connection.ended.done():
+        while (left_s := slot - loop.time()) > 0 and not connection.ended.done() and connection.draining.done():
             self._nudge.clear()
             await _first_of(connection.ended, self._nudge, timeout_s=left_s)
-            if not connection.draining.done():
-                return None
+        await connection.finish()
+        if not connection.draining.done():
+            return None
         connection.contested_at = loop.time()
         if drain.fallback:
             self._ladder.fall_to(drain.fallback, loop.time())
@@ -306,6 +307,7 @@ class Link:
     async def _sink(self, connection: Connection) -> Connection | None:
         """To where the hub still has what it does not have here. Until that works, the rest goes on here."""
         await _first_of(connection.ended, timeout_s=random.uniform(0, self._options.move_jitter_s))
+        await connection.finish()
         names, self._down = self._down, ()
         if connection.transport.name in names:
             return None  # something else has moved it there
@@ -347,8 +349,7 @@ class Link:
     async def _retire(self, connection: Connection) -> None:
         """The hub closes what was taken over (4409); answers that are still under way may come until then."""
         try:
-            if connection.waiting:
-                await asyncio.wait({connection.ended}, timeout=self._options.drain_linger_s)
+            await connection.answered(self._options.drain_linger_s)
             await connection.close()
         finally:
             connection.abort("moved to another connection")

@@ -85,6 +85,9 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """Before a reconnect that need not wait, so that a node's clients do not return in the same instant."""
     stable_after_s: float = 5.0
     """A connection that lived this long starts the backoff anew."""
+    move_patience_s: float = 4.0
+    """A planned move away from a socket waits so long for answers that are under way on it: a little less than the hub
+    keeps it after its slot (HUB_DRAIN_GRACE_S, 5 s). Calls by POST are answered whatever becomes of the connection."""
     drain_linger_s: float = 1.0
     """After a planned move: how long answers are still awaited on the connection that was left."""
     compression: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from msgspec import Struct
@@ -22,6 +22,10 @@ LOST = "the connection was lost"
 
 Deliver = Callable[["str | bytes | None"], None]
 """Takes one message, in order. None: a sign of life without one."""
+
+
+Lost = Callable[["int | str | None", str], None]
+"""Told of a request that will have no answer, and why; nothing happens when it has had one."""
 
 
 class Ended(Struct, frozen=True):
@@ -75,8 +79,14 @@ class Transport(Protocol):
     def welcomed(self, session: str, max_message_bytes: int) -> None:
         """The ``welcome`` has come."""
 
-    async def run(self, deliver: Deliver) -> Ended:
+    async def run(self, deliver: Deliver, lost: Lost) -> Ended:
         """Hands over what comes until the end, and says which. What ``deliver`` raises comes through."""
+
+    def under_way(self) -> Collection[int | str | None]:
+        """Ids of requests that the end does not concern: ``deliver`` or ``lost`` is called for each, also after it."""
+
+    def give_up(self, number: int) -> None:
+        """Nobody waits for the answer to this request any more."""
 
     async def send(self, message: bytes | memoryview, *, chunk: bool = False) -> None:
         """Sends one message after those before; waits while too much is unsent. Raises ``TransportLost``."""

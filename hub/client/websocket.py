@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket as kernel
+from collections.abc import Collection
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -12,7 +13,7 @@ from websockets.typing import Subprotocol
 
 from hub.client.options import ClientOptions, TransportName
 from hub.client.refusals import refused_with
-from hub.client.transport import ABNORMAL, LOST, CannotConnect, Deliver, Ended, MakeHello, TransportLost
+from hub.client.transport import ABNORMAL, LOST, CannotConnect, Deliver, Ended, Lost, MakeHello, TransportLost
 from hub.client.wire import Wire
 
 
@@ -46,7 +47,7 @@ class WebSocketTransport:
     def welcomed(self, session: str, max_message_bytes: int) -> None:
         """Nothing to do: the socket is the session's connection."""
 
-    async def run(self, deliver: Deliver) -> Ended:
+    async def run(self, deliver: Deliver, lost: Lost) -> Ended:
         """Until the socket has closed."""
         receive = self._socket.recv
         while True:
@@ -62,6 +63,13 @@ class WebSocketTransport:
             await self._socket.send(message, text=self.wire.text and not chunk)
         except ConnectionClosed as closed:
             raise TransportLost(_ended_by(closed)) from closed
+
+    def under_way(self) -> Collection[int | str | None]:
+        """Nothing: what was asked over a socket is answered over it."""
+        return ()
+
+    def give_up(self, number: int) -> None:
+        """Nothing to do: the hub goes on with it."""
 
     async def settle(self) -> None:
         """Nothing to do: what was sent on a socket reaches that connection or none."""

@@ -1,0 +1,175 @@
+"""Requests of a client without a socket: who waits for whom, and what the failure of one means to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from hub.client import ClientOptions, ConnectionLost, HubClient, RequestTimeout
+from tests.client.scripted_front import Front, scripted_front
+from tests.client.scripted_hub import Frame, eventually
+
+TOPIC = "events:a"
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    async with scripted_front() as running:
+        yield running
+
+
+@pytest.fixture
+def over_sse(options: ClientOptions) -> ClientOptions:
+    return replace(options, transports=("sse",), max_posts=3)
+
+
+class SlowCalls:
+    """A script: calls of ``slow`` are answered when ``released``."""
+
+    def __init__(self, front: Front) -> None:
+        self.begun = 0
+        self.released = asyncio.Event()
+        front.hub.script = self.take
+
+    async def take(self, peer: Any, frame: Frame) -> bool:
+        if frame.get("method") != "slow":
+            return False
+        self.begun += 1
+        await self.released.wait()
+        await peer.send({"type": "reply", "id": frame["id"], "result": "at last"})
+        return True
+
+
+async def test_calls_hold_nothing_else_back(front: Front, over_sse: ClientOptions) -> None:
+    calls = SlowCalls(front)
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+        slow = [asyncio.create_task(client.call("slow")) for _ in range(4)]
+        await eventually(lambda: calls.begun == 2, "as many as there may be posts beside one")
+        await client.publish(TOPIC, "n", 1)
+        async with client.subscribe(TOPIC):
+            calls.released.set()
+            assert await asyncio.gather(*slow) == ["at last"] * 4
+
+
+async def test_a_call_that_is_given_up_leaves_its_place(front: Front, over_sse: ClientOptions) -> None:
+    calls = SlowCalls(front)
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+        for _ in range(2):
+            with pytest.raises(RequestTimeout):
+                await asyncio.gather(*(client.call("slow", timeout_s=0.1) for _ in range(2)))
+        assert calls.begun == 4
+        assert await client.call("echo", {"x": 1}) == {"x": 1}
+
+
+async def test_a_failed_call_fails_alone(front: Front, over_sse: ClientOptions) -> None:
+    calls = SlowCalls(front)
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+        slow = asyncio.create_task(client.call("slow"))
+        await eventually(lambda: calls.begun)
+        front.refuse = lambda path: (504, None)
+        with pytest.raises(ConnectionLost, match="504"):
+            await client.call("echo")
+        front.refuse = lambda _: None
+        calls.released.set()
+        assert await slow == "at last"
+        assert client.counters.connections == 1
+
+
+async def test_what_may_be_repeated_is_repeated_in_pauses(front: Front, over_sse: ClientOptions) -> None:
+    refused: list[str] = []
+
+    def refuse(path: str) -> tuple[int, None] | None:
+        refused.append(path)
+        return (502, None) if len(refused) < 4 else None
+
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+        front.refuse = refuse
+        assert (await client.publish(TOPIC, "n", 1)).seq == 1
+        assert len(refused) == 4
+        assert client.counters.connections == 1
+
+
+async def test_acknowledgements_that_cannot_be_posted_wait(front: Front, over_sse: ClientOptions) -> None:
+    async with HubClient(front.url, options=over_sse) as client, client.subscribe(TOPIC) as sub:
+        (peer,) = front.peers("sse")
+        refusals = [502, 502]
+        front.refuse = lambda _: (refusals.pop(), None) if refusals else None
+        await front.hub.publish(TOPIC, 1)
+        async with asyncio.timeout(5):
+            await anext(sub)
+            sub.ack()
+        await eventually(lambda: peer.got("ack"), "the acknowledgement")
+        assert peer.got("ack")[-1]["positions"] == {TOPIC: {"epoch": "e1", "seq": 1}}
+        assert client.counters.connections == 1
+
+
+@pytest.mark.parametrize("then", ["up", "down"])
+async def test_calls_under_way_outlive_their_connection(front: Front, over_sse: ClientOptions, then: str) -> None:
+    ways = replace(over_sse, transports=("websocket", "sse"), upgrade_after_s=60.0, move_jitter_s=0.01)
+    calls = SlowCalls(front)
+    front.websockets = "refuse" if then == "up" else "pass"
+    async with HubClient(front.url, lambda: "t", options=ways) as client, asyncio.timeout(10):
+        slow = asyncio.create_task(client.call("slow"))
+        await eventually(lambda: calls.begun)
+        if then == "up":
+            front.websockets = "pass"
+            await front.peers("sse")[0].send({"type": "flags", "flags": {"realtime_v2": True}})
+            await eventually(lambda: client.transport == "websocket", "the move")
+            await eventually(lambda: front.peers("sse")[0].gone.is_set(), "the end of the stream")
+            calls.released.set()
+        else:
+            peer = front.hub.peers[0]
+            await peer.send({"type": "drain", "after_ms": 0, "ticket": "t", "fallback": ["sse"]})
+            asyncio.get_running_loop().call_later(0.2, calls.released.set)
+        assert await slow == "at last"
+        await eventually(lambda: client.transport == ("websocket" if then == "up" else "sse"), "the move")
+
+
+async def test_closing_ends_the_calls(front: Front, over_sse: ClientOptions) -> None:
+    calls = SlowCalls(front)
+    async with HubClient(front.url, options=over_sse) as client:
+        slow = asyncio.create_task(client.call("slow"))
+        await eventually(lambda: calls.begun)
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionLost):
+            await slow
+
+
+async def test_no_failure_is_left_that_nobody_has_heard_of(front: Front, over_sse: ClientOptions) -> None:
+    said: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: said.append(context["message"]))
+    try:
+        async with HubClient(front.url, options=replace(over_sse, transports=("websocket",))) as client:
+            connection = client._link.current
+            assert connection is not None
+
+            async def dies(message: Any, *, chunk: bool = False) -> None:
+                connection.abort("while it is being sent")
+                raise ConnectionLost("so")
+
+            connection.transport.send = dies  # type: ignore[method-assign]
+            with pytest.raises(ConnectionLost):
+                await client.call("echo")
+            gc.collect()
+            await asyncio.sleep(0)
+        assert said == []
+    finally:
+        loop.set_exception_handler(None)
+
+
+def test_a_frame_of_the_connection() -> None:
+    from hub.client.posting import _Frame
+
+    def free(frame: Frame) -> bool:
+        return msgspec.convert(frame, _Frame).free
+
+    assert free({"type": "call", "id": 1, "method": "chat.rooms"})
+    assert not free({"type": "call", "id": 1, "method": "presence.get"})
+    assert not free({"type": "publish", "id": 1})
