@@ -29,10 +29,19 @@ class Opener(Protocol):
 
 
 class Body:
-    """One request's. ``idle_s``: a client that sends nothing for so long is given up."""
+    """One request's. ``idle_s``: a client that sends nothing for so long is given up. ``allowed``: asked with each
+    piece, raises when no more may come."""
 
-    def __init__(self, receive: Receive, length: int | None, checksum: Checksum | None, idle_s: float) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        length: int | None,
+        checksum: Checksum | None,
+        idle_s: float,
+        allowed: Callable[[], None],
+    ) -> None:
         self._receive = receive
+        self._allowed = allowed
         self._length = length
         self._checksum = checksum
         self._idle_s = idle_s
@@ -104,6 +113,7 @@ class Body:
                         alarm.reschedule(None)
                         if message["type"] != "http.request":
                             return False
+                        self._allowed()
                         await self._take(writer, message["body"])
                         if not message["more_body"]:
                             return True

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from litestar import MediaType, Response
 from litestar.exceptions import MethodNotAllowedException
 
-from hub.api import ErrorCode, HttpError, Hub, HubError, HubRequest, Principal, bad_request
+from hub.api import ErrorCode, HttpError, Hub, HubError, HubRequest, Principal, Subject, bad_request
 from services.uploads.access import Access
 from services.uploads.asked import Create, asked
 from services.uploads.desk import Desk, Wanted
@@ -200,13 +201,19 @@ class Tus:
 
     async def _write(self, it: Asked, upload: Upload, offset: int, checksum: Checksum | None) -> int:
         receive, length = it.request.receive, it.headers.number("Content-Length")
-        body = Body(receive, length, checksum, self._settings.uploads_idle_s)
+        body = Body(receive, length, checksum, self._settings.uploads_idle_s, partial(self._check_on, it.principal))
 
         async def opener(on_end: Callable[[HubError | None], None], *, hold: bool) -> Writer:
             return await self._writers.open(upload.org, upload.id, on_ack=_nothing, on_end=on_end, hold=hold)
 
         with self._hub.answers.answering(it.principal) as ending:
             return await body.write(opener, offset, ending)
+
+    def _check_on(self, principal: Principal) -> None:
+        """A body takes its time; whoever switches uploads off means its bytes, too."""
+        if not self._hub.flags.on("uploads", Subject(principal.user, str(principal.org))):
+            text = "uploads were switched off (uploads); what had come is kept, go on from there when they are on again"
+            raise HubError(ErrorCode.FEATURE_DISABLED, text, details={"flag": "uploads"})
 
     def _expiry(self, upload: Upload, offset: int) -> dict[str, str]:
         if upload.expires_at is None or (offset == upload.size and not upload.partial):

@@ -272,6 +272,19 @@ async def test_a_cut_connection_with_a_checksum_keeps_nothing(ada: TusClient, ho
     assert await ada.offset(url) == len(MANY)
 
 
+async def test_switched_off_is_said_to_a_request_that_is_under_way(ada: TusClient, house: Depot) -> None:
+    url = await ada.create(len(MANY))
+    async with hanging(house, url, 0, len(MANY)) as request, house.http("olga", scope="flags:write") as operator:
+        await request.send(MANY[:50_000])
+        await acknowledged(house, 50_000)
+        assert (await operator.patch("/v1/flags/uploads", json={"state": "off"})).status_code == 200
+        await request.send(MANY[50_000:60_000])
+        assert (await request.answer())[0] == 403
+        assert (await operator.patch("/v1/flags/uploads", json={"clear": True})).status_code == 200
+    assert await ada.offset(url) == 50_000
+    assert (await ada.patch(url, 50_000, MANY[50_000:])).status_code == 204
+
+
 async def test_who_comes_back_takes_over_from_a_request_that_hangs(ada: TusClient, house: Depot) -> None:
     url = await ada.create(len(MANY))
     async with hanging(house, url, 0, len(MANY)) as request:
