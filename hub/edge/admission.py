@@ -18,7 +18,7 @@ import structlog
 
 from hub.auth.principal import Principal
 from hub.config import Settings
-from hub.edge.frame_budget import FrameBudget, PublishBudget
+from hub.edge.frame_budget import AskingBudget, FrameBudget, PublishBudget
 from hub.errors import ErrorCode, HubError
 from hub.nodes.limits import SharedLimits
 from hub.orgs import OrgId, org_key
@@ -69,6 +69,10 @@ class Admission:
         """What users may publish by HTTP."""
         self.frames: Final = PublishBudget(self._frames, settings.max_connections)
         """Frames that users send by HTTP; the same bucket as on connections."""
+        self.askings: Final = AskingBudget(
+            settings.messages_per_second, settings.messages_burst, settings.max_connections
+        )
+        """What users may ask for by streams and polls."""
         # Bounded by max_connections, which the handshake keeps.
         self._held: dict[str, Principal] = {}
         self._given_back: dict[str, Principal] = {}

@@ -5,6 +5,7 @@ The request comes whole and the answer goes over a ``Line``; which server reads 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -44,7 +45,7 @@ async def exchange(gateway: Gateway, request: Incoming, line: Line) -> None:
         return
     except HubError as error:
         gateway.metrics.error(error.code)
-        line.answer(problem_answer(error))
+        line.answer(problem_answer(error, brought=request.header(b"authorization") is not None))
     except Exception:
         log.exception("exchange failed", path=request.path)
         line.answer(problem_answer(HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log")))
@@ -52,8 +53,8 @@ async def exchange(gateway: Gateway, request: Incoming, line: Line) -> None:
 
 def not_allowed() -> Answer:
     """For methods that these paths do not know."""
-    answer = problem_answer(HttpError(bad_request("this path knows GET and POST"), 405))
-    return Answer(answer.status, [*answer.headers, ("allow", ", ".join(METHODS))], answer.body)
+    error = bad_request("this path knows GET and POST")
+    return problem_answer(HttpError(error, 405, {"allow": ", ".join(METHODS)}))
 
 
 async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
@@ -63,7 +64,8 @@ async def _stream(gateway: Gateway, request: Incoming, line: Line) -> None:
     asking = read_asking(request, body, gateway.settings)
     await gateway.turnstile.turn(Step.HANDSHAKE)
     arrival = arrival or await _identify(gateway, request, asking.token)
-    cursor = _cursor(asking, arrival)
+    await _pay(gateway, arrival)
+    cursor = _cursor(gateway, asking, arrival)
     if not line.lost:
         _check_room(gateway)  # once more: many may have waited for their turn
         socket = SseSocket(gateway, line, asking.asked or (cursor.asked if cursor is not None else 0))
@@ -79,7 +81,8 @@ async def _poll(gateway: Gateway, request: Incoming, line: Line) -> None:
         _check_room(gateway)
         await gateway.turnstile.turn(Step.HANDSHAKE)
     arrival = arrival or await _identify(gateway, request, asking.token)
-    cursor = _cursor(asking, arrival)
+    await _pay(gateway, arrival)
+    cursor = _cursor(gateway, asking, arrival)
     asked = asking.asked
     moved = None
     if cursor is not None and asked in (0, cursor.asked):
@@ -150,9 +153,19 @@ async def _identify(gateway: Gateway, request: Incoming, token: str | None) -> A
     return Arrival(Encoding.JSON, Credentials(credentials.place), principal, session)
 
 
-def _cursor(asking: Asking, arrival: Arrival) -> Cursor | None:
-    who = _principal(arrival)
-    return None if asking.cursor is None else decode_cursor(asking.cursor, digest_of(who.org, who.user))
+def _cursor(gateway: Gateway, asking: Asking, arrival: Arrival) -> Cursor | None:
+    if asking.cursor is None:
+        return None
+    who, settings = _principal(arrival), gateway.settings
+    digest = digest_of(who.org, who.user)
+    return decode_cursor(asking.cursor, digest, settings.max_topics_per_connection, settings.max_message_bytes)
+
+
+async def _pay(gateway: Gateway, arrival: Arrival) -> None:
+    """Each request costs a frame. Who asks too often waits for his answer, so a client that is only quick goes on."""
+    wait_s = gateway.admission.askings.spend(_principal(arrival))
+    if wait_s:
+        await asyncio.sleep(wait_s)
 
 
 def _going_on(arrival: Arrival, asking: Asking, cursor: Cursor | None) -> Arrival:

@@ -6,11 +6,17 @@ What happens to a client that is over it is the connection's part.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
 
 from hub.auth.principal import Principal
 from hub.errors import ErrorCode, HubError
 from hub.nodes.limits import Bucket
+
+_LONGEST_WAIT_S: Final = 1.0  # for a request to be served; beyond, it is refused
 
 
 class FrameBudget:
@@ -86,3 +92,39 @@ class PublishBudget:
         self._left[user] = self._left.pop(user, 0) + events
         if len(self._left) > self._most_users:
             self._left.popitem(last=False)
+
+
+class AskingBudget:
+    """Requests for streams and polls, of one user on this node: a bucket of their own, in which nobody pays in advance.
+
+    Over all nodes there is none: to ask Redis would cost more than most polls do.
+    """
+
+    def __init__(
+        self, per_second: int, burst: int, most_users: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second = per_second
+        self._reserve_s = burst / per_second
+        self._most_users = most_users
+        self._clock = clock
+        self._spent_until: dict[tuple[str, str], float] = {}
+        """When a bucket will be full again, by user; whoever asked longest ago first."""
+
+    def spend(self, principal: Principal) -> float:
+        """Takes one. Returns the seconds, at most one, after which it may be served; raises ``rate_limited``."""
+        user, now = (principal.org, principal.user), self._clock()
+        spent_until = max(now, self._spent_until.pop(user, now))
+        wait_s = spent_until + 1 / self._per_second - self._reserve_s - now
+        if wait_s > _LONGEST_WAIT_S:
+            self._spent_until[user] = spent_until
+            text = f"at most {self._per_second} requests for streams and polls a second"
+            raise HubError(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait_s * 1000))
+        self._spent_until[user] = spent_until + 1 / self._per_second
+        self._forget(now)
+        return max(0.0, wait_s)
+
+    def _forget(self, now: float) -> None:
+        """Two at a time, so that those whose buckets are full do not stay."""
+        for user in list(itertools.islice(self._spent_until, 2)):
+            if self._spent_until[user] <= now or len(self._spent_until) > self._most_users:
+                del self._spent_until[user]

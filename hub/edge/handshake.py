@@ -23,7 +23,7 @@ from hub.auth.credentials import (
 )
 from hub.edge.arrival import Arrival
 from hub.edge.gateway import Gateway
-from hub.edge.problems import PROBLEM_JSON, problem
+from hub.edge.problems import PROBLEM_JSON, problem, problem_headers
 from hub.errors import ErrorCode, HubError
 from hub.protocol.codec import Encoding
 from hub.protocol.codes import CloseCode
@@ -82,21 +82,18 @@ async def _authenticate(gateway: Gateway, headers: Headers, query: bytes, chosen
         if isinstance(error, CredentialsError):
             place = error.place
         if place.answers_by_status:
-            return refuse(error)
+            return refuse(error, brought=True)
         unavailable = error.code is ErrorCode.UNAVAILABLE
         code = CloseCode.OVER_CAPACITY if unavailable else CloseCode.UNAUTHENTICATED
         return Accepted(Arrival(encoding, Credentials(place), refused=(code, error)), chosen.echo)
     return Accepted(Arrival(encoding, Credentials(place), principal, session), chosen.echo)
 
 
-def refuse(error: HubError) -> Refused:
-    """A HubError as an HTTP answer."""
-    headers = [("content-type", PROBLEM_JSON)]
-    if error.http_status == 401:
-        headers.append(("www-authenticate", "Bearer"))
-    if error.retry_after_ms is not None:
-        headers.append(("retry-after", str(-(-error.retry_after_ms // 1000))))
-    return Refused(error.http_status, headers, msgspec.json.encode(problem(error)))
+def refuse(error: HubError, *, brought: bool = False) -> Refused:
+    """A HubError as an HTTP answer. ``brought``: the request had the header Authorization."""
+    headers = problem_headers(error, error.http_status, brought=brought)
+    body = msgspec.json.encode(problem(error))
+    return Refused(error.http_status, [("content-type", PROBLEM_JSON), *headers.items()], body)
 
 
 UPGRADE_REQUIRED: Final = Refused(

@@ -30,10 +30,10 @@ from hub.edge.health_routes import Readiness, about, live, metrics, ready, stats
 from hub.edge.history_route import events
 from hub.edge.ofrep_routes import ofrep_router
 from hub.edge.openapi import openapi_config
-from hub.edge.problems import problem_handlers
+from hub.edge.problems import problem_handlers, refused_preflight
 from hub.edge.publish_route import publish
 
-_REQUEST_HEADERS: Final = ["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"]
+_REQUEST_HEADERS: Final = ["Authorization", "Cache-Control", "Content-Type", "If-None-Match", "Last-Event-ID"]
 _CLOUD_EVENT_HEADERS: Final = ["ce-id", "ce-source", "ce-specversion", "ce-subject", "ce-time", "ce-type"]
 # Without these a page of another origin could not read them.
 _ANSWER_HEADERS: Final = ["ETag", "Retry-After", "WWW-Authenticate"]
@@ -81,7 +81,7 @@ def http_app(
         },
         middleware=[Stopwatch(), Gate(gateway)],
         exception_handlers=problem_handlers(gateway.metrics),
-        before_send=[log_answer, AnswerHeaders(headers.answers), _goodbye(gateway)],
+        before_send=[refused_preflight, log_answer, AnswerHeaders(headers.answers), _goodbye(gateway)],
         request_max_body_size=settings.max_message_bytes,
         cors_config=_cors(settings, headers),
         openapi_config=openapi_config(gateway.version),

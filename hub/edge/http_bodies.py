@@ -56,6 +56,8 @@ def refused_type(content_type: str, what_to_do: str) -> HubError:
 def decode_json(data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
     """The value in ``data``. Raises ``bad_request``; the message names the field, never its value."""
     try:
+        if isinstance(data, bytes):
+            data.decode()  # pieces that are decoded later, or by nobody, are not looked at below
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise bad_request(str(error)) from None

@@ -116,10 +116,10 @@ def body_is_late(seconds: float) -> HubError:
     return HttpError(bad_request(f"the body did not come within {seconds:g} s; send the request again"), 408)
 
 
-def problem_answer(error: HubError) -> Answer:
-    """A refusal as problem+json."""
-    refused = refuse(error)
-    return Answer(refused.status, [*refused.headers, ("cache-control", "no-store")], refused.body)
+def problem_answer(error: HubError, *, brought: bool = False) -> Answer:
+    """A refusal as problem+json. ``brought``: the request had the header Authorization."""
+    refused = refuse(error, brought=brought)
+    return Answer(refused.status, refused.headers, refused.body)
 
 
 def frames_answer(cursor: bytes, frames: Sequence[bytes]) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from hub.auth.credentials import Place
 from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
 from hub.edge.http_line import Answer, Line, problem_answer
@@ -129,7 +130,9 @@ class HttpSocket:
             error = HubError(ErrorCode.CONFLICT, "a newer connection has taken this session over meanwhile")
         else:
             error = HubError(ErrorCode.INTERNAL, "a fault of the hub; it is in its log, try again later")
-        return problem_answer(error)
+        arrival = self._connection.arrival
+        brought = arrival is not None and arrival.credentials.place is Place.HEADER
+        return problem_answer(error, brought=brought)
 
     def _lose(self, code: int) -> None:
         # Not now: whoever closes a connection goes on with it.

@@ -9,17 +9,21 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import msgspec
 import structlog
 from litestar import Request, Response
+from litestar.datastructures import MutableScopeHeaders
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Message, Scope
 from msgspec import Struct
 
-from hub.errors import ERROR_SPECS, ErrorCode, HubError, Retry
+from hub.errors import ERROR_SPECS, ErrorCode, HubError, Retry, bad_request
 from hub.telemetry import Metrics
 
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:hub:error:"
+_REFUSED: Final = "hub.refused"
 
 # What the framework raises by itself; other statuses below 500 are a bad request.
 _CODES: Final[dict[int, ErrorCode]] = {
@@ -100,7 +104,7 @@ def problem_handlers(metrics: Metrics, wording: Wording = _as_problem) -> Except
         metrics.error(error.code)
         status = status or error.http_status
         body, media_type = wording(request, error, status)
-        headers = _headers(request, error, status)
+        headers = problem_headers(error, status, brought="authorization" in request.headers)
         return Response(body, status_code=status, headers=headers, media_type=media_type)
 
     def on_hub_error(request: Request[Any, Any, Any], error: HubError) -> Response[Any]:
@@ -123,17 +127,36 @@ def problem_handlers(metrics: Metrics, wording: Wording = _as_problem) -> Except
     return {HubError: on_hub_error, HTTPException: on_http_exception, Exception: on_anything}
 
 
-def _headers(request: Request[Any, Any, Any], error: HubError, status: int) -> dict[str, str]:
-    headers = {"Cache-Control": "no-store"}
+def problem_headers(error: HubError, status: int, *, brought: bool) -> dict[str, str]:
+    """What goes with a problem; names in lower case. ``brought``: the request had the header Authorization."""
+    headers = {"cache-control": "no-store"}
     if isinstance(error, HttpError):
-        headers |= error.headers
+        headers |= {name.lower(): value for name, value in error.headers.items()}
     if error.retry_after_ms is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
+        headers["retry-after"] = str(math.ceil(error.retry_after_ms / 1000))
     if status == 401:
         # RFC 6750 section 3.1: no error code for a request that brought no token at all.
-        brought = "authorization" in request.headers
-        headers["WWW-Authenticate"] = 'Bearer realm="hub"' + (', error="invalid_token"' if brought else "")
+        headers["www-authenticate"] = 'Bearer realm="hub"' + (', error="invalid_token"' if brought else "")
     return headers
+
+
+async def refused_preflight(message: Message, scope: Scope) -> None:
+    """A ``before_send`` hook: the framework answers a preflight that it refuses in words of its own."""
+    if scope["type"] != ScopeType.HTTP or scope["method"] != "OPTIONS":
+        return
+    if message["type"] == "http.response.start" and message["status"] == 400:
+        headers = MutableScopeHeaders.from_message(message)
+        if headers.get("content-type", "").startswith("text/plain"):
+            scope["state"][_REFUSED] = body = msgspec.json.encode(problem(_preflight()))
+            headers["Content-Type"], headers["Content-Length"] = PROBLEM_JSON, str(len(body))
+            headers["Cache-Control"] = "no-store"
+    elif message["type"] == "http.response.body" and (body := scope["state"].pop(_REFUSED, b"")):
+        message["body"] = body
+
+
+def _preflight() -> HubError:
+    text = "pages of this origin may not ask so: see HUB_ALLOWED_ORIGINS for origins, docs/transports.md for headers"
+    return bad_request(text)
 
 
 def _translated(error: HTTPException) -> HubError:

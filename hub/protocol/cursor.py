@@ -23,7 +23,6 @@ _PLAIN: Final = b"\x01"
 _DEFLATED: Final = b"\x02"
 _DEFLATE_FROM_BYTES: Final = 512
 _DEFLATE_LEVEL: Final = 1
-_MOST_BYTES: Final = 4 << 20  # unpacked: ten thousand topics with filters
 _WHO_BYTES: Final = 8
 _HOW: Final = "leave it out to begin anew"
 
@@ -71,15 +70,20 @@ def encode_cursor(cursor: Cursor) -> bytes:
     return base64.urlsafe_b64encode(packed).rstrip(b"=")
 
 
-def decode_cursor(text: str, who: bytes) -> Cursor:
-    """Raises ``bad_request`` for what is no cursor, is another user's, or of another version of the hub."""
+def decode_cursor(text: str, who: bytes, most_topics: int, most_bytes: int) -> Cursor:
+    """Raises ``bad_request`` for what is no cursor, is another user's, or of another version of the hub.
+
+    Also for one that says more than a connection may have, or has more bytes when it is unpacked: few can become many.
+    """
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        cursor = _decoder.decode(_unpacked(packed))
+        cursor = _decoder.decode(_unpacked(packed, most_bytes))
     except (ValueError, binascii.Error, zlib.error, msgspec.MsgspecError, RecursionError):
         raise _refused("'cursor' cannot be read") from None
     if cursor.who != who:
         raise _refused("'cursor' is of another user or organisation")
+    if len(cursor.topics) > most_topics:
+        raise _refused(f"'cursor' has more than {most_topics} topics")
     return cursor
 
 
@@ -94,14 +98,14 @@ def digest_of_topics(names: Iterable[str]) -> int:
     return zlib.crc32("\n".join(wanted).encode()) or 1 if wanted else 0
 
 
-def _unpacked(packed: bytes) -> bytes:
+def _unpacked(packed: bytes, most_bytes: int) -> bytes:
     kind, rest = packed[:1], packed[1:]
     if kind == _PLAIN:
         return rest
     if kind != _DEFLATED:
         raise _refused("'cursor' is of another version of the hub")
     reader = zlib.decompressobj()
-    plain = reader.decompress(rest, _MOST_BYTES)
+    plain = reader.decompress(rest, most_bytes)
     if not reader.eof or reader.unused_data:
         raise _refused("'cursor' cannot be read")
     return plain

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
 from hub.embedded import RedisServer
@@ -153,3 +155,35 @@ async def test_bytes_behind_the_request_of_a_stream_are_dropped(node: RunningHub
         async with asyncio.timeout(5):
             await line.reader.readuntil(b"welcome")
             await line.writer.drain()
+
+
+@pytest.mark.parametrize("path", ["/v1/poll", "/v1/sse", "/v1/frames"])
+async def test_what_is_no_utf_8_is_refused_wherever_it_stands(node: RunningHub, path: str) -> None:
+    body = HELLO[:-1] + b',"subscribe":[{"topic":"room:b","x":"\xff"}],"frames":[{"x":"\xff"}]}'
+    async with opened(node) as line:
+        line.head(len(body), bearer(node), target=path)
+        line.writer.write(body)
+        status, answer = await line.answer()
+        assert (status, json.loads(answer)["code"]) == (400, "bad_request")
+        assert "UTF-8" in json.loads(answer)["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/poll", "/v1/sse"])
+async def test_who_asks_far_too_often_is_told_to_wait(node: RunningHub, path: str) -> None:
+    node.gateway.admission.askings._spent_until["acme", "quick"] = time.monotonic() + 60
+    async with opened(node) as line:
+        line.head(len(HELLO), bearer(node, node.token(user="quick")), target=path)
+        line.writer.write(HELLO)
+        status, answer = await line.answer()
+        assert (status, json.loads(answer)["code"]) == (429, "rate_limited")
+
+
+@pytest.mark.parametrize("token", ["", "not-a-token"])
+async def test_401_is_the_same_as_elsewhere(node: RunningHub, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with httpx.AsyncClient(base_url=node.http_url) as client:
+        theirs = await client.get("/v1/topics/room:a/events", headers=headers)
+        ours = await client.get("/v1/poll?topics=room:a", headers=headers)
+    assert ours.status_code == theirs.status_code == 401
+    for name in ("www-authenticate", "cache-control", "content-type"):
+        assert ours.headers[name] == theirs.headers[name]

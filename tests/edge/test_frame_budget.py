@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hub.config import Settings
+from hub.edge.frame_budget import AskingBudget
 from hub.errors import ErrorCode, HubError
 from hub.orgs import limit_key
 from hub.redis import Redis
@@ -133,3 +134,35 @@ async def test_http_publications_have_a_budget_of_their_own(nodes: Nodes) -> Non
     # What was leased in vain is not lost, and other users are not concerned.
     await node.publications.spend(who(), 90)
     await node.publications.spend(who("u2"), 1000)
+
+
+def test_requests_for_polls_wait_a_little_when_there_are_too_many_and_then_are_refused() -> None:
+    clock = Clock(1024.0)
+    budget = AskingBudget(per_second=8, burst=16, most_users=3, clock=clock)
+    assert [budget.spend(who()) for _ in range(16)] == [0.0] * 16
+    # One after the other, as a client does that is only quick: it never waits for long.
+    for _ in range(50):
+        assert budget.spend(who()) == 0.125
+        clock.now += 0.125
+    # All at once.
+    assert [budget.spend(who()) for _ in range(8)] == [0.125 * n for n in range(1, 9)]
+    for _ in range(2):
+        with pytest.raises(HubError) as refused:
+            budget.spend(who())
+        assert refused.value.code is ErrorCode.RATE_LIMITED
+        assert refused.value.retry_after_ms == 1125
+    assert budget.spend(who("u2")) == 0
+    clock.now += 1
+    assert budget.spend(who()) <= 1
+
+
+def test_nobody_who_asks_no_more_is_kept() -> None:
+    clock = Clock()
+    budget = AskingBudget(per_second=10, burst=20, most_users=3, clock=clock)
+    for number in range(100):
+        budget.spend(who(f"u{number}"))
+        assert len(budget._spent_until) <= 3
+    clock.now += 10
+    budget.spend(who("last"))
+    budget.spend(who("last"))
+    assert len(budget._spent_until) <= 2

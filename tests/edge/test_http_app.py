@@ -165,9 +165,11 @@ async def test_cors(hub: HttpHub) -> None:
     assert allowed.headers["access-control-allow-origin"] == "https://app.example"
     assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
     assert "access-control-allow-credentials" not in allowed.headers
-    foreign = await preflight("https://evil.example")
-    assert foreign.status_code == 400
-    assert "access-control-allow-origin" not in foreign.headers
+    assert (await preflight("https://app.example", "cache-control, last-event-id")).status_code == 204
+    for foreign in (await preflight("https://evil.example"), await preflight("https://app.example", "x-what")):
+        assert_problem(foreign, "bad_request", says="HUB_ALLOWED_ORIGINS")
+        assert foreign.headers["cache-control"] == "no-store"
+        assert "access-control-allow-origin" not in foreign.headers
     # A page must be able to read errors too.
     refused = await hub.client.get("/v1/stats", headers={"Origin": "https://app.example"})
     assert_problem(refused, "unauthenticated")

@@ -11,6 +11,7 @@ import pytest
 from hub.errors import ErrorCode, HubError
 from hub.protocol.cursor import Cursor, Standing, decode_cursor, digest_of, digest_of_topics, encode_cursor
 
+MOST_BYTES = 1 << 20
 WHO = digest_of("acme", "u1")
 SMALL = (Standing("room:a", "k3f9", 41), Standing("typing:x", "", 0))
 LARGE = tuple(
@@ -25,7 +26,7 @@ def cursor(topics: tuple[Standing, ...] = SMALL) -> Cursor:
 @pytest.mark.parametrize("topics", [(), SMALL, LARGE], ids=["none", "small", "large"])
 def test_what_goes_in_comes_out(topics: tuple[Standing, ...]) -> None:
     text = encode_cursor(cursor(topics)).decode()
-    assert decode_cursor(text, WHO) == cursor(topics)
+    assert decode_cursor(text, WHO, 1000, MOST_BYTES) == cursor(topics)
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -55,6 +56,8 @@ GOOD = encode_cursor(cursor()).decode()
         (packed(b"\x01", b"\x91" * 5000), "cannot be read"),
         (packed(b"\x02", b"no zlib"), "cannot be read"),
         (packed(b"\x02", BOMB), "cannot be read"),
+        (packed(b"\x02", zlib.compress(b"\0" * (MOST_BYTES + 1))), "cannot be read"),
+        (encode_cursor(cursor((*LARGE, *SMALL))).decode(), "more than 1000 topics"),
         (packed(b"\x02", zlib.compress(b"x") + b"more"), "cannot be read"),
         (packed(b"\x03", b"of tomorrow"), "another version"),
         (encode_cursor(msgspec.structs.replace(cursor(), who=digest_of("globex", "u1"))).decode(), "another user"),
@@ -66,7 +69,7 @@ GOOD = encode_cursor(cursor()).decode()
 )
 def test_anything_else_is_refused(text: str, says: str) -> None:
     with pytest.raises(HubError, match="leave it out") as refused:
-        decode_cursor(text, WHO)
+        decode_cursor(text, WHO, 1000, MOST_BYTES)
     assert refused.value.code is ErrorCode.BAD_REQUEST
     assert says in refused.value.message
 
