@@ -109,7 +109,7 @@ class Door:
         headers = response.headers
         content_type, retry_after = headers.get("Content-Type", ""), headers.get("Retry-After", "")
         body = await self.read(response, _MOST_OF_A_REFUSAL)
-        return refused_with(response.status_code, content_type, retry_after, body)
+        return refused_with(response.status_code, content_type, retry_after, body, headers.get("WWW-Authenticate", ""))
 
     def discard(self, response: httpx.Response) -> None:
         """Closes an answer that nobody reads any more."""

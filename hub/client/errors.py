@@ -15,7 +15,7 @@ class HubClosed(ClientError):
     """The connection ended for good: its close code (or HTTP status) says that trying again unchanged is no use."""
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the hub closed the connection for good: {code} {reason}".rstrip())
+        super().__init__(f"the connection was closed for good: {code} {reason}".rstrip())
         self.code = code
         self.reason = reason
 

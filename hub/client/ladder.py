@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from hub.client.options import ClientOptions, TransportName
 from hub.client.refusals import passes
 from hub.client.transport import Ended
@@ -62,7 +64,8 @@ class Ladder:
     def failed(self, ended: Ended, now: float, *, opened: bool = False) -> Ended | None:
         """``current`` failed, when it had been opened or before. None: try ``current`` now; else the end that counts.
 
-        When every transport was refused for good, by whomever, that is the refusal of the best one.
+        When every transport was refused for good, by whomever, that is the refusal of the best one. Once one has
+        worked, what somebody on the way says is never for good: the status is left out then.
         """
         if ended.disabled and self.fall_to(ended.fallback, now) is not None:
             return None
@@ -70,6 +73,8 @@ class Ladder:
             self._refused.clear()
             return ended
         self._failures += 1
+        if self._proven:
+            ended = replace(ended, http_status=None)
         if ended.http_status is not None and not passes(ended.http_status):
             self._refused.setdefault(self.current, ended)
         else:

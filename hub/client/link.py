@@ -230,6 +230,7 @@ class Link:
         backoff = Backoff(self._options)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
+                await _first_of(connection.ended, timeout_s=self._tokens.renewal_pause_s(within_s))
                 while not connection.ended.done():
                     try:
                         await self._authenticate(connection)
@@ -366,7 +367,7 @@ class Link:
         if ended.disabled:
             return "later"  # it may be switched on again
         if ended.http_status is not None:
-            return self._advice_http(ended.http_status, ended.reason)
+            return self._advice_http(ended.http_status, ended)
         try:
             advice = CLOSE_SPECS[CloseCode(ended.code)].reconnect
         except ValueError:
@@ -378,13 +379,13 @@ class Link:
             raise HubClosed(ended.code, ended.reason)
         return advice
 
-    def _advice_http(self, status: int, reason: str) -> Reconnect:
-        if status == 401:
-            return self._tokens.refused(Ended(CloseCode.UNAUTHENTICATED, reason))
-        if status == 403:
-            raise HubClosed(CloseCode.FORBIDDEN, reason)
+    def _advice_http(self, status: int, ended: Ended) -> Reconnect:
+        if status == 401 and not ended.in_the_way:
+            return self._tokens.refused(Ended(CloseCode.UNAUTHENTICATED, ended.reason))
+        if status in (401, 403):
+            raise HubClosed(CloseCode.FORBIDDEN, ended.reason)
         if not passes(status):
-            raise HubClosed(status, reason)
+            raise HubClosed(status, ended.reason)
         return "later"
 
 

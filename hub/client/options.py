@@ -44,6 +44,9 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """After a move, or an attempt: so long a takeover of the session may be a late request of this client's own."""
     poll_wait_s: float = 25.0
     """How long the hub may keep a poll that it has nothing for."""
+    poll_least_wait_s: float = 1.0
+    """A poll that a proxy gave up (502, 504) after at least this time is asked again with half of it, and so are those
+    after it; never with less than this."""
     poll_attempts: int = 3
     """A poll is asked again this often before the connection counts as lost."""
     posted_answer_s: float = 2.0

@@ -17,6 +17,7 @@ from hub.client.transport import ABNORMAL, CannotConnect, Deliver, Ended, MakeHe
 from hub.protocol.codes import CloseCode
 
 PATH = "/v1/poll"
+_GATEWAY_STATUS = frozenset((502, 504))
 
 
 class _Ask(Struct):
@@ -38,6 +39,7 @@ class PollTransport(HttpTransport):
     def __init__(self, door: Door, token: str | None, ticket: str | None, options: ClientOptions) -> None:
         super().__init__(door, token, ticket, options)
         self._first: _Answer
+        self._wait_s = options.poll_wait_s
 
     async def open(self, hello: MakeHello, timeout_s: float) -> None:
         """Returns when the first answer has come. Raises ``CannotConnect``."""
@@ -60,17 +62,18 @@ class PollTransport(HttpTransport):
                 deliver(bytes(frame))
             # A poll that comes late would take the session back.
             await self._poster.released()
-            body = msgspec.json.encode(_Ask(answer.cursor, self._options.poll_wait_s))
             try:
-                answer = await self._ask(address, body)
+                answer = await self._ask(address, answer.cursor)
             except CannotConnect as problem:
                 return _ended_by(problem.ended)
 
-    async def _ask(self, address: str, body: bytes) -> _Answer:
+    async def _ask(self, address: str, cursor: str) -> _Answer:
         """Raises ``CannotConnect`` when asking again is no use any more, ``ProtocolViolation``."""
         backoff = Backoff(self._options)
-        limit_s = self._options.poll_wait_s + self._options.open_timeout_s
+        loop = asyncio.get_running_loop()
         for last in (*[False] * (self._options.poll_attempts - 1), True):
+            body, asked_at = msgspec.json.encode(_Ask(cursor, self._wait_s)), loop.time()
+            limit_s = self._wait_s + self._options.open_timeout_s
             try:
                 async with asyncio.timeout(limit_s):
                     return _read(await self._door.post(address, body, self.token))
@@ -80,8 +83,18 @@ class PollTransport(HttpTransport):
                 ended = problem.ended
             if last or not _may_repeat(ended):
                 raise CannotConnect(ended)
+            if ended.http_status in _GATEWAY_STATUS and self._wait_less(loop.time() - asked_at):
+                continue
             await asyncio.sleep(max(backoff.next_s(), ended.retry_after_s))
         raise AssertionError("unreachable")
+
+    def _wait_less(self, waited_s: float) -> bool:
+        """Something on the way bears no more than this. False: that it gave up has nothing to do with waiting."""
+        least_s = self._options.poll_least_wait_s
+        if waited_s < least_s or self._wait_s <= least_s:
+            return False
+        self._wait_s = max(least_s, min(self._wait_s, waited_s) / 2)
+        return True
 
 
 def _read(text: bytes) -> _Answer:
@@ -98,7 +111,7 @@ def _may_repeat(ended: Ended) -> bool:
 def _ended_by(ended: Ended) -> Ended:
     """The end of the connection. What the hub does not know or understand any more is begun anew by a ``hello``."""
     status = ended.http_status
-    if status == 401:
+    if status == 401 and not ended.in_the_way:
         return ended
     if ended.in_the_way and status in (400, 404):
         return Ended(CloseCode.DRAINING, f"the hub does not go on: {ended.reason}")

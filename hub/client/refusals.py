@@ -27,18 +27,22 @@ class _Problem(Struct):
     details: dict[str, Any] | None = None
 
 
-def refused_with(status: int, content_type: str, retry_after: str, body: bytes) -> Ended:
-    """An answer that is neither an upgrade nor a stream. The hub speaks problem+json; what does not is in the way."""
+def refused_with(status: int, content_type: str, retry_after: str, body: bytes, challenge: str = "") -> Ended:
+    """An answer that is not what was asked for. The hub speaks problem+json, and asks for a token by ``challenge``
+    (``WWW-Authenticate: Bearer``); whatever else comes is somebody's on the way.
+    """
     problem = _problem(content_type, body)
     wait_s = float(retry_after) if retry_after.isdigit() else 0.0
     if problem is None:
-        # A token is the hub's affair, whoever has read it.
-        return Ended(ABNORMAL, f"HTTP {status} at the handshake", status, wait_s, in_the_way=status != 401)
+        if status == 401 and challenge.lower().startswith("bearer"):
+            return Ended(ABNORMAL, "the hub answers HTTP 401: a token is missing, or not accepted", status, wait_s)
+        reason = f"something on the way, not the hub, answers HTTP {status}"
+        return Ended(ABNORMAL, reason, status, wait_s, in_the_way=True)
     wait_s = max(wait_s, (problem.retry_after_ms or 0) / 1000)
     disabled = problem.code == ErrorCode.FEATURE_DISABLED
     return Ended(
         ABNORMAL,
-        f"HTTP {status} at the handshake: {problem.detail}",
+        f"the hub answers HTTP {status}: {problem.detail}",
         status,
         wait_s,
         in_the_way=status in _NOT_AS_SENT,

@@ -111,8 +111,9 @@ def _refused_by(refused: InvalidStatus) -> Ended:
     response = refused.response
     headers = response.headers
     # `get` raises when a header came twice.
-    content_type, retry_after = (headers.get_all(name)[:1] for name in ("Content-Type", "Retry-After"))
-    return refused_with(response.status_code, "".join(content_type), "".join(retry_after), bytes(response.body or b""))
+    names = ("Content-Type", "Retry-After", "WWW-Authenticate")
+    content_type, retry_after, challenge = ("".join(headers.get_all(name)[:1]) for name in names)
+    return refused_with(response.status_code, content_type, retry_after, bytes(response.body or b""), challenge)
 
 
 def _is_in_the_way(problem: OSError | WebSocketException) -> bool:

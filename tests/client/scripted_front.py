@@ -76,6 +76,9 @@ class Front:
         self.tokens: list[str | None] = []
         self.answered: Callable[[Frame], Awaitable[None]] | None = None
         self.lose_answers = 0
+        self.most_wait_s = 60.0
+        """What a poll that would wait longer gets then: 504."""
+        self.waits: list[float] = []
         self._cursors = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.server: asyncio.Server
@@ -200,6 +203,11 @@ class Front:
             peer = self.peers("poll")[at]
             if asked["cursor"] == f"{at}/{peer.polls - 1}":
                 _respond(writer, 200, "application/json", peer.kept)
+                return True
+            self.waits.append(asked["wait"])
+            if not peer.outbox and asked["wait"] > self.most_wait_s:
+                await asyncio.sleep(self.most_wait_s)
+                _respond(writer, 504, "text/html", b"<p>no</p>")
                 return True
             if not peer.outbox and not peer.gone.is_set():
                 with contextlib.suppress(TimeoutError):

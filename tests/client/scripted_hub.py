@@ -242,7 +242,12 @@ async def scripted_hub() -> AsyncIterator[ScriptedHub]:
 
     def gate(connection: ServerConnection, request: Request) -> Response | None:
         status = hub.reject(request)
-        return None if status is None else connection.respond(http.HTTPStatus(status), "no\n")
+        if status is None:
+            return None
+        response = connection.respond(http.HTTPStatus(status), "no\n")
+        if status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     server = await serve(
         hub._serve, "127.0.0.1", 0, subprotocols=["hub.v1.json", "hub.v1.msgpack"], process_request=gate,  # type: ignore[list-item]

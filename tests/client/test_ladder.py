@@ -46,6 +46,14 @@ def test_refused_everywhere_is_the_best_ones_refusal() -> None:
         assert it.failed(ended, 0.0) is None
 
 
+def test_once_one_has_worked_nobody_on_the_way_refuses_for_good() -> None:
+    for it in (ladder("websocket"), ladder("websocket", "sse")):
+        it.welcomed("websocket", 0.0)
+        for _ in range(10):
+            ended = it.failed(BARRED, 1.0, opened=True)
+            assert ended is None or ended.http_status is None
+
+
 def test_a_single_one_has_nowhere_to_go() -> None:
     it = ladder("websocket")
     assert it.failed(SILENT, 0.0) is SILENT

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from hub.client import ClientOptions, ConnectionLost, HubClient, RequestTimeout
+from hub.client import ClientOptions, ConnectionLost, HubClient, HubClosed, RequestTimeout
 from tests.client.scripted_front import Front, scripted_front
-from tests.client.scripted_hub import Frame, eventually
+from tests.client.scripted_hub import Frame, ScriptedHub, eventually
 
 TOPIC = "events:a"
 
@@ -173,3 +173,72 @@ def test_a_frame_of_the_connection() -> None:
     assert free({"type": "call", "id": 1, "method": "chat.rooms"})
     assert not free({"type": "call", "id": 1, "method": "presence.get"})
     assert not free({"type": "publish", "id": 1})
+
+
+async def test_a_poll_that_a_proxy_gives_up_waits_less(front: Front, over_sse: ClientOptions) -> None:
+    """For the rest of the connection; what waits less than ``poll_least_wait_s`` is another trouble."""
+    front.most_wait_s = 0.2
+    polls = replace(over_sse, transports=("poll",), poll_wait_s=1.0, poll_least_wait_s=0.05)
+    async with HubClient(front.url, options=polls) as client, client.subscribe(TOPIC) as sub:
+        await eventually(lambda: len(front.waits) > 3, "polls that pass")
+        assert front.waits[0] == 1.0
+        assert all(wait < 0.2 for wait in front.waits[2:]), front.waits
+        await front.hub.publish(TOPIC, 1)
+        async with asyncio.timeout(5):
+            assert (await anext(sub)).seq == 1
+        assert client.counters.connections == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_what_a_proxy_says_is_not_the_hubs_word(front: Front, over_sse: ClientOptions, status: int) -> None:
+    """While a portal answers everything, a client that was there before waits."""
+    ways = replace(over_sse, transports=("sse", "poll"))
+    async with HubClient(front.url, lambda: "t", options=ways) as client, client.subscribe(TOPIC) as sub:
+        refusals: list[str] = []
+
+        def portal(path: str) -> tuple[int, None]:
+            refusals.append(path)
+            return status, None
+
+        front.refuse = portal
+        front.peers("sse")[0].drop()
+        await eventually(lambda: len(refusals) > 6, "attempts")
+        front.refuse = lambda _: None
+        await eventually(lambda: client.transport, "a connection")
+        await front.hub.publish(TOPIC, 1)
+        async with asyncio.timeout(5):
+            assert (await anext(sub)).seq == 1
+
+
+async def test_who_has_refused_everything_is_named(front: Front, over_sse: ClientOptions) -> None:
+    front.refuse = lambda _: (401, None)
+    with pytest.raises(HubClosed, match="something on the way, not the hub"):
+        async with HubClient(front.url, lambda: "t", options=over_sse):
+            pass
+
+
+async def test_a_token_that_expires_at_once_is_renewed_in_pauses(hub: ScriptedHub, options: ClientOptions) -> None:
+    """The hub says so again with each one that it gets."""
+    asked = 0
+
+    def get_token() -> str:
+        nonlocal asked
+        asked += 1
+        return f"token {asked}"
+
+    async def says_so(peer: Any, frame: Frame) -> bool:
+        if frame["type"] == "auth":
+            await hub.answer(peer, frame)
+            await peer.send({"type": "expiring", "expires_in_ms": 400})
+            return True
+        return False
+
+    hub.script = says_so
+    async with HubClient(hub.url, get_token, options=options) as client:
+        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 400})
+        await eventually(lambda: len(hub.peers[0].got("auth")) == 2, "renewals all the same")
+        assert [frame["token"] for frame in hub.peers[0].got("auth")] == ["token 2", "token 3"]
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: asked > 3)
+        assert asyncio.get_running_loop().time() - began >= 0.2, "half of its life is the least by now"
+        assert client.counters.connections == 1
