@@ -150,7 +150,7 @@ async def test_a_token_the_hub_refuses(hub: ScriptedHub, hub_command: Commands) 
     run = await hub_command("tail", "events:a", HUB_URL=hub.url, HUB_TOKEN="wrong")
     assert run.process.returncode == 1
     last = run.err.splitlines()[-1]
-    assert last.startswith("hub: the hub closed the connection for good: 4401")
+    assert last.startswith("hub: the connection was closed for good: 4401")
     assert last.endswith("; give --token or HUB_TOKEN")
 
 
