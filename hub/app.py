@@ -305,7 +305,8 @@ def application() -> HubApp:
 class HubApp:
     """A node as an ASGI application: ``uvicorn --factory hub.app:application`` or any other server.
 
-    Slower than ``hub.serving`` and without its politeness: a stock server closes all sockets itself when it stops.
+    Slower than ``hub.serving`` and without its politeness: a stock server closes all sockets itself when it stops, and
+    waits for streams unless it is given a limit (docs/configuration.md).
     """
 
     def __init__(self, settings: Settings, factories: Sequence[ServiceFactory]) -> None:

@@ -26,6 +26,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 _LOW: Final = 4  # a quarter of the high mark
+_GOODBYE_S: Final = 1.0  # for the last words of a server that stops
 
 
 class AsgiLine:
@@ -105,6 +106,11 @@ class AsgiLine:
         leaving = asyncio.ensure_future(_disconnected(self._receive))
         try:
             await asyncio.wait([self._pump, leaving], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The server stops, and has waited long enough. Its client is told, and nobody of a fault.
+            if self.user is not None:
+                self.user.server_stops()
+            await asyncio.wait([self._pump], timeout=_GOODBYE_S)
         finally:
             self._lost = True
             for task in (self._pump, leaving):

@@ -59,6 +59,9 @@ class LineUser(Protocol):
     def resume_writing(self) -> None:
         """Less is unsent than the low mark."""
 
+    def server_stops(self) -> None:
+        """Nothing but a last word may follow."""
+
     def line_lost(self, line: Line) -> None:
         """Nothing goes over it any more: it is answered, or its client has left. Not called after ``answer``."""
 

@@ -102,6 +102,10 @@ class HttpSocket:
         """It comes back to them."""
         self._connection.resume_writing()
 
+    def server_stops(self) -> None:
+        """The client goes elsewhere."""
+        self._connection.close(CloseCode.DRAINING)
+
     def line_lost(self, line: Line) -> None:
         """The request's way back is gone."""
         raise NotImplementedError

@@ -73,7 +73,17 @@ class HubProcess:
         if not STOCK_SERVER:
             return "hub.cli", "serve"
         port = ("--port", str(self.port))
-        return "uvicorn", "--factory", "hub.app:application", "--ws", "websockets-sansio", "--no-access-log", *port
+        stop = ("--timeout-graceful-shutdown", "5")  # streams have no end
+        return (
+            "uvicorn",
+            "--factory",
+            "hub.app:application",
+            "--ws",
+            "websockets-sansio",
+            "--no-access-log",
+            *stop,
+            *port,
+        )
 
     async def ready(self) -> None:
         """Waits until it answers that it is ready."""
