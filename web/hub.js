@@ -8,10 +8,16 @@
 
 import { Ladder } from "./ladder.js";
 import { ofConnection, PollLine, SocketLine, StreamLine } from "./lines.js";
+import { HubError, Requests } from "./requests.js";
 import { Subscription } from "./subscription.js";
+import { Trial } from "./trial.js";
+
+export { HubError };
 
 const LINES = { websocket: SocketLine, sse: StreamLine, poll: PollLine };
 const BYE = 1000;
+/** What a browser calls the end of a WebSocket that nobody has announced. */
+const ABNORMAL = 1006;
 const NOT_AUTHENTICATED = 4401;
 /** Close codes after which trying again unchanged is of no use. */
 const FATAL = new Set([BYE, 1002, 1007, 4400, 4403, 4405, 4409, 4413]);
@@ -36,7 +42,9 @@ const OPTIONS = {
   /** From the first packet to `welcome`; and as long as it is not known whether a transport works, and there is another. */
   welcomeMs: 10_000,
   doubtMs: 5000,
-  /** How long a connection that is to be left waits for answers; the hub itself closes it after 5 s. */
+  /** A connection that lived this long was not cut by something on its way; after three in a row that did not it goes another one. */
+  shortLifeMs: 30_000,
+  /** How long a connection that is to be left for a new one of its kind waits for answers; the hub itself closes it after 5 s. */
   lingerMs: 4000,
   /** Over another transport than the best: how long until that is tried again; doubles, up to `mostUpgradeMs`. */
   upgradeMs: 30_000,
@@ -47,20 +55,6 @@ const OPTIONS = {
   restMs: 5000,
   mostRestMs: 60_000,
 };
-
-/** What the hub refused, or what became of a request when the connection went. */
-export class HubError extends Error {
-  /** @param {{code: string, message: string, retry?: string, retry_after_ms?: number, details?: object, fallback?: string[]}} body */
-  constructor(body) {
-    super(body.message);
-    this.code = body.code;
-    this.retry = body.retry ?? "later";
-    this.retryAfterMs = body.retry_after_ms ?? 0;
-    this.details = body.details ?? {};
-    /** Transports over which the same may still be had. @type {string[]} */
-    this.fallback = body.fallback ?? this.details.fallback ?? [];
-  }
-}
 
 /** A handle on the connection that it was given on: by it chunks go out, until `close` or until the connection is lost. */
 class Handle {
@@ -139,15 +133,21 @@ export class HubClient {
   #topics = new Map();
   /** What the last `hello` asked for. @type {Map<string, Subscription>} */
   #greeted = new Map();
-  /** By id of the request: whom to tell. */
-  #waiting = new Map();
+  #requests = new Requests();
+  /** The connection that has brought the last answer. */
+  #answeredBy = null;
   /** Of this connection. @type {Map<number, any>} */
   #handles = new Map();
   #look;
 
   #ladder;
-  /** A better connection that is tried while the present one goes on. */
-  #better = null;
+  /** Another connection that is tried while the present one goes on. @type {Trial | null} */
+  #trial = null;
+  /** By which transports the hub wants all of this client, since the slot of a `drain`. @type {string[]} */
+  #sent = [];
+  /** A descent is due soon. And how many came to nothing, in a row. */
+  #descending = 0;
+  #vainDescents = 0;
 
   /**
    * @param {string} url
@@ -226,9 +226,11 @@ export class HubClient {
    * @returns {Handle}
    */
   handle(number, listener) {
-    const handle = new Handle(this.#line, number, this.#handles);
-    this.#handles.set(number, listener);
-    return handle;
+    const left = this.#answeredBy !== this.#line;
+    // A connection that was left meanwhile brings answers, and takes no bytes.
+    if (left) queueMicrotask(() => listener.onLost());
+    else this.#handles.set(number, listener);
+    return new Handle(this.#answeredBy, number, left ? new Map() : this.#handles);
   }
 
   /** Ends it for good. */
@@ -254,25 +256,31 @@ export class HubClient {
   #open(ticket, token) {
     this.#heardAt = Date.now();
     try {
-      const line = this.#makeLine(this.transport, ticket, token, {
-        onOpen: () => this.#greet(token),
-        onSign: () => {
-          if (line === this.#line) this.#heardAt = Date.now();
-        },
-        onFrame: (frame) => this.#hear(line, frame),
-        onClose: (code, reason, retryAfterMs) => {
-          if (line === this.#line) this.#lost(code, reason, { retryAfterMs });
-        },
-      });
-      this.#line = line;
+      this.#line = this.#makeLine(this.transport, ticket, token);
     } catch (error) {
       this.#lost(0, String(error)); // no WebSocket is to be had here
     }
   }
 
-  #makeLine(transport, ticket, token, listener) {
+  /** @param {Trial | null} trial what it is made for, if it is not to be the present one at once */
+  #makeLine(transport, ticket, token, trial = null) {
     const way = { url: this.#url, base: this.#base, ticket, token, makeSocket: this.#options.makeSocket };
-    return new LINES[transport](way, listener);
+    const line = new LINES[transport](way, {
+      onOpen: () => this.#greet(line, token, trial),
+      onSign: () => {
+        if (line === this.#line) this.#heardAt = Date.now();
+      },
+      onFrame: (frame) => {
+        if (trial?.open) trial.hear(frame);
+        else this.#hear(line, frame);
+      },
+      onClose: (code, reason, retryAfterMs) => {
+        if (trial?.open) trial.end();
+        else if (line !== this.#line) this.#requests.lost(line);
+        else this.#lost(code, reason, { retryAfterMs, cut: code === 0 || code === ABNORMAL });
+      },
+    });
+    return line;
   }
 
   get #base() {
@@ -281,21 +289,19 @@ export class HubClient {
     return `${scheme}//${this.#url.host}${this.#url.pathname.replace(/\/[^/]*$/, "")}`;
   }
 
-  #greet(token) {
-    this.#greeted = new Map(this.#topics);
-    for (const subscription of this.#greeted.values()) subscription.state = "joining";
-    this.#line.send(this.#hello(token, this.#session));
-  }
-
-  #hello(token, session) {
-    const items = Array.from(this.#topics.values(), (subscription) => subscription.item());
-    const resume = session ? { resume: { session } } : {};
-    return { type: "hello", id: ++this.#ids, subscribe: items, ...(token && { token }), ...resume };
+  #greet(line, token, trial) {
+    const greeted = new Map(this.#topics);
+    if (trial === null) this.#joinAll((this.#greeted = greeted));
+    else trial.greeted = greeted;
+    // What is tried has a session of its own: the present one is not disturbed.
+    const resume = this.#session && trial === null ? { resume: { session: this.#session } } : {};
+    const items = Array.from(greeted.values(), (subscription) => subscription.item());
+    line.send({ type: "hello", id: ++this.#ids, subscribe: items, ...(token && { token }), ...resume });
   }
 
   #hear(line, frame) {
     if (line === this.#line) this.#take(frame);
-    // Of a connection that was left for a better one: what it was asked before.
+    // Of a connection that was left for another one: what it was asked before.
     else if (frame.type === "reply") this.#answered(frame.id)?.resolve(frame.result);
     else if (frame.type === "error") this.#answered(frame.id)?.reject(new HubError(frame));
   }
@@ -332,7 +338,7 @@ export class HubClient {
         this.#failed(frame, new HubError(frame));
         break;
       case "drain":
-        this.#ticket = frame.ticket;
+        if (!frame.fallback) this.#ticket = frame.ticket;
         this.#later(frame.after_ms, () => this.#drained(frame.fallback));
         break;
       case "expiring":
@@ -342,8 +348,8 @@ export class HubClient {
   }
 
   #failed({ id, details }, error) {
-    if (this.#waiting.has(id)) this.#answered(id).reject(error);
-    else if (!this.#up) this.#ladder.told = this.#ladder.lower(error.fallback);
+    if (this.#requests.has(id)) this.#answered(id).reject(error);
+    else if (!this.#up) this.#turnedAway(error);
     else this.#handles.get(details?.handle)?.onError(error);
   }
 
@@ -371,20 +377,28 @@ export class HubClient {
     if (!again) this.onState("up", `${frame.user} of ${frame.org}`);
   }
 
-  /** The time has come at which the hub wants this connection to go. */
-  #drained(fallback) {
-    // Switched on again meanwhile: then it may stay.
-    if (fallback && this.flags.realtime_v2) this.#ticket = "";
-    else this.#move(this.#ladder.lower(fallback ?? []));
+  /** What a hello is answered when the WebSocket is not for this user. */
+  #turnedAway({ fallback }) {
+    this.#ladder.told = this.#ladder.below(fallback)[0] ?? null;
+    // So that it is news when the next welcome has it on.
+    if (this.#ladder.told !== null) this.flags = { ...this.flags, realtime_v2: false };
   }
 
-  /** Leaves this connection when every answer has come, for another one, perhaps of another transport. */
-  #move(rung, latest = Date.now() + this.#options.lingerMs) {
-    if (this.#waiting.size > 0 && Date.now() < latest) {
-      this.#later(MOVE_MS, () => this.#move(rung, latest));
+  /** The time has come at which the hub wants this connection to go. */
+  #drained(fallback) {
+    if (fallback) {
+      this.#sent = fallback;
+      this.#descend();
+    } else this.#move();
+  }
+
+  /** Leaves this connection when every answer has come, for another one of the same transport. */
+  #move(latest = Date.now() + this.#options.lingerMs) {
+    if (this.#requests.awaits(this.#line) && Date.now() < latest) {
+      this.#later(MOVE_MS, () => this.#move(latest));
       return;
     }
-    this.#ladder.told = rung ?? this.#ladder.rung;
+    this.#ladder.told = this.#ladder.rung;
     this.#drop("moving");
   }
 
@@ -403,32 +417,34 @@ export class HubClient {
   #lookAround() {
     this.#acknowledge();
     // A hub that says nothing for twice its heartbeat is gone, whatever the socket believes.
-    const { welcomeMs, doubtMs } = this.#options;
-    const patienceMs = this.#up ? 2 * this.#heartbeatMs : this.#ladder.doubtful ? Math.min(doubtMs, welcomeMs) : welcomeMs;
-    if (this.#line !== null && Date.now() - this.#heardAt > patienceMs) this.#drop("the hub is silent");
-    else if (this.#up && this.#ladder.due && !globalThis.document?.hidden) this.#upgrade();
+    const patienceMs = this.#up ? 2 * this.#heartbeatMs : this.#ladder.patienceMs();
+    if (this.#line !== null && Date.now() - this.#heardAt > patienceMs) this.#drop("the hub is silent", 0, { cut: this.#up, endedAt: this.#heardAt });
+    else if (this.#ladder.due && !globalThis.document?.hidden) this.#climb();
   }
 
   /** Ends the connection without waiting for the other side. */
-  #drop(reason, code = 0) {
+  #drop(reason, code = 0, how = {}) {
     this.#acknowledge();
     this.#line?.close();
-    this.#lost(code, reason);
+    this.#lost(code, reason, how);
   }
 
-  /** There is no connection any more. `code` says if there is to be another one; 0: there is. */
-  #lost(code, reason, { retryAfterMs = 0, tried = true } = {}) {
+  /** There is no connection any more. `code` says if there is to be another one; 0: there is. `cut`: nobody has announced it. */
+  #lost(code, reason, { retryAfterMs = 0, tried = true, cut = false, endedAt = Date.now() } = {}) {
     if (this.#closed) return;
     if (this.#up && Date.now() - this.#upAt > this.#options.stableMs) this.#attempts = 0;
     if (code === NOT_AUTHENTICATED) this.#refusals += 1;
     const elsewhere = this.#ladder.told !== null;
     // A ticket or an old token may be refused; after that a fresh token had its chance.
     if (code === BYE || (FATAL.has(code) && (this.#up || !elsewhere)) || this.#refusals > 1) this.#closed = true;
-    if (tried) this.#ladder.ended(code, !this.#up || this.#mute);
+    if (tried) this.#ladder.ended(code, { silent: !this.#up || this.#mute, cut: cut && this.#up, livedMs: this.#up ? endedAt - this.#upAt : 0 });
+    this.#abandon();
+    this.#forsake();
+    const line = this.#line;
     this.#line = null;
     this.#up = false;
-    this.#abandon();
-    this.#forsake(() => true);
+    this.#requests.lost(line);
+    if (this.#closed) this.#requests.close();
 
     let next = "not trying again";
     if (this.#closed) {
@@ -441,15 +457,10 @@ export class HubClient {
     this.onState("down", `${code || ""} ${reason}; ${next}`.trim());
   }
 
-  /** What was asked of the connection that went, or belongs to it, is lost with it. */
-  #forsake(concerned) {
+  /** What belongs to the present connection is lost with it. */
+  #forsake() {
+    this.#sent = [];
     for (const subscription of this.#topics.values()) subscription.state = "out";
-    const lost = new HubError({ code: "connection_lost", message: "the connection went before the answer came" });
-    for (const [id, { frame, reject }] of [...this.#waiting]) {
-      if (!concerned(frame)) continue;
-      this.#waiting.delete(id);
-      reject(lost);
-    }
     const handles = [...this.#handles.values()];
     this.#handles = new Map();
     for (const { onLost } of handles) onLost();
@@ -462,81 +473,83 @@ export class HubClient {
     return this.transport === "sse" && this.#heardAt - this.#upAt < LOOK_MS && Date.now() - this.#heardAt > this.#heartbeatMs;
   }
 
-  /** Something is not to be had over this transport, but over another one: goes there with everything. */
-  #fall(error) {
-    const rung = this.#ladder.lower(error.fallback);
-    if (rung === null) return false;
-    if (this.#ladder.told === null) this.#later(Math.random() * this.#options.moveMs, () => this.#move(rung));
-    this.#ladder.told = rung;
+  /** Where the hub wants this client to go on; nothing: it may stay. @returns {string[]} */
+  get #elsewhere() {
+    if (this.#sent.length > 0 && !this.flags.realtime_v2) return this.#sent;
+    for (const { stranded } of this.#topics.values()) if (stranded) return stranded.fallback;
+    return [];
+  }
+
+  /** A topic is not to be had over this transport, but over another one: goes there with everything, if that gets through. */
+  #fall(subscription, error) {
+    if (this.#ladder.below(error.fallback).length === 0) return false;
+    subscription.stranded = error;
+    this.#descending ||= setTimeout(() => {
+      this.#descending = 0;
+      this.#descend();
+    }, Math.random() * this.#options.moveMs);
     return true;
   }
 
-  /** Tries a better transport, the best first, while this one goes on. */
-  async #upgrade(rung = 0) {
-    if (this.#better !== null || rung >= this.#ladder.rung || !this.#up) return;
-    if (rung === 0) this.#ladder.planUpgrade();
+  /** Goes where the hub wants it, or stays if that can not be reached. Flags may have been flipped again meanwhile. */
+  #descend() {
+    if (!this.#up || this.#trial?.rung > this.#ladder.rung) return;
+    const wanted = () => this.#elsewhere.length > 0;
+    this.#try(this.#ladder.below(this.#elsewhere), wanted, () => this.#strand());
+  }
+
+  /** What is not to be had here waits, and nothing else does. */
+  #strand() {
+    const stranded = Array.from(this.#topics.values()).filter((subscription) => subscription.stranded);
+    if (stranded.length === 0) return;
+    for (const subscription of stranded) subscription.pause(subscription.stranded);
+    this.#later(this.#restMs(this.#vainDescents++), () => this.#rejoin((subscription) => subscription.stranded));
+  }
+
+  /** Tries better transports, the best first. */
+  #climb() {
+    if (!this.#up || this.#ladder.rung === 0 || this.#trial !== null) return;
+    this.#ladder.planUpgrade();
     // Where the flag is off the hub would say no; when that changes it tells.
-    const transport = this.#ladder.at(rung);
-    if (transport === "websocket" && this.flags.realtime_v2 === false) return void this.#upgrade(rung + 1);
-    const better = (this.#better = { line: null, greeted: new Map(), alarm: 0 });
-    const end = (welcome = null) => {
-      if (better !== this.#better) return;
-      clearTimeout(better.alarm);
-      this.#better = null;
-      if (welcome !== null && this.#isBetter(welcome)) return void this.#adopt(better, rung, welcome);
-      better.line?.close();
-      this.#upgrade(rung + 1);
-    };
-    better.alarm = setTimeout(end, this.#options.welcomeMs, null);
-    try {
+    const barred = (rung) => this.#ladder.at(rung) === "websocket" && this.flags.realtime_v2 === false;
+    this.#try(this.#ladder.above().filter((rung) => !barred(rung)), () => true);
+  }
+
+  /** Tries other transports beside the present one, one after the other; the first that has everything takes its place. */
+  #try([rung, ...others], wanted, orElse = () => {}) {
+    if (!wanted()) return;
+    this.#abandon();
+    if (rung === undefined) return void orElse();
+    const trial = (this.#trial = new Trial(rung, this.#ladder.patienceMs(rung), (welcome) => {
+      this.#trial = null;
+      if (welcome !== null && wanted() && hasAll(welcome)) return void this.#adopt(trial, welcome);
+      trial.abandon();
+      this.#try(others, wanted, orElse);
+    }));
+    trial.begin(async () => {
       const token = await this.#freshToken();
-      if (better !== this.#better) return;
-      better.line = this.#makeLine(transport, "", token, {
-        onOpen: () => {
-          if (better !== this.#better) return;
-          better.greeted = new Map(this.#topics);
-          better.line.send(this.#hello(token, "")); // a session of its own: the present one is not disturbed
-        },
-        onSign: () => {
-          if (better.line === this.#line) this.#heardAt = Date.now();
-        },
-        onFrame: (frame) => {
-          if (better !== this.#better) this.#hear(better.line, frame);
-          else if (frame.type === "welcome") end(frame);
-        },
-        onClose: (code, reason, retryAfterMs) => {
-          if (better.line === this.#line) this.#lost(code, reason, { retryAfterMs });
-          else end();
-        },
-      });
-    } catch {
-      end();
-    }
+      if (!trial.open) throw new Error("too late");
+      return this.#makeLine(this.#ladder.at(rung), "", token, trial);
+    });
   }
 
-  #isBetter({ topics }) {
-    return topics.every(({ ok, error }) => ok || error.code !== "feature_disabled" || new HubError(error).fallback.length === 0);
-  }
-
-  /** The better connection takes the present one's place. What comes twice is told apart by its position. */
-  #adopt({ line, greeted }, rung, welcome) {
+  /** Another connection takes the present one's place. What comes twice is told apart by its position. */
+  #adopt({ line, rung, greeted }, welcome) {
     this.#acknowledge();
-    this.#line.leave();
-    this.#forsake(ofConnection);
+    this.#forsake();
+    const left = this.#line;
     this.#line = line;
-    this.#ladder.climbed(rung);
+    this.#ladder.moved(rung);
     this.#up = false;
-    this.#greeted = greeted;
-    for (const [topic, subscription] of greeted) if (this.#topics.get(topic) === subscription) subscription.state = "joining";
+    this.#vainDescents = 0;
+    this.#requests.leave(left);
+    this.#joinAll((this.#greeted = greeted));
     this.#welcome(welcome);
   }
 
-  /** The better connection that is tried is of no use any more. */
   #abandon() {
-    const better = this.#better;
-    this.#better = null;
-    clearTimeout(better?.alarm);
-    better?.line?.close();
+    this.#trial?.abandon();
+    this.#trial = null;
   }
 
   #flagged(flags) {
@@ -547,9 +560,14 @@ export class HubClient {
     this.flags = flags;
     queueMicrotask(() => this.onFlags(flags, changed));
     if (!changed.some((name) => flags[name] && known[name] === false)) return;
-    for (const subscription of this.#topics.values()) if (subscription.paused) this.#join(subscription);
+    this.#rejoin((subscription) => subscription.paused || subscription.stranded);
+    this.#vainDescents = 0;
     this.#ladder.hope();
-    this.#later(Math.random() * this.#options.moveMs, () => this.#upgrade());
+    // Whatever the connection is by then: a move may be under way. What is tried has asked before this was on.
+    setTimeout(() => {
+      if (this.#trial?.rung < this.#ladder.rung) this.#abandon();
+      this.#climb();
+    }, Math.random() * this.#options.moveMs);
   }
 
   // --- the topics
@@ -557,12 +575,21 @@ export class HubClient {
   /** Asks for a topic. While there is no connection: the next hello does, or the welcome that is awaited. */
   #join(subscription) {
     if (!this.#up || subscription.state !== "out" || this.#topics.get(subscription.topic) !== subscription) return;
-    subscription.state = "joining";
+    subscription.joining();
     this.#request(
       { type: "subscribe", topics: [subscription.item()] },
       (result) => this.#verdict(subscription, result.topics[0]),
       (error) => this.#refused(subscription, error),
     );
+  }
+
+  /** The next welcome has their verdicts. */
+  #joinAll(greeted) {
+    for (const [topic, subscription] of greeted) if (this.#topics.get(topic) === subscription) subscription.joining();
+  }
+
+  #rejoin(concerned) {
+    for (const subscription of [...this.#topics.values()]) if (concerned(subscription)) this.#join(subscription);
   }
 
   #leave(subscription) {
@@ -586,7 +613,7 @@ export class HubClient {
     if (subscription.state === "out") return; // left, or the connection is lost: then the next hello asks
     subscription.state = "out";
     if (error.code === "feature_disabled") {
-      if (this.#fall(error)) return; // the next hello asks
+      if (this.#fall(subscription, error)) return;
       if (subscription.entered) return void this.#rest(subscription, error);
     } else if (error.retry !== "never") {
       this.#later(this.#pauseMs(subscription.refusals++, error.retryAfterMs), () => this.#join(subscription));
@@ -598,9 +625,7 @@ export class HubClient {
 
   #rest(subscription, error) {
     subscription.pause(error);
-    const { restMs, mostRestMs } = this.#options;
-    const mostMs = Math.min(mostRestMs, restMs * 2 ** subscription.refusals++);
-    this.#later(mostMs * (0.5 + Math.random() / 2), () => this.#join(subscription));
+    this.#later(this.#restMs(subscription.refusals++), () => this.#join(subscription));
   }
 
   #acknowledge() {
@@ -627,17 +652,17 @@ export class HubClient {
       return;
     }
     const id = ++this.#ids;
-    this.#waiting.set(id, { frame, resolve, reject });
+    this.#requests.add(id, { frame, line: this.#line, resolve, reject });
     // What a connection over HTTP has to say may be lost with it while polls go to another node: then all is asked anew.
-    const lost = () => this.#waiting.has(id) && this.#drop("the hub does not answer");
+    const lost = () => this.#requests.has(id) && this.#drop("the hub does not answer");
     if (this.transport !== "websocket" && ofConnection(frame)) this.#later(this.#options.welcomeMs, lost);
     this.#send({ ...frame, id });
   }
 
   #answered(id) {
-    const waiting = this.#waiting.get(id);
-    this.#waiting.delete(id);
-    return waiting;
+    const request = this.#requests.answered(id);
+    this.#answeredBy = request?.line;
+    return request;
   }
 
   #send(frame) {
@@ -660,4 +685,14 @@ export class HubClient {
     const mostMs = Math.min(this.#options.mostBackoffMs, this.#options.backoffMs * 2 ** attempt);
     return Math.max(leastMs, Math.random() * mostMs);
   }
+
+  #restMs(attempt) {
+    const { restMs, mostRestMs } = this.#options;
+    return Math.min(mostRestMs, restMs * 2 ** attempt) * (0.5 + Math.random() / 2);
+  }
+}
+
+/** No topic is switched off there that could be had elsewhere. */
+function hasAll({ topics }) {
+  return topics.every(({ ok, error }) => ok || error.code !== "feature_disabled" || new HubError(error).fallback.length === 0);
 }

@@ -3,6 +3,8 @@
 const REMEMBERED = "hub.transport ";
 /** A transport that has worked before may fail so often in a row, any other once. */
 const MOST_MISSES = 3;
+/** So many connections in a row may be cut that lived for a short while only. */
+const MOST_CUTS = 3;
 const LEAST_HUB_CODE = 4000;
 /** Close codes that say something about the data, and nothing about the way that it came. */
 const FAULTS = new Set([1000, 1002, 1007]);
@@ -18,11 +20,14 @@ export class Ladder {
   #key;
   #misses = 0;
   #worked = new Set();
+  /** Connections that were cut soon, in a row, by transport. @type {Map<string, number>} */
+  #cuts = new Map();
   #upgradeAt = 0;
   #upgrades = 0;
 
   /**
-   * @param {{transports: string[], upgradeMs: number, mostUpgradeMs: number}} options
+   * @param {{transports: string[], upgradeMs: number, mostUpgradeMs: number, moveMs: number, welcomeMs: number, doubtMs: number,
+   *   shortLifeMs: number}} options
    * @param {string} host of what is remembered for the next page
    */
   constructor(options, host) {
@@ -44,9 +49,11 @@ export class Ladder {
     return this.#transports[rung];
   }
 
-  /** Whether this one has never worked, and there are others. */
-  get doubtful() {
-    return this.#transports.length > 1 && !this.#worked.has(this.transport);
+  /** How long the first word of this one is waited for: less while it has never worked, and there are others. */
+  patienceMs(rung = this.rung) {
+    const { welcomeMs, doubtMs } = this.#options;
+    const doubtful = this.#transports.length > 1 && !this.#worked.has(this.at(rung));
+    return doubtful ? Math.min(doubtMs, welcomeMs) : welcomeMs;
   }
 
   /** Whether it is time to try a better one. */
@@ -54,10 +61,14 @@ export class Ladder {
     return this.rung > 0 && Date.now() > this.#upgradeAt;
   }
 
-  /** The best transport below the present one that the hub names. @param {string[]} fallback @returns {number | null} */
-  lower(fallback) {
-    const rung = this.#transports.findIndex((name, at) => at > this.rung && fallback.includes(name));
-    return rung < 0 ? null : rung;
+  /** Transports below the present one that the hub names, the best first. @param {string[]} fallback */
+  below(fallback) {
+    return [...this.#transports.keys()].filter((at) => at > this.rung && fallback.includes(this.at(at)));
+  }
+
+  /** Transports above the present one, the best first. */
+  above() {
+    return [...this.#transports.keys()].slice(0, this.rung);
   }
 
   /** This one works. */
@@ -71,38 +82,51 @@ export class Ladder {
     }
   }
 
-  /** A better one has taken over. */
-  climbed(rung) {
-    this.#go(rung);
-    this.#upgrades = 0;
+  /** Another one has taken over. */
+  moved(rung) {
+    this.#go(rung, { asked: true });
   }
 
   /**
    * A connection has ended, or did not come about.
    *
-   * @param {number} code @param {boolean} silent it never worked, or what the hub says does not get through any more
+   * @param {number} code
+   * @param {{silent: boolean, cut: boolean, livedMs: number}} how `silent`: it never worked, or what the hub says does not get
+   *   through any more; `cut`: it worked, and ended without a word
    */
-  ended(code, silent) {
-    if (this.told !== null) this.#go(this.told);
+  ended(code, { silent, cut, livedMs }) {
+    const lasted = livedMs >= this.#options.shortLifeMs;
+    if (lasted) this.#cuts.delete(this.transport);
+    if (lasted && this.rung === 0) this.#upgrades = 0;
+    if (this.told !== null) this.#go(this.told, { asked: true });
     else if (silent && code < LEAST_HUB_CODE && !FAULTS.has(code)) {
       this.#misses += 1;
       if (this.#misses >= (this.#worked.has(this.transport) ? MOST_MISSES : 1)) this.#go((this.rung + 1) % this.#transports.length);
-    }
+    } else if (cut && !lasted) this.#cut();
   }
 
-  /** When a better one is tried next: later and later. */
-  planUpgrade() {
-    const mostMs = Math.min(this.#options.mostUpgradeMs, this.#options.upgradeMs * 2 ** this.#upgrades++);
+  /** When a better one is tried next: later and later, unless it was `asked` to come down. */
+  planUpgrade({ asked = false } = {}) {
+    const mostMs = Math.min(this.#options.mostUpgradeMs, this.#options.upgradeMs * 2 ** this.#upgrades);
+    if (!asked) this.#upgrades += 1;
     this.#upgradeAt = Date.now() + mostMs * (0.5 + Math.random() / 2);
   }
 
   /** What kept it down may be over. */
   hope() {
     this.#upgrades = 0;
+    this.#upgradeAt = Date.now() + this.#options.moveMs;
   }
 
-  #go(rung) {
-    if (rung > this.rung) this.planUpgrade();
+  /** Something on the way lets connections of this transport begin, and ends them. */
+  #cut() {
+    const cuts = (this.#cuts.get(this.transport) ?? 0) + 1;
+    this.#cuts.set(this.transport, Math.min(cuts, MOST_CUTS - 1)); // whoever comes back up is not to suffer as often again
+    if (cuts >= MOST_CUTS && this.rung + 1 < this.#transports.length) this.#go(this.rung + 1);
+  }
+
+  #go(rung, how = {}) {
+    if (rung > this.rung) this.planUpgrade(how);
     this.rung = rung;
     this.told = null;
     this.#misses = 0;

@@ -12,6 +12,8 @@ const OF_CONNECTION = new Set(["subscribe", "unsubscribe", "auth", "ack"]);
 const MOST_FRAMES = 20;
 /** A browser has six connections to a host over HTTP/1.1: one is the stream's, others are for what the page does besides. */
 const MOST_REQUESTS = 3;
+/** Calls may take long: so many requests with calls leave room for what takes none. */
+const MOST_CALLS = 2;
 /** What the hub has after this time it has begun to work on, in the order sent; then calls may be overtaken. */
 const OVERTAKE_MS = 500;
 /** How long requests may take that are under way when the connection is left. */
@@ -48,18 +50,24 @@ const POLL_AGAIN_MS = 500;
 export class SocketLine {
   transport = "websocket";
   #socket;
+  #listener;
+  #alarm = 0;
 
   /** @param {Way} way @param {Listener} listener */
   constructor({ url, ticket, makeSocket }, listener) {
     const address = new URL(url);
     if (ticket) address.searchParams.set("ticket", ticket);
+    this.#listener = listener;
     this.#socket = makeSocket(address, PROTOCOL);
     this.#socket.onopen = () => listener.onOpen();
     this.#socket.onmessage = (message) => {
       listener.onSign();
       listener.onFrame(JSON.parse(message.data));
     };
-    this.#socket.onclose = ({ code, reason }) => listener.onClose(code, reason);
+    this.#socket.onclose = ({ code, reason }) => {
+      clearTimeout(this.#alarm);
+      listener.onClose(code, reason);
+    };
   }
 
   /** Bytes that wait to be sent. */
@@ -79,12 +87,17 @@ export class SocketLine {
   /** Ends it without waiting for the other side. */
   close() {
     const socket = this.#socket;
+    clearTimeout(this.#alarm);
     socket.onopen = socket.onmessage = socket.onclose = null; // it may still have something to say
     socket.close(BYE);
   }
 
+  /** Hears answers until `close`, for as long as the hub keeps it; nothing but answers is of any use. */
   leave() {
-    this.close();
+    this.#alarm = setTimeout(() => {
+      this.close();
+      this.#listener.onClose(0, "left");
+    }, LEAVE_MS);
   }
 }
 
@@ -218,12 +231,15 @@ class HttpLine {
   #deliver() {
     while (this.#mail.length > 0 && this.#underway.size < MOST_REQUESTS) {
       for (const { calls, late } of this.#underway) if (!calls || !late) return;
+      // Calls that wait for calls to end hold up nothing but calls.
+      const first = this.#underway.size < MOST_CALLS ? 0 : this.#mail.findIndex((frame) => !isFree(frame));
+      if (first < 0) return;
       // Two requests may come to two nodes, and on their way to the connection the second overtakes the first.
-      if (this.#awaited.size > 0 && ofConnection(this.#mail[0])) return;
-      const calls = isFree(this.#mail[0]);
-      let count = 1;
-      while (count < MOST_FRAMES && count < this.#mail.length && isFree(this.#mail[count]) === calls) count += 1;
-      const frames = this.#mail.splice(0, count);
+      if (this.#awaited.size > 0 && ofConnection(this.#mail[first])) return;
+      const calls = isFree(this.#mail[first]);
+      let end = first + 1;
+      while (end - first < MOST_FRAMES && end < this.#mail.length && isFree(this.#mail[end]) === calls) end += 1;
+      const frames = this.#mail.splice(first, end - first);
       for (const frame of frames) if (frame.id && ofConnection(frame)) this.#awaited.add(frame.id);
       this.#dispatch(frames, calls);
     }

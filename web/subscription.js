@@ -19,6 +19,8 @@ export class Subscription {
   entered = false;
   /** Switched off by a flag; it goes on when that is on again. */
   paused = false;
+  /** Why it is not to be had over this transport, but over another one. @type {import("./requests.js").HubError | null} */
+  stranded = null;
 
   constructor(topic, handlers, options) {
     this.topic = topic;
@@ -32,6 +34,12 @@ export class Subscription {
     const { filter } = this.first;
     if (this.position === null) return { topic: this.topic, ...this.first };
     return { topic: this.topic, since: this.position, ...(filter && { filter }) };
+  }
+
+  /** It is asked for. */
+  joining() {
+    this.state = "joining";
+    this.stranded = null;
   }
 
   joined({ epoch, seq }) {

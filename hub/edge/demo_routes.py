@@ -15,7 +15,8 @@ _TYPES: Final = {".html": "text/html", ".js": "text/javascript"}
 _PAGE: Final = "demo.html"
 _FILES: Final = (
     *("demo.js", "demo_chat.js", "demo_flags.js", "demo_upload.js"),
-    *("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js", "tus.js"),
+    *("hub.js", "lines.js", "ladder.js", "requests.js", "subscription.js", "trial.js"),
+    *("chat.js", "content.js", "upload.js", "tus.js"),
 )
 _HEADERS: Final = {
     "Cache-Control": "no-cache",

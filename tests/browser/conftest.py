@@ -12,6 +12,7 @@ import pytest
 
 from tests.browser.chromium import HOW_TO_INSTALL, Chromium, find_chromium, running_chromium
 from tests.browser.detector import Detector, start_detector
+from tests.browser.visitor import Visitor, visiting
 
 WEB = Path(__file__).parents[2] / "web"
 HTML = b'<!doctype html><link rel="icon" href="data:,">'
@@ -66,3 +67,12 @@ async def address() -> AsyncIterator[str]:
     yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     server.close()
     await server.wait_closed()
+
+
+@pytest.fixture
+async def visitor(
+    request: pytest.FixtureRequest, chromium: Chromium, address: str, redis_url: str
+) -> AsyncIterator[Visitor]:
+    """A parameter is settings of the hub."""
+    async with visiting(chromium, address, redis_url, **getattr(request, "param", {})) as one:
+        yield one

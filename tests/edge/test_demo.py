@@ -37,8 +37,9 @@ async def test_the_page_and_every_file_that_it_loads(demo_hub: HttpHub) -> None:
         files = {str(answer.url.join(address).path) for address in LOADED.findall(answer.text)}
         waiting += files - loaded
     page = ("demo.js", "demo_chat.js", "demo_flags.js", "demo_upload.js")
-    client = ("hub.js", "lines.js", "ladder.js", "subscription.js", "chat.js", "content.js", "upload.js", "tus.js")
-    assert loaded == {"/demo", *(f"/demo/{name}" for name in (*page, *client))}
+    client = ("hub.js", "lines.js", "ladder.js", "requests.js", "subscription.js", "trial.js")
+    more = ("chat.js", "content.js", "upload.js", "tus.js")
+    assert loaded == {"/demo", *(f"/demo/{name}" for name in (*page, *client, *more))}
 
 
 @pytest.mark.parametrize("path", ["/demo/demo.html", "/demo/other.js", "/demo/..%2Fpyproject.toml"])
