@@ -11,6 +11,7 @@ from hub.app import HubApp
 from hub.auth.tokens import mint_token
 from hub.embedded import RedisServer
 from hub.protocol.frames import Event
+from tests.edge.exchange_hub import webs
 from tests.support.hub_services import TestService
 from tests.support.log_catcher import caught_logs
 from tests.support.raw_client import raw_client
@@ -39,3 +40,12 @@ async def test_any_server_can_run_it(redis_server: RedisServer) -> None:
             await until(lambda: not thread.is_alive(), 10, "the server to stop")
         assert logs.named("stopped")
         assert not logs.errors()
+
+
+async def test_a_stock_server_with_a_limit_stops_although_a_stream_is_open(redis_server: RedisServer) -> None:
+    impatient = "Cancel 1 running task(s), timeout graceful shutdown exceeded"
+    async with webs("asgi", redis_server.url, allowed_errors={impatient}) as web, web.stream() as stream:
+        await stream.frame("welcome")
+        web.hub.leave()
+        assert (await stream.frame("close"))["code"] == 4504
+        await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")

@@ -196,15 +196,6 @@ async def test_drain_ends_the_stream_and_the_node_stops(redis_server: RedisServe
         await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")
 
 
-async def test_a_stock_server_with_a_limit_stops_although_a_stream_is_open(redis_server: RedisServer) -> None:
-    impatient = "Cancel 1 running task(s), timeout graceful shutdown exceeded"
-    async with webs("asgi", redis_server.url, allowed_errors={impatient}) as web, web.stream() as stream:
-        await welcomed(stream)
-        web.hub.leave()
-        assert (await stream.frame("close"))["code"] == 4504
-        await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")
-
-
 # --- on the hub's own server: what clients of HTTP do to a connection
 
 
