@@ -94,13 +94,13 @@ class Ladder:
             return None
         for name in names:
             if name in self._names:
-                self._go_to(self._names.index(name), now)
+                self._go_to(self._names.index(name), now, asked=True)
                 return self.current
         return None
 
-    def climbed_in_vain(self, now: float) -> None:
-        """Nothing above works: a longer pause."""
-        self._vain += 1
+    def not_climbed(self, now: float, *, in_vain: bool) -> None:
+        """Nothing above works: a longer pause if that was ``in_vain``, the same one if flags were the reason."""
+        self._vain += in_vain
         self.climb_at = now + self._pause_s()
 
     def climb_soon(self, now: float) -> None:
@@ -108,17 +108,17 @@ class Ladder:
         if self._at > 0:
             self.climb_at = now + self._rng.uniform(0, self._options.move_jitter_s)
 
-    def _go_to(self, at: int, now: float) -> None:
+    def _go_to(self, at: int, now: float, *, asked: bool = False) -> None:
         if at > 0:
-            self._left_top(now)
+            self._left_top(now, asked=asked)
         self._at = at
         self._failures = 0
 
-    def _left_top(self, now: float) -> None:
+    def _left_top(self, now: float, *, asked: bool = False) -> None:
         if self._up_since is not None:
-            # Up for a moment only is as good as in vain: no flapping.
+            # Up for a moment only is as good as in vain: no flapping. Unless the hub has asked for it.
             stayed = now - self._up_since >= self._options.upgrade_after_s
-            self._vain = 0 if stayed else self._vain + 1
+            self._vain = 0 if stayed else self._vain + (not asked)
             self._up_since = None
 
     def _pause_s(self) -> float:

@@ -14,18 +14,19 @@ import random
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
+from hub.client.advice import advice_after
 from hub.client.backoff import Backoff
+from hub.client.chores import Chores, first_of
 from hub.client.connection import Connection
-from hub.client.errors import ClientError, ConnectionLost, HubClosed, RequestRefused
+from hub.client.errors import ClientError, RequestRefused
 from hub.client.ladder import Ladder
 from hub.client.options import ClientOptions, TransportName
-from hub.client.refusals import passes
 from hub.client.tokens import Tokens, TokenSource
 from hub.client.transport import ABNORMAL, CannotConnect, Ended
 from hub.client.upload_tus import TusWay
 from hub.client.ways import Ways
 from hub.client.wire import Drain, Expiring, Flags, HubFrame, Welcome, Wire
-from hub.protocol.codes import CLOSE_SPECS, CloseCode, Reconnect
+from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Auth, Hello, ResumeItem, SubscribeItem
 
 logger = logging.getLogger("hub.client")
@@ -51,6 +52,15 @@ class LinkOwner(Protocol):
     def on_down(self, reason: str, retry_in_s: float) -> None:
         """There is no connection; the next attempt comes after ``retry_in_s``."""
 
+    def elsewhere(self, transport: str) -> Sequence[str]:
+        """Transports over which something is to be had that is missing on this one. Empty: nothing is."""
+
+    def kept_from(self, transport: str) -> bool:
+        """Whether flags are known to keep something that is wanted from this transport."""
+
+    def on_stuck(self, transport: str) -> None:
+        """What is missing on this one is not to be had elsewhere now either."""
+
 
 class Link:
     """One client's way to the hub. ``run`` is awaited by its owner and ends only by ``HubClosed`` or cancellation."""
@@ -72,10 +82,12 @@ class Link:
         self._backoff = Backoff(options)
         self._pause = Backoff(options)
         self._numbers = itertools.count(1)
-        self._down: Sequence[str] = ()
+        self._sinks = False
+        self._sink_at = 0.0
+        self._left_for: frozenset[str] = frozenset()
         self._nudge = asyncio.Event()
         self._polled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._changed = asyncio.Event()
         self._failure: ClientError | None = None
         self.session = session
@@ -97,7 +109,7 @@ class Link:
         """Connects and stays connected. Raises ``HubClosed`` when trying again is no use."""
         while True:
             try:
-                opened, self._down = False, ()
+                opened, self._sinks = False, False
                 connection = await self._connect(self._ladder.current, ticket=None)
                 opened = True
                 ended = await self._stay(connection)
@@ -112,11 +124,15 @@ class Link:
             await asyncio.sleep(delay_s)
 
     def fall_back(self, names: Sequence[str]) -> bool:
-        """The hub has something over these transports only. False: this client uses one of them, or has none."""
+        """The hub has something over these transports only. False: this client uses one of them, has none, or has just
+        found that none works.
+        """
         current = self.current
         if current is None or current.transport.name in names or not set(names) & set(self._options.transports):
             return False
-        self._down = names
+        if asyncio.get_running_loop().time() < self._sink_at:
+            return False
+        self._sinks = True
         self._nudge.set()
         return True
 
@@ -133,26 +149,13 @@ class Link:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Runs something small beside the reader; its failure is logged, its end awaited by ``close``."""
-
-        async def kept() -> None:
-            try:
-                await work
-            except (ConnectionLost, RequestRefused) as problem:
-                logger.info("a frame could not be sent: %s", problem)
-            except Exception:
-                logger.exception("a background task of the client failed")
-
-        task = asyncio.create_task(kept())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._chores.spawn(work)
 
     async def close(self) -> None:
         """Closes the connection and stops what still runs."""
         if self.current is not None:
             await self.current.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._chores.close()
         await self._ways.close()
 
     # --- connecting
@@ -181,6 +184,7 @@ class Link:
         now = asyncio.get_running_loop().time()
         self._ladder.welcomed(name, now)
         self._pause.reset()
+        self._heed_return(now)
         if self._polled:
             # A poll that is still under way somewhere takes the session for the connection that it belonged to.
             connection.contested_at = now
@@ -218,19 +222,34 @@ class Link:
     def _heed(self, connection: Connection, frame: Flags) -> None:
         """Flags have changed: this client may come up again, or stay where it was to leave."""
         self.flags.update(frame.flags)
-        if any(frame.flags.values()) and self.flags.get(_SOCKET_FLAG, True):
+        above = self._ladder.above
+        if any(frame.flags.values()) and above and not self._barred(above[0]):
             self._ladder.climb_soon(asyncio.get_running_loop().time())
             self._nudge.set()
         if frame.flags.get(_SOCKET_FLAG) and connection.draining.done() and connection.draining.result().fallback:
             connection.stay()
             self._nudge.set()
 
+    def _heed_return(self, now: float) -> None:
+        """What this client has left for may have been switched on again while it was on its way."""
+        left_for, self._left_for = self._left_for, frozenset()
+        above = self._ladder.above
+        if above and any(self.flags.get(flag) for flag in left_for) and not self._barred(above[0]):
+            self._ladder.climb_soon(now)
+
+    def _leave_for_flags(self) -> None:
+        self._left_for = frozenset(flag for flag, on in self.flags.items() if not on)
+
+    def _barred(self, name: TransportName) -> bool:
+        """Whether flags are known to make an attempt useless."""
+        return (name == "websocket" and self.flags.get(_SOCKET_FLAG) is False) or self._owner.kept_from(name)
+
     async def _renew(self, connection: Connection, within_s: float) -> None:
         """Brings a fresh token; tried again until the old one has ended, then the hub closes with 4401."""
         backoff = Backoff(self._options)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await _first_of(connection.ended, timeout_s=self._tokens.renewal_pause_s(within_s))
+                await first_of(connection.ended, timeout_s=self._tokens.renewal_pause_s(within_s))
                 while not connection.ended.done():
                     try:
                         await self._authenticate(connection)
@@ -269,15 +288,15 @@ class Link:
         loop = asyncio.get_running_loop()
         climb_at = self._ladder.climb_at
         until_s = None if climb_at is None else max(0.0, climb_at - loop.time())
-        if not self._down:
+        if not self._sinks:
             self._nudge.clear()
             reasons = (connection.ended, connection.draining, self._nudge, connection.transport.differs)
-            await _first_of(*reasons, timeout_s=until_s)
+            await first_of(*reasons, timeout_s=until_s)
         if connection.ended.done():
             return None
         if connection.draining.done():
             return await self._move(connection, connection.draining.result())
-        if self._down:
+        if self._sinks:
             return await self._sink(connection)
         if connection.transport.differs.is_set():
             return await self._begin_anew(connection)
@@ -291,31 +310,37 @@ class Link:
         slot = loop.time() + drain.after_ms / 1000
         while (left_s := slot - loop.time()) > 0 and not connection.ended.done() and connection.draining.done():
             self._nudge.clear()
-            await _first_of(connection.ended, self._nudge, timeout_s=left_s)
+            await first_of(connection.ended, self._nudge, timeout_s=left_s)
         await connection.finish()
         if not connection.draining.done():
             return None
         connection.contested_at = loop.time()
         if drain.fallback:
+            self._leave_for_flags()
             self._ladder.fall_to(drain.fallback, loop.time())
         # The ticket outlives the old connection, so it is used even when that one has just been closed.
         names = self._usable(drain.fallback or ()) or [self._ladder.current]
         successor = await self._first_that_works(names, drain.ticket or None)
-        if successor is None:
-            await asyncio.wait({connection.ended})
+        while successor is None and connection.draining.done() and not connection.ended.done():
+            self._nudge.clear()
+            await first_of(connection.ended, self._nudge, timeout_s=None)
+        if successor is None and not connection.ended.done():
+            self._ladder.welcomed(connection.transport.name, loop.time())  # it may stay after all
         return successor
 
     async def _sink(self, connection: Connection) -> Connection | None:
         """To where the hub still has what it does not have here. Until that works, the rest goes on here."""
-        await _first_of(connection.ended, timeout_s=random.uniform(0, self._options.move_jitter_s))
+        await first_of(connection.ended, timeout_s=random.uniform(0, self._options.move_jitter_s))
         await connection.finish()
-        names, self._down = self._down, ()
-        if connection.transport.name in names:
-            return None  # something else has moved it there
-        successor = await self._first_that_works(self._usable(names), None)
+        self._sinks = False
+        names = self._usable(self._owner.elsewhere(connection.transport.name))
+        if not names:
+            return None  # it is on again, or something else has moved this client
+        self._leave_for_flags()
+        successor = await self._first_that_works(names, None)
         if successor is None:
-            await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
-            self._down = names
+            self._sink_at = asyncio.get_running_loop().time() + self._pause.next_s()
+            self._owner.on_stuck(connection.transport.name)
         return successor
 
     async def _begin_anew(self, connection: Connection) -> Connection | None:
@@ -324,16 +349,18 @@ class Link:
         connection.transport.differs.clear()
         successor = await self._first_that_works([connection.transport.name], None)
         if successor is None:
-            await _first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
+            await first_of(connection.ended, connection.draining, timeout_s=self._pause.next_s())
             connection.transport.differs.set()
         else:
             successor.unsteady = connection.unsteady
         return successor
 
     async def _climb(self) -> Connection | None:
-        successor = await self._first_that_works(self._ladder.above, None)
+        names = [name for name in self._ladder.above if not self._barred(name)]
+        successor = await self._first_that_works(names, None)
         if successor is None:
-            self._ladder.climbed_in_vain(asyncio.get_running_loop().time())
+            switched_off = all(self._barred(name) for name in names)
+            self._ladder.not_climbed(asyncio.get_running_loop().time(), in_vain=not switched_off)
         return successor
 
     def _usable(self, names: Sequence[str]) -> list[TransportName]:
@@ -357,44 +384,9 @@ class Link:
 
     def _delay_s(self, ended: Ended, *, opened: bool) -> float:
         """Until the next attempt, over whichever transport. Raises ``HubClosed`` when there is no use in one."""
+        if ended.disabled:
+            self._left_for = frozenset((_SOCKET_FLAG,))
         counts = self._ladder.failed(ended, asyncio.get_running_loop().time(), opened=opened)
         if counts is None:
             return self._backoff.next_s("now")
-        return max(self._backoff.next_s(self._advice(counts)), counts.retry_after_s)
-
-    def _advice(self, ended: Ended) -> Reconnect:
-        """What the end of a connection means. Raises ``HubClosed`` when trying again unchanged is no use."""
-        if ended.disabled:
-            return "later"  # it may be switched on again
-        if ended.http_status is not None:
-            return self._advice_http(ended.http_status, ended)
-        try:
-            advice = CLOSE_SPECS[CloseCode(ended.code)].reconnect
-        except ValueError:
-            # Not the hub's own word: a proxy, a dying process, a lost network.
-            return "later"
-        if ended.code == CloseCode.UNAUTHENTICATED:
-            return self._tokens.refused(ended)
-        if advice == "never":
-            raise HubClosed(ended.code, ended.reason)
-        return advice
-
-    def _advice_http(self, status: int, ended: Ended) -> Reconnect:
-        if status == 401 and not ended.in_the_way:
-            return self._tokens.refused(Ended(CloseCode.UNAUTHENTICATED, ended.reason))
-        if status in (401, 403):
-            raise HubClosed(CloseCode.FORBIDDEN, ended.reason)
-        if not passes(status):
-            raise HubClosed(status, ended.reason)
-        return "later"
-
-
-async def _first_of(*events: asyncio.Future[Any] | asyncio.Event, timeout_s: float | None) -> None:
-    """Until one of these has come about, or the time is over."""
-    tasks = [asyncio.ensure_future(event.wait()) for event in events if isinstance(event, asyncio.Event)]
-    try:
-        futures = [event for event in events if not isinstance(event, asyncio.Event)]
-        await asyncio.wait({*futures, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+        return max(self._backoff.next_s(advice_after(counts, self._tokens)), counts.retry_after_s)

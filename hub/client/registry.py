@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from hub.client.link import Link
 from hub.client.options import ClientOptions
 from hub.client.progress import Outcome
 from hub.client.subscription import OnGap, State, Subscription
+from hub.client.switched_off import SwitchedOff
 from hub.client.upload_lane import Lanes
 from hub.client.wire import (
     Credit,
@@ -82,7 +83,7 @@ class Registry:
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: dict[str, Subscription] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._disabled: set[Subscription] = set()
+        self._off = SwitchedOff()
         self._failure: ClientError | None = None
         self.link: Link
         self.acks = Acks(options, self._flush)
@@ -118,6 +119,7 @@ class Registry:
             subscription.end(StopAsyncIteration())
             return
         del self._subscriptions[subscription.topic]
+        self._off.discard(subscription)
         self._stop_timer(subscription.topic)
         position = self.acks.take(subscription.topic)
         subscribed = subscription.state in (State.LIVE, State.JOINING)
@@ -162,6 +164,7 @@ class Registry:
         self.counters.connections += 1
         self.lanes.moved(connection)
         self.welcome = welcome
+        self._off.on_again(welcome.flags)  # the verdicts say the rest
         asked, self._asked = self._asked, {}
         for verdict in welcome.topics:
             subscription = asked.get(verdict.topic)
@@ -191,7 +194,7 @@ class Registry:
                 if subscription is not None and subscription.state is State.LIVE:
                     self._refused(subscription, Refusal.of_end(frame))
             case Flags() if any(frame.flags.values()):
-                self._join_disabled()
+                self._join_switched_on()
             case Credit():
                 self.lanes.credit(frame)
             case Error() if not self.lanes.refused(frame):
@@ -212,6 +215,19 @@ class Registry:
                 subscription.state = State.OUT
         if self.on_state is not None:
             self.on_state("down", f"{reason}; next attempt in {retry_in_s:.1f} s")
+
+    def elsewhere(self, transport: str) -> Sequence[str]:
+        """Where what flags keep from ``transport`` is to be had."""
+        return self._off.elsewhere(transport)
+
+    def kept_from(self, transport: str) -> bool:
+        """Whether a subscription is known not to be had over it."""
+        return self._off.keeps_from(transport, self.link.flags)
+
+    def on_stuck(self, transport: str) -> None:
+        """What has a fallback that does not work is refused as if it had none."""
+        for subscription, refusal in self._off.missing(transport):
+            self._refused_here(subscription, refusal)
 
     def fail(self, failure: ClientError) -> None:
         """No connection will come any more: every consumer is told."""
@@ -277,6 +293,8 @@ class Registry:
         self._stop_timer(subscription.topic)
         if verdict.ok:
             subscription.joined(verdict)
+            if self.link.current is not None:
+                self._off.joined(subscription, self.link.current.transport.name)
             return
         error = verdict.error if isinstance(verdict.error, ErrorBody) else None
         if error is None:
@@ -284,26 +302,30 @@ class Registry:
         self._refused(subscription, Refusal.of(error))
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tries again later what passes by itself, or is had over another transport; everything else ends it."""
+        """Moves to where it is to be had, if it is."""
+        if refusal.code == ErrorCode.FEATURE_DISABLED:
+            self._off.add(subscription, refusal, self.link.flags)
+            if self.link.fall_back(refusal.fallback):
+                subscription.state = State.OUT  # the `hello` there asks for it
+                return
+        self._refused_here(subscription, refusal)
+
+    def _refused_here(self, subscription: Subscription, refusal: Refusal) -> None:
+        """Tries again later what passes by itself; everything else ends it."""
         disabled = refusal.code == ErrorCode.FEATURE_DISABLED
-        if disabled and self.link.fall_back(refusal.fallback):
-            subscription.state = State.OUT  # the `hello` there asks for it
-            return
         passes = subscription.verdict is not None if disabled else refusal.retry != "never"
         if not passes or refusal.code not in _PASSING:
             self._subscriptions.pop(subscription.topic, None)
+            self._off.discard(subscription)
             self.acks.take(subscription.topic)
             details = (refusal.retry_after_ms, refusal.details)
             subscription.end(SubscriptionEnded(refusal.code, refusal.message, refusal.retry, *details))
             return
-        if disabled:
-            self._disabled.add(subscription)
         self._join_later(subscription, max(subscription.backoff.next_s(), (refusal.retry_after_ms or 0) / 1000))
 
-    def _join_disabled(self) -> None:
+    def _join_switched_on(self) -> None:
         """Something was switched on: perhaps what these wait for."""
-        waiting, self._disabled = self._disabled, set()
-        for subscription in waiting:
+        for subscription in self._off.on_again(self.link.flags):
             if subscription.state is State.OUT and self._subscriptions.get(subscription.topic) is subscription:
                 subscription.backoff.reset()
                 self._join_later(subscription, random.uniform(0, self._options.now_jitter_s))

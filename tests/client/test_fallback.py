@@ -225,6 +225,7 @@ async def test_a_topic_that_is_elsewhere_takes_the_client_along(
                 ended = {"type": "unsubscribed", "topic": TOPIC, "code": "feature_disabled", "message": "off"}
                 refusals: list[tuple[int, Frame | None]] = [(502, None), (502, None)]
                 front.refuse = lambda _: refusals.pop() if refusals else None
+                hub.script = not_on_the_socket
                 await hub.peers[0].send({**ended, "retry": "later", "fallback": ["sse", "poll"]})
                 hub.peers[0].live.pop(TOPIC)
             await eventually(lambda: client.transport == "sse", "the move")
@@ -261,6 +262,108 @@ async def test_a_topic_that_is_off_everywhere_waits_if_it_was_live(front: Front,
         await hub.peers[0].send({"type": "flags", "flags": {"a": True}})
         assert await numbers(sub, 2) == [1, 2]
         assert client.transport == "websocket"
+
+
+class Switch:
+    """A flag that keeps ``TOPIC`` from sockets; without ``http``, nothing else gets through."""
+
+    def __init__(self, front: Front, *, http: bool = True) -> None:
+        self.front = front
+        self.on = True
+        front.hub.script = self._gate
+        front.refuse = lambda _: None if http else (502, None)
+
+    async def flip(self, *, on: bool) -> None:
+        self.on = on
+        self.front.hub.flags = {"a_v2": on}
+        for peer in [one for one in self.front.hub.peers if not one.gone.is_set()]:
+            await peer.send({"type": "flags", "flags": {"a_v2": on}})
+            if not on and not isinstance(peer, HttpPeer) and peer.live.pop(TOPIC, None):
+                ended = {"type": "unsubscribed", "topic": TOPIC, "code": "feature_disabled", "message": "off"}
+                await peer.send({**ended, "retry": "later", "fallback": ["sse", "poll"]})
+
+    async def _gate(self, peer: Any, frame: Frame) -> bool:
+        if self.on or isinstance(peer, HttpPeer) or frame["type"] != "subscribe":
+            return False
+        error = {"code": "feature_disabled", "message": "off", "retry": "later"}
+        details = {"flag": "a_v2", "fallback": ["sse", "poll"]}
+        verdicts = [{"topic": TOPIC, "ok": False, "error": {**error, "details": details}}]
+        await peer.send({"type": "reply", "id": frame["id"], "result": {"topics": verdicts}})
+        return True
+
+
+async def test_a_topic_that_is_on_again_before_the_move(front: Front, any_way: ClientOptions) -> None:
+    switch = Switch(front)
+    slow = replace(any_way, move_jitter_s=0.5)
+    async with HubClient(front.url, options=slow) as client, client.subscribe(TOPIC) as sub:
+        for on in (False, True, False, True):
+            await switch.flip(on=on)
+        await front.hub.publish(TOPIC, 1)
+        assert await numbers(sub, 1) == [1]
+        await asyncio.sleep(0.6)  # beyond the jitter
+        assert (client.transport, front.peers("sse")) == ("websocket", [])
+
+
+async def test_a_topic_that_is_on_again_during_the_move(front: Front, any_way: ClientOptions) -> None:
+    """The pause before it comes up by itself is a minute."""
+    switch = Switch(front)
+
+    async def meanwhile(peer: Any, frame: Frame) -> bool:
+        if isinstance(peer, HttpPeer) and frame["type"] == "hello":
+            front.hub.script = switch._gate
+            await switch.flip(on=True)
+        return False
+
+    async with HubClient(front.url, options=any_way) as client, client.subscribe(TOPIC) as sub:
+        front.hub.script = meanwhile
+        await switch.flip(on=False)
+        await front.peer("sse")
+        await eventually(lambda: client.transport == "websocket", "back up")
+        await front.hub.publish(TOPIC, 1)
+        assert await numbers(sub, 1) == [1]
+
+
+async def test_a_topic_that_is_off_where_only_sockets_pass(front: Front, any_way: ClientOptions) -> None:
+    switch = Switch(front, http=False)
+    slow = replace(any_way, backoff_base_s=60.0, backoff_floor_s=60.0, backoff_max_s=60.0, request_timeout_s=60.0)
+    async with HubClient(front.url, options=slow) as client:
+        async with client.subscribe(TOPIC) as sub:
+            await switch.flip(on=False)
+            await eventually(lambda: client._link._sink_at, "nothing works")
+            await switch.flip(on=True)
+            await front.hub.publish(TOPIC, 1)
+            assert await numbers(sub, 1) == [1]
+        await switch.flip(on=False)
+        with pytest.raises(SubscriptionEnded, match="feature_disabled"):
+            await anext(client.subscribe(TOPIC))
+        assert client.transport == "websocket"
+
+
+async def test_nobody_knocks_where_flags_say_no(front: Front, any_way: ClientOptions) -> None:
+    front.hub.script, front.hub.flags = disabled_at_hello, {"realtime_v2": False}
+    often = replace(any_way, upgrade_after_s=0.02, upgrade_max_s=0.02)
+    async with HubClient(front.url, options=often) as client:
+        pauses = client._link._ladder
+        first = pauses.climb_at
+        await eventually(lambda: pauses.climb_at != first, "the time of an attempt")
+        assert front.upgrades == 1
+        front.hub.script = None
+        await front.peers("sse")[0].send({"type": "flags", "flags": {"realtime_v2": True}})
+        await eventually(lambda: client.transport == "websocket", "back up")
+
+
+async def test_a_drain_that_is_taken_back_when_the_move_has_failed(front: Front, any_way: ClientOptions) -> None:
+    async with HubClient(front.url, options=any_way) as client, client.subscribe(TOPIC) as sub:
+        front.refuse = lambda _: (502, None)
+        (peer,) = front.hub.peers
+        await peer.send({"type": "drain", "after_ms": 1, "ticket": "t", "fallback": ["sse"]})
+        await eventually(lambda: client._link._ladder.current == "sse", "the move")
+        await peer.send({"type": "flags", "flags": {"realtime_v2": True}})
+        await eventually(lambda: client._link._ladder.current == "websocket", "the end of the move")
+        await peer.send({"type": "drain", "after_ms": 1, "ticket": "t"})
+        await eventually(lambda: len(front.hub.peers) == 2, "another move")
+        await front.hub.publish(TOPIC, 1)
+        assert await numbers(sub, 1) == [1]
 
 
 # --- coming back up

@@ -87,7 +87,7 @@ def test_pauses_grow_and_a_short_stay_above_is_as_good_as_none() -> None:
     it.welcomed("websocket", now)
     now = 100.0  # a long stay
     for _ in range(4):
-        assert it.fall_to(("sse",), now) == "sse"
+        it.failed(BARRED, now, opened=True)
         it.welcomed("sse", now)
         assert it.climb_at is not None
         pauses.append(it.climb_at - now)
@@ -104,6 +104,17 @@ def test_pauses_grow_and_a_short_stay_above_is_as_good_as_none() -> None:
     assert it.climb_at - now <= 10
 
 
+def test_moves_that_the_hub_asks_for_are_not_in_vain() -> None:
+    it, now = ladder(), 100.0
+    for _ in range(5):
+        it.welcomed("websocket", now)
+        assert it.fall_to(("sse",), now + 0.1) == "sse"
+        it.welcomed("sse", now)
+        it.not_climbed(now, in_vain=False)
+        assert it.climb_at is not None
+        assert it.climb_at - now <= 10
+
+
 def test_lost_connections_do_not_put_the_climb_off() -> None:
     it = ladder()
     it.fall_to(("sse",), 0.0)
@@ -111,7 +122,7 @@ def test_lost_connections_do_not_put_the_climb_off() -> None:
     due = it.climb_at
     it.welcomed("sse", 5.0)
     assert it.climb_at == due
-    it.climbed_in_vain(10.0)
+    it.not_climbed(10.0, in_vain=True)
     assert it.climb_at is not None
     assert it.climb_at > 24.0
     it.climb_soon(11.0)
