@@ -30,7 +30,8 @@ from hub.edge.flag_watch import FlagWatch
 from hub.edge.gateway import Gateway
 from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
-from hub.edge.kicks import close_kicked, close_taken_over
+from hub.edge.kicks import close_kicked
+from hub.edge.legacy import close_taken_over
 from hub.edge.registry import Connections
 from hub.edge.relay import take_relayed
 from hub.edge.session_saver import SessionSaver
@@ -42,6 +43,7 @@ from hub.fanout.dispatcher import Dispatcher
 from hub.fanout.errands import Errands
 from hub.fanout.healer import Healer
 from hub.fanout.history import History
+from hub.fanout.inquiries import Inquiries
 from hub.fanout.kept_events import KeptEvents
 from hub.fanout.membership import Membership
 from hub.fanout.outbox_relay import OutboxRelay
@@ -124,6 +126,7 @@ class Node:
         limits = SharedLimits(self._redis, settings)
         self._admission = Admission(self._redis, settings, limits)
         self._control = Control(name, broker, fan_out.dispatcher)
+        self._inquiries = Inquiries(name, self._control)
         self._duties = DutyBook(name, settings, DutyMetrics(metrics.registry), self._redis, self._control.send)
         self._presence = Presence(settings, self._redis, self._duties, PresenceMetrics(metrics.registry))
         self._presence.watch(fan_out.errands)
@@ -180,6 +183,7 @@ class Node:
             publisher=publisher,
             turnstile=self._fan_out.turnstile,
             control=self._control,
+            inquiries=self._inquiries,
             expulsions=self._expulsions,
             database=self._database,
             connections=Connections(self._settings, self._metrics),
@@ -278,6 +282,7 @@ class Node:
         await self._attention.close()
         await self._rechecks.close()
         await self._board.close()
+        await self._inquiries.close()
         await self._control.close()
         await self._fan_out.close()
         if self._jwks is not None:

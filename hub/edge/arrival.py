@@ -9,6 +9,7 @@ from hub.auth.principal import Principal
 from hub.errors import HubError
 from hub.protocol.codec import Encoding
 from hub.protocol.codes import CloseCode
+from hub.protocol.cursor import Cursor
 
 
 class Arrival(Struct, frozen=True):
@@ -19,7 +20,7 @@ class Arrival(Struct, frozen=True):
     principal: Principal | None = None
     """Verified before the upgrade; None: the token has to come in the hello frame."""
     ticket_session: str | None = None
-    by_cursor: bool = False
-    """It goes on from a cursor."""
+    cursor: Cursor | None = None
+    """It goes on from there, in its session and with its topics."""
     refused: tuple[CloseCode, HubError] | None = None
     """It may not come in, but the client can only learn it on the open socket."""

@@ -47,7 +47,6 @@ class Connection:
         "_gateway",
         "_inbox",
         "_limited",
-        "_worker",
         "_writable",
         "acked",
         "applicant",
@@ -78,6 +77,7 @@ class Connection:
         "socket",
         "spoke_at",
         "subscriptions",
+        "worker",
     )
 
     def __init__(self, gateway: Gateway, socket: Socket, arrival: Arrival) -> None:
@@ -120,7 +120,8 @@ class Connection:
         """The keeper's: those with whom it is looked at next."""
         # Bounded by max_pending_frames; a list, because an empty deque takes ten times its memory.
         self._inbox: list[str | bytes] = []
-        self._worker: asyncio.Task[None] | None = None
+        self.worker: asyncio.Task[None] | None = None
+        # Performs what has come. None: nothing waits.
         self._writable: asyncio.Event | None = None
         self._limited: Offences | None = None
         gateway.connections.add(self)
@@ -165,8 +166,8 @@ class Connection:
         if len(self._inbox) >= self._gateway.settings.max_pending_frames and not self.reading_paused:
             self.reading_paused = True
             self.socket.pause_reading()
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name="connection")
+        if self.worker is None:
+            self.worker = asyncio.create_task(self._work(), name="connection")
 
     def heard(self) -> None:
         """The client lives."""
@@ -203,8 +204,8 @@ class Connection:
         self._inbox.clear()
         if self._writable is not None:
             self._writable.set()
-        if self._worker is not None:
-            self._worker.cancel()
+        if self.worker is not None:
+            self.worker.cancel()
         for call in self.calls or ():
             call.cancel()
         if self.handles is not None:
@@ -241,7 +242,7 @@ class Connection:
             log.exception("connection failed", connection=self.id, **self._who())
             self.close(CloseCode.INTERNAL)
         finally:
-            self._worker = None
+            self.worker = None
 
     async def _take(self, message: str | bytes) -> None:
         try:

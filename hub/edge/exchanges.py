@@ -171,7 +171,9 @@ async def _pay(gateway: Gateway, arrival: Arrival) -> None:
 def _going_on(arrival: Arrival, asking: Asking, cursor: Cursor | None) -> Arrival:
     if cursor is None or asking.resume is not None:
         return arrival
-    return msgspec.structs.replace(arrival, by_cursor=True)
+    if asking.asked not in (0, cursor.asked):
+        cursor = msgspec.structs.replace(cursor, number=0)  # it begins anew, with other topics
+    return msgspec.structs.replace(arrival, cursor=cursor)
 
 
 def _found(gateway: Gateway, cursor: Cursor, arrival: Arrival) -> Connection | None:

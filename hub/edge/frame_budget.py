@@ -41,6 +41,11 @@ class FrameBudget:
         self._left -= 1
         return True
 
+    def paid(self, frames: int) -> None:
+        """So many that come now were paid for on another node."""
+        self._left += frames
+        self._unpaid += frames
+
     def owe(self) -> None:
         """One frame that turned out to cost something after it was performed; whatever comes next pays for it."""
         self._left -= 1

@@ -26,7 +26,7 @@ from hub.edge.http_bodies import decode_json, is_json, media_type, read_body, re
 from hub.edge.http_line import encoded
 from hub.edge.openapi import FramesOperation, problem_responses
 from hub.edge.presence_methods import PRESENCE_METHODS
-from hub.edge.relay import no_connection, relay
+from hub.edge.relay import Relay, no_connection
 from hub.errors import ErrorCode, HubError, bad_request
 from hub.fanout.publisher import NewEvent
 from hub.nodes.flags.cohorts import Asked
@@ -49,8 +49,11 @@ _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 class _Request:
     """The frames of one request, in order, and what came of each."""
 
-    def __init__(self, gateway: Gateway, principal: Principal, session: str | None, calls: Counter[str]) -> None:
+    def __init__(
+        self, gateway: Gateway, relay: Relay, principal: Principal, session: str | None, calls: Counter[str]
+    ) -> None:
         self._gateway = gateway
+        self._relay = relay
         self._principal = principal
         self._session = session
         self._calls = calls
@@ -65,7 +68,7 @@ class _Request:
         try:
             for number, raw in enumerate(frames):
                 await self._take(number, raw)
-            await self._hand_over()
+            await self._hand_over(settle=False)
             if self._running:
                 await asyncio.wait(self._running)
         finally:
@@ -82,7 +85,7 @@ class _Request:
         if _is_of_connection(frame):
             self._handed.append((number, frame, raw))
             return
-        await self._hand_over()
+        await self._hand_over(settle=True)
         try:
             await self._perform(number, frame)
         except HubError as error:
@@ -157,15 +160,16 @@ class _Request:
 
     # --- what belongs to the connection
 
-    async def _hand_over(self) -> None:
-        """What has gathered, in one message: before anything that was sent after it."""
+    async def _hand_over(self, *, settle: bool) -> None:
+        """What has gathered, in one message. ``settle``: it is performed before anything that was sent after it."""
         handed, self._handed = self._handed, []
         if not handed:
             return
         try:
             if not self._session:
                 raise no_connection()
-            await relay(self._gateway, self._principal, self._session, [raw for _, _, raw in handed])
+            raws = [raw for _, _, raw in handed]
+            await self._relay.hand_over(self._principal, self._session, raws, settle=settle)
         except HubError as error:
             for number, frame, _ in handed:
                 self._refuse(number, error, getattr(frame, "id", None))
@@ -196,6 +200,7 @@ def _is_of_connection(frame: ClientFrame) -> bool:
 def frames_route(gateway: Gateway) -> Any:
     """The route, which counts the calls that are under way."""
     calls: Counter[str] = Counter()  # bounded by the requests that are under way
+    relay = Relay(gateway)
 
     @post(
         "/v1/frames",
@@ -214,7 +219,7 @@ def frames_route(gateway: Gateway) -> Any:
         most = gateway.settings.max_frames_per_request
         if len(raws) > most:
             raise bad_request(f"at most {most} frames in one request; send the others in another")
-        answers = await _Request(gateway, request.user, session, calls).perform(raws)
+        answers = await _Request(gateway, relay, request.user, session, calls).perform(raws)
         body = encoded({"frames": answers})
         return Response(body, media_type=MediaType.JSON, headers={"Cache-Control": "no-store"})
 

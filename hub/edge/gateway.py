@@ -20,6 +20,7 @@ from hub.fanout.catch_up import CatchUp
 from hub.fanout.control import Control
 from hub.fanout.delivery import Delivery
 from hub.fanout.dispatcher import Dispatcher
+from hub.fanout.inquiries import Inquiries
 from hub.fanout.membership import Membership
 from hub.fanout.publisher import Publisher
 from hub.fanout.sessions import Sessions
@@ -61,6 +62,7 @@ class Gateway:
     publisher: Publisher
     turnstile: Turnstile
     control: Control
+    inquiries: Inquiries
     expulsions: Expulsions
     database: Database
     connections: Connections

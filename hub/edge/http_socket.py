@@ -56,7 +56,6 @@ class HttpSocket:
             self._send(packet)
         elif self._connection.session.state is State.OPEN:
             self._opened = True
-            self._gateway.connections.opened(self._connection)
             self._open(packet)
         else:
             self._refusal = packet.payloads[-1]

@@ -1,11 +1,10 @@
-"""What other nodes ask of this one's connections: close a user's, give up a session."""
+"""What other nodes ask of this one's connections: close a user's."""
 
 from __future__ import annotations
 
 from hub.edge.gateway import Gateway
-from hub.edge.poll_socket import PollSocket
 from hub.errors import ErrorCode, HubError
-from hub.fanout.control import Kick, TakeOver
+from hub.fanout.control import Kick
 from hub.protocol.codes import CloseCode
 
 
@@ -20,13 +19,3 @@ def close_kicked(gateway: Gateway, message: Kick) -> None:
             connection.close(CloseCode.UNAUTHENTICATED, error)
     gateway.presence.dismiss(message.org, message.user, message.issued_before)
     gateway.answers.kick(message.org, message.user, message.issued_before, error)
-
-
-def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
-    """Closes the older connection of a session."""
-    connection = gateway.connections.of_id(message.connection)
-    if connection is None or connection.session_id != message.session:
-        return
-    if not message.by_cursor and isinstance(connection.socket, PollSocket):
-        connection.socket.insist()
-    connection.close(CloseCode.TAKEN_OVER)

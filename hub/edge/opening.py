@@ -13,11 +13,12 @@ from hub.auth.principal import Principal
 from hub.edge.flag_gate import check_transport, subject_of, switched_off, transport_disabled
 from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
+from hub.edge.legacy import Legacy, inherit, take_over
 from hub.errors import ErrorCode, HubError
-from hub.fanout.control import TakeOver
 from hub.fanout.sessions import PreviousOwner
 from hub.fanout.turnstile import Step
 from hub.flags import SOCKET
+from hub.protocol.codec import Packet
 from hub.protocol.codes import CloseCode
 from hub.protocol.frames import Hello, Position, Welcome
 from hub.protocol.session import Open
@@ -59,8 +60,12 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     connection.flags = gateway.flags.values(subject_of(principal))
     gateway.board.metrics.cohort(None, connection.flags)
     connection.budget = gateway.admission.frame_budget(principal)
-    positions = await _resume(gateway, connection, hello, principal)
-    verdicts, joined = await join(gateway, connection, action.topics, positions or {})
+    positions, legacy = await _resume(gateway, connection, hello, principal)
+    topics = action.topics
+    frames: list[bytes] = []
+    if connection.arrival is not None and connection.arrival.cursor is not None:
+        topics, frames = inherit(legacy, connection.arrival.cursor, topics)
+    verdicts, joined = await join(gateway, connection, topics, positions or {})
     if switched_off(connection):
         # While it was let in. Nobody moves whoever has not been welcomed.
         connection.refuse(transport_disabled(), hello.id)
@@ -82,6 +87,8 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
         )
     )
     connection.arrival = None
+    for frame in frames:
+        connection.deliver(Packet(connection.encoding, (frame,)))
     activate(gateway, connection, joined)
     log.debug("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
 
@@ -100,8 +107,9 @@ async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) 
 
 async def _resume(
     gateway: Gateway, connection: Connection, hello: Hello, principal: Principal
-) -> dict[str, Position] | None:
-    """The session's acknowledged positions; None: a new session. The newest connection of a session wins."""
+) -> tuple[dict[str, Position] | None, Legacy]:
+    """The session's acknowledged positions; None: a new session. The newest connection of a session wins, and gets
+    what the older one leaves."""
     of_ticket = connection.arrival.ticket_session if connection.arrival is not None else None
     wanted = hello.resume.session if hello.resume is not None else of_ticket
     if wanted:
@@ -113,23 +121,28 @@ async def _resume(
             resumed = None
         if resumed is not None:
             connection.session_id, connection.session_claim = wanted, resumed.claim
+            if connection.socket.transport != SOCKET:
+                gateway.connections.opened(connection)
+            legacy = Legacy()
             if resumed.previous is not None:
-                await _tell_previous(gateway, connection, wanted, resumed.previous)
+                legacy = await _tell_previous(gateway, connection, wanted, resumed.previous)
             if resumed.presence:
                 connection.attending(resumed.presence)
-            return resumed.positions
+            return resumed.positions, legacy
     connection.session_id = gateway.sessions.create()
     if connection.socket.transport == SOCKET:
         gateway.saver.changed(connection)
     else:
+        gateway.connections.opened(connection)
         await gateway.saver.save_at_once(connection)  # what its client sends may come to another node
-    return None
+    return None, Legacy()
 
 
-async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> None:
-    by_cursor = connection.arrival is not None and connection.arrival.by_cursor
+async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> Legacy:
+    cursor = connection.arrival.cursor if connection.arrival is not None else None
     try:
-        await gateway.control.send(TakeOver(session, previous.connection, by_cursor), previous.node)
+        return await take_over(gateway, cursor, session, previous)
     except HubError as error:
         # The older connection loses the session anyway: its saves do not take effect any more.
         log.warning("older connection not told", error=error.code)
+        return Legacy()

@@ -15,16 +15,23 @@ from msgspec import Struct
 from hub.edge.gateway import Gateway
 from hub.edge.http_line import Line, frames_answer, json_answer, problem_answer
 from hub.edge.http_socket import CLIENT_GONE, CLOSING_S, HttpSocket
-from hub.edge.positions import cursor_of, digest_of_flags
+from hub.edge.positions import cursor_of, digest_of_flags, standings_of
 from hub.edge.requests import acknowledge
 from hub.errors import ErrorCode, HubError
 from hub.protocol.codec import Packet
 from hub.protocol.codes import CloseCode
-from hub.protocol.cursor import Cursor
+from hub.protocol.cursor import Cursor, Standing
 from hub.protocol.frames import Position, Welcome
 
 _SNAPSHOT: Final = b'"action":"snapshot"'
 _welcome: Final = msgspec.json.Decoder(Welcome)
+
+
+class _Kept(Struct):
+    frames: list[msgspec.Raw]
+
+
+_kept: Final = msgspec.json.Decoder(_Kept)
 
 
 class _Snapshot(Struct):
@@ -68,7 +75,7 @@ class PollSocket(HttpSocket):
         self._frames: list[bytes] = []  # bounded by unsent_high_bytes: see Connection.pause_writing
         self._bytes = 0
         self._congested = self._insists = False
-        self._number = 0
+        self._number = 1  # 0 stands in the cursors of streams
         self._kept: bytes | None = None
         self._known = None if moved is None else _Known(moved)
         self._left_at = time.monotonic()
@@ -141,6 +148,16 @@ class PollSocket(HttpSocket):
     def insist(self) -> None:
         """Somebody else takes the session over: a client that asks once more is told to give it up."""
         self._insists = True
+
+    def standings(self) -> tuple[Standing, ...]:
+        """Where it stands in its topics; everything up to there has been written."""
+        return standings_of(self._gateway, self._connection)
+
+    def untold(self, connection: str, number: int) -> list[bytes]:
+        """Frames that a client with a cursor of that connection, of that number, has not got; oldest first."""
+        if self._kept is None or (connection, number) == (self._connection.id, self._number):
+            return list(self._frames)
+        return [*map(bytes, _kept.decode(self._kept).frames), *self._frames]
 
     def _displace(self, line: Line) -> None:
         older, self._line = self._line, line
@@ -221,11 +238,10 @@ class PollSocket(HttpSocket):
 class _Known:
     """What a client knows that comes from another connection."""
 
-    __slots__ = ("_flags", "_topics", "snapshots")
+    __slots__ = ("_flags", "snapshots")
 
     def __init__(self, cursor: Cursor) -> None:
         self._flags = cursor.flags
-        self._topics = {one.topic for one in cursor.topics}
         self.snapshots: dict[str, tuple[str, int]] = {one.topic: one.presence for one in cursor.topics if one.presence}
         """By topic; each is told once."""
 
@@ -235,7 +251,6 @@ class _Known:
         return (
             welcome.resumed
             and flags == self._flags
-            and {verdict.topic for verdict in welcome.topics} == self._topics
             and all(verdict.ok and verdict.recovered is True for verdict in welcome.topics)
         )
 

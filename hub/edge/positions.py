@@ -36,13 +36,18 @@ def cursor_of(
             number,
             asked,
             digest_of_flags(connection.flags),
-            tuple(
-                _standing(gateway, text, sub, presences or {})
-                for text, sub in connection.subscriptions.items()
-                # Its verdict has not been sent, so its client does not count on it yet.
-                if sub.state is not SubState.JOINING
-            ),
+            standings_of(gateway, connection, presences),
         )
+    )
+
+
+def standings_of(gateway: Gateway, connection: Connection, presences: Presences | None = None) -> tuple[Standing, ...]:
+    """As in ``cursor_of``."""
+    return tuple(
+        _standing(gateway, text, sub, presences or {})
+        for text, sub in connection.subscriptions.items()
+        # Its verdict has not been sent, so its client does not count on it yet.
+        if sub.state is not SubState.JOINING
     )
 
 

@@ -74,7 +74,7 @@ class Connections:
         self._gauges[connection.socket.transport].inc()
 
     def opened(self, connection: Connection) -> None:
-        """One that is no WebSocket was welcomed: ``of_session`` finds it."""
+        """One that is no WebSocket has its session: ``of_session`` finds it. What it is sent waits for the welcome."""
         self._by_session[connection.session_id] = connection
 
     def of_id(self, connection: str) -> Connection | None:

@@ -32,14 +32,38 @@ class Kick(Struct, tag="kick", frozen=True):
     issued_before: float
 
 
+class Inquiry(Struct, frozen=True):
+    """Who asks (``hub.fanout.inquiries``)."""
+
+    node: str
+    id: str
+
+
+class Answered(Struct, tag="answered", frozen=True):
+    """The answer to an inquiry of the node that this is sent to."""
+
+    id: str
+    body: msgspec.Raw
+
+
+class GoingOn(Struct, frozen=True):
+    """The cursor of a client: which connection gave it out with which answer, and a digest of its topics."""
+
+    connection: str
+    number: int
+    topics: int
+
+
 class TakeOver(Struct, tag="take_over", frozen=True):
     """A newer connection has the session now; close the older one."""
 
     session: str
     connection: str
     """The older connection. Named, because the message may come when a third one has the session already."""
-    by_cursor: bool = False
+    going_on: GoingOn | None = None
     """The newer one goes on from a cursor: its client is, as far as anybody can tell, the older one's."""
+    inquiry: Inquiry | None = None
+    """Who wants to hear what the older one leaves (``hub.edge.legacy``)."""
 
 
 class Relayed(Struct, tag="relayed", frozen=True):
@@ -49,6 +73,9 @@ class Relayed(Struct, tag="relayed", frozen=True):
     user: str
     connection: str
     frames: tuple[msgspec.Raw, ...]
+    settle: bool
+    """Answer when they have been performed."""
+    inquiry: Inquiry
 
 
 class Signal(Struct, tag="signal", frozen=True):
@@ -93,7 +120,7 @@ class FlagsChanged(Struct, tag="flags_changed", frozen=True):
     version: int
 
 
-ControlMessage = Kick | TakeOver | Relayed | Signal | Lags | Expel | Broadcast | FlagsChanged
+ControlMessage = Kick | TakeOver | Answered | Relayed | Signal | Lags | Expel | Broadcast | FlagsChanged
 
 
 class _Body(Struct):

@@ -128,3 +128,51 @@ async def test_a_connection_on_another_node_gets_its_frames(redis_server: RedisS
             assert told(await other.say({"type": "unsubscribe", "id": 1, "topics": ["room:a"]}, session=session)) == [
                 (1, "not_found")
             ]
+
+
+async def test_what_another_node_refuses_is_answered_by_its_id(redis_server: RedisServer) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        session = (await one.poll())["frames"][0]["session"]
+        frames = [{"type": "subscribe", "id": number, "topics": [{"topic": f"room:{number}"}]} for number in (1, 2)]
+        (connection,) = [link for link in one.hub.gateway.connections if link.session_id == session]
+        connection.reading_paused = True
+        assert told(await two.say(*frames, session=session)) == [(1, "rate_limited"), (2, "rate_limited")]
+        connection.reading_paused = False
+        connection.close_code = 4409  # it is about to end
+        assert told(await two.say(*frames, session=session)) == [(1, "not_found"), (2, "not_found")]
+        connection.close_code = 0
+        assert await two.say(*frames, session=session) == []
+
+
+async def test_what_goes_to_another_node_is_paid_for_before_and_once(redis_server: RedisServer) -> None:
+    how = {"messages_per_second": 1, "messages_burst": 6}
+    async with (
+        webs("direct", redis_server.url, **how, node="n1") as one,
+        webs("direct", redis_server.url, **how, node="n2") as two,
+    ):
+        two.org = one.org
+        first = await one.poll()
+        frames = [{"type": "unsubscribe", "id": number, "topics": ["room:x"]} for number in range(5)]
+        session = first["frames"][0]["session"]
+        assert await two.say(*frames, session=session) == []
+        _, answers = await one.until_polled(first["cursor"], "reply", 5)
+        assert [frame["id"] for frame in answers] == list(range(5))
+        refused = await two.say(*frames, session=session)
+        assert told(refused) == [(number, "rate_limited") for number in range(5)]
+        assert refused[0]["retry_after_ms"] > 0
+
+
+async def test_who_subscribes_and_then_publishes_gets_the_event(redis_server: RedisServer) -> None:
+    """In one request, wherever the connection is."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        cursor, session = first["cursor"], first["frames"][0]["session"]
+        for number, node in enumerate((one, two, one, two)):
+            topic = f"big:{number}"
+            subscribe = {"type": "subscribe", "id": 1, "topics": [{"topic": topic}]}
+            publish = {"type": "publish", "id": 2, "topic": topic, "name": "n", "data": number}
+            assert told(await node.say(subscribe, publish, session=session)) == [(2, "reply")]
+            cursor, frames = await one.until_polled(cursor, "event")
+            assert [frame["topic"] for frame in frames if frame["type"] == "event"] == [topic]

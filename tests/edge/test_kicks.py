@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hub.edge.kicks import close_taken_over
+from hub.edge.legacy import close_taken_over
 from hub.fanout.control import TakeOver
 from hub.protocol.codes import CloseCode
 
@@ -16,7 +16,7 @@ class Link:
     def __init__(self, name: str, session: str) -> None:
         self.id = name
         self.session_id = session
-        self.socket = None
+        self.socket = SimpleNamespace(transport="websocket")
         self.closed: list[CloseCode] = []
 
     def close(self, code: CloseCode) -> None:

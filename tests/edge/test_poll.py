@@ -364,7 +364,10 @@ async def test_drain_answers_the_polls_that_wait(redis_server: RedisServer) -> N
 async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisServer) -> None:
     """A balancer that knows nothing of sessions: an answer comes when something happened, and says only that."""
     how: dict[str, Any] = {"factories": [presence_service], "poll_linger_s": 5.0}
-    async with webs("direct", redis_server.url, **how) as one, webs("asgi", redis_server.url, **how) as two:
+    async with (
+        webs("direct", redis_server.url, node="n1", **how) as one,
+        webs("asgi", redis_server.url, node="n2", **how) as two,
+    ):
         two.org = one.org
         cursor = (await one.poll(topics="party:p,lobby:l"))["cursor"]
         while (answer := await one.poll(cursor, 0.3))["frames"]:
@@ -388,7 +391,7 @@ async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisS
 
 
 async def test_a_lost_answer_between_nodes_that_take_turns_ends_nothing(redis_server: RedisServer) -> None:
-    async with webs("direct", redis_server.url) as one, webs("asgi", redis_server.url) as two:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
         two.org = one.org
         cursor = (await one.poll())["cursor"]
         session = connections(one)[0].session_id
@@ -423,3 +426,59 @@ async def test_what_is_kept_of_connections_that_have_ended_is_bounded(
         (frame,) = (await web.another("u4").poll(cursors["u4"]))["frames"][-1:]
         assert (frame["type"], frame["code"]) == ("close", 4401)
         assert len(registry._last_words) == 2
+
+
+async def test_what_was_said_between_two_polls_goes_along_to_the_next_node(redis_server: RedisServer) -> None:
+    """Answers that the client has not got, and the topics as they are by then."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll(topics="room:a,room:b")
+        session = first["frames"][0]["session"]
+        said = [
+            {"type": "subscribe", "id": 1, "topics": [{"topic": "room:new", "filter": {"room": "x"}}]},
+            {"type": "unsubscribe", "id": 2, "topics": ["room:a"]},
+            {"type": "call", "id": 3, "method": "presence.get", "params": {"topic": "room:b"}},
+        ]
+        assert await two.say(*said, session=session) == []
+        event = {"topic": "room:new", "name": "n", "data": "before", "tags": {"room": "x"}}
+        await one.client.post("/v1/publish", json=event, headers=one.headers())
+        lost = await two.poll(first["cursor"])
+        again = await one.poll(first["cursor"])  # the answer before was lost
+        for answer in (lost, again):
+            told = [(frame["type"], frame.get("id")) for frame in answer["frames"]]
+            assert set(told[:3]) == {("reply", 1), ("reply", 2), ("error", 3)}, told
+            assert data(answer) == ["before"]
+        await one.publish("not for it", "room:a")
+        await one.publish("nor this", "room:new")
+        await one.client.post("/v1/publish", json=event | {"data": "after"}, headers=one.headers())
+        answer = await two.poll(again["cursor"])
+        assert data(answer) == ["after"], answer
+        await one.publish("b", "room:b")
+        assert data(await two.poll(answer["cursor"])) == ["b"]
+
+
+async def test_what_is_said_while_the_session_moves_is_performed(redis_server: RedisServer) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        cursor, session = first["cursor"], first["frames"][0]["session"]
+        wanted, got = set(range(40)), set()
+
+        async def say() -> None:
+            for number in wanted:
+                subscribe = {"type": "subscribe", "id": number, "topics": [{"topic": f"room:{number}"}]}
+                assert await (one, two)[number // 2 % 2].say(subscribe, session=session) == []
+
+        saying = asyncio.create_task(say())
+        async with asyncio.timeout(20):
+            while got != wanted:
+                for node in (two, one):
+                    answer = await node.poll(cursor)
+                    cursor = answer["cursor"]
+                    assert {frame["type"] for frame in answer["frames"]} == {"reply"}
+                    got |= {frame["id"] for frame in answer["frames"]}
+                    if got == wanted:
+                        break
+        await saying
+        (connection,) = [*connections(one), *connections(two)]
+        assert len(connection.subscriptions) == 1 + len(wanted)

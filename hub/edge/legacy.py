@@ -1,0 +1,141 @@
+"""What a polling connection leaves to the one that goes on from its cursor: answers that its client has not got, and
+the topics that were subscribed or left since. Events of the others are not among it; history has them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+from msgspec import Raw, Struct
+
+from hub.edge.gateway import Gateway
+from hub.edge.relay import settled
+from hub.fanout.control import GoingOn, Inquiry, TakeOver
+from hub.fanout.sessions import PreviousOwner
+from hub.protocol.codes import CloseCode
+from hub.protocol.cursor import Cursor, Standing
+from hub.protocol.frames import Position, Verdict
+from hub.protocol.session import Wanted
+
+if TYPE_CHECKING:
+    from hub.edge.connection import Connection
+    from hub.edge.poll_socket import PollSocket
+
+SETTLE_S: Final = 0.5  # for what it was given to be performed, before it is closed
+ASK_S: Final = 1.0  # of a node that may have died
+_OWN: Final = frozenset(("reply", "error", "pong", "unsubscribed"))
+
+
+class Legacy(Struct, frozen=True):
+    """``topics``: all there were at the end; None: those of the cursor. Bounded as a polling socket is."""
+
+    frames: Sequence[Raw] = ()
+    topics: Sequence[Standing] | None = None
+
+
+class _Head(Struct):
+    type: str
+    topic: str | None = None
+
+
+_head: Final = msgspec.json.Decoder(_Head)
+_legacy: Final = msgspec.json.Decoder(Legacy)
+
+
+# --- of the newer connection
+
+
+async def take_over(gateway: Gateway, cursor: Cursor | None, session: str, previous: PreviousOwner) -> Legacy:
+    """Closes the older connection of a session. What it leaves, if its client goes on from the cursor of a poll.
+
+    Raises ``unavailable``: it was not told.
+    """
+    going_on = None if cursor is None else GoingOn(cursor.connection, cursor.number, _digest(map(_spec, cursor.topics)))
+
+    def message(inquiry: Inquiry | None = None) -> TakeOver:
+        return TakeOver(session, previous.connection, going_on, inquiry)
+
+    if cursor is None or not cursor.number:
+        await gateway.control.send(message(), previous.node)
+        return Legacy()
+    if previous.node == gateway.node:
+        return await _give_up(gateway, message())
+    answer = await gateway.inquiries.ask(previous.node, message, ASK_S)
+    return Legacy() if answer is None else _legacy.decode(answer)
+
+
+def inherit(
+    legacy: Legacy, cursor: Cursor, items: Sequence[Wanted | Verdict]
+) -> tuple[Sequence[Wanted | Verdict], list[bytes]]:
+    """What the newer connection subscribes to instead of ``items``, which are the cursor's topics, and what its client
+    is told before any event."""
+    frames = [(_head.decode(frame), bytes(frame)) for frame in legacy.frames]
+    if legacy.topics is None:
+        return items, [frame for head, frame in frames if head.type in _OWN]
+    known = {one.topic: _spec(one) for one in cursor.topics}
+    fresh = {one.topic: one for one in legacy.topics if known.get(one.topic) != _spec(one)}
+    stay = {one.topic for one in legacy.topics} - fresh.keys()
+    wanted = [item for item in items if item.topic in stay]
+    for one in fresh.values():
+        wanted.append(Wanted(one.topic, Position(one.epoch, one.seq) if one.epoch else None, one.filter, one.ack))
+    return wanted, [frame for head, frame in frames if head.type in _OWN or head.topic in fresh]
+
+
+# --- of the older one
+
+
+def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
+    """Another node has the session of one of this one's connections now."""
+    if message.inquiry is not None:
+        gateway.inquiries.answer(message.inquiry, _give_up(gateway, message))
+        return
+    connection = _named(gateway, message)
+    if connection is None:
+        return
+    socket = _polled(connection)
+    if socket is not None and message.going_on is None:
+        socket.insist()
+    connection.close(CloseCode.TAKEN_OVER)
+
+
+async def _give_up(gateway: Gateway, message: TakeOver) -> Legacy:
+    connection = _named(gateway, message)
+    if connection is None:
+        return Legacy()
+    left, socket = Legacy(), _polled(connection)
+    if socket is not None and message.going_on is not None:
+        await settled(connection, SETTLE_S)
+        if not connection.gone:
+            left = _left_by(socket, message.going_on)
+    connection.close(CloseCode.TAKEN_OVER)
+    return left
+
+
+def _named(gateway: Gateway, message: TakeOver) -> Connection | None:
+    connection = gateway.connections.of_id(message.connection)
+    return connection if connection is not None and connection.session_id == message.session else None
+
+
+def _polled(connection: Connection) -> PollSocket | None:
+    return cast("PollSocket", connection.socket) if connection.socket.transport == "poll" else None
+
+
+def _left_by(socket: PollSocket, going_on: GoingOn) -> Legacy:
+    topics = socket.standings()
+    same = _digest(map(_spec, topics)) == going_on.topics
+    frames = map(Raw, socket.untold(going_on.connection, going_on.number))
+    if same:
+        return Legacy([frame for frame in frames if _head.decode(frame).type in _OWN])
+    return Legacy(list(frames), topics)
+
+
+def _spec(one: Standing) -> tuple[str, bool, Any]:
+    return one.topic, one.ack, one.filter
+
+
+def _digest(specs: Iterable[tuple[str, bool, Any]]) -> int:
+    """Tells whether two connections have the same subscriptions."""
+    return zlib.crc32(msgspec.json.encode(sorted(specs, key=lambda one: one[0]), order="deterministic"))
