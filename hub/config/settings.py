@@ -336,7 +336,11 @@ class Settings(ServiceSettings, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 30.0
     sse_position_ms: Annotated[
         float,
-        doc("On a stream of server-sent events positions follow events within this time, at most so often.", ge=0),
+        doc(
+            "On a stream of server-sent events positions follow events within this time, at most so often. Long ones "
+            "(many topics) wait until they are a tenth of what was written, for three seconds at most.",
+            ge=0,
+        ),
     ] = 100.0
     max_frames_per_request: Annotated[int, doc("Frames in one POST /v1/frames.", ge=1)] = 100
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Final
 
 from hub.edge.gateway import Gateway
@@ -16,13 +17,18 @@ from hub.edge.positions import cursor_of
 from hub.protocol.codec import Packet
 
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
+# Of a thousand topics the positions are a thousand times an event. Short ones are no matter; longer ones wait until
+# they are a tenth of what was written since the last, or until it is long ago.
+_SHORT_BYTES: Final = 1024
+_SHARE: Final = 10
+_MOST_PAUSE_S: Final = 3.0
 _RETRY_MS: Final = (1000, 3000)  # at random between them: clients of a node that has died come back one by one
 
 
 class SseSocket(HttpSocket):
     """Implements ``Socket`` and ``LineUser``."""
 
-    __slots__ = ("_asked", "_commented_at", "_positions")
+    __slots__ = ("_asked", "_commented_at", "_positions", "_size", "_subscribed", "_told_at", "_untold")
 
     transport: Final = "sse"
 
@@ -30,7 +36,10 @@ class SseSocket(HttpSocket):
         super().__init__(gateway, line)
         self._asked = asked
         self._positions: asyncio.TimerHandle | None = None
-        self._commented_at = 0.0
+        self._commented_at = self._told_at = 0.0
+        self._size = self._untold = 0
+        """Bytes of the last positions, and of frames since."""
+        self._subscribed = (0, "")
 
     @property
     def unsent(self) -> int:
@@ -75,6 +84,7 @@ class SseSocket(HttpSocket):
     def _send(self, packet: Packet) -> None:
         if self._line is not None:
             self._line.write(packet.sse)
+            self._untold += len(packet.sse)
             if self._positions is None:
                 self._tell_soon()
 
@@ -95,15 +105,31 @@ class SseSocket(HttpSocket):
     def _tell_soon(self) -> None:
         if self._positions is None and not self._closing:
             loop = asyncio.get_running_loop()
-            self._positions = loop.call_later(self._gateway.settings.sse_position_ms / 1000, self._tell)
+            self._positions = loop.call_later(self._gateway.settings.sse_position_ms / 1000, self._tell_or_wait)
+
+    def _tell_or_wait(self) -> None:
+        self._forget_positions()
+        cheap = self._size <= max(_SHORT_BYTES, self._untold // _SHARE)
+        if cheap or time.monotonic() >= self._told_at + _MOST_PAUSE_S or self._subscribed != self._subscriptions:
+            self._tell()
+        else:
+            self._tell_soon()
+
+    @property
+    def _subscriptions(self) -> tuple[int, str]:
+        """Another whenever a topic was subscribed or left: a client that comes back must have them all."""
+        topics = self._connection.subscriptions
+        return len(topics), next(reversed(topics), "")
 
     def _tell(self) -> None:
         self._forget_positions()
         connection = self._connection
         if self._line is None or connection.gone or connection.congested:
             return
+        self._subscribed, self._told_at = self._subscriptions, time.monotonic()
         cursor = cursor_of(self._gateway, connection, asked=self._asked)
         self._line.write(b"id: %b\n\n" % cursor)
+        self._size, self._untold = len(cursor), 0
         # What had to be written for it is in it.
         self._forget_positions()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
 
+from hub.edge import sse_socket
 from hub.embedded import RedisServer
 from hub.protocol.codec import Encoding, Packet
 from tests.edge.exchange_hub import ORIGIN, SETTINGS, Stream, Web, web_of, webs
@@ -90,6 +92,31 @@ async def test_what_was_changed_on_the_way_stands_in_the_positions_too(web: Web)
     async with web.stream("?topics=room:a", {"Last-Event-ID": last}) as stream:
         assert {one["topic"] for one in (await stream.frame())["topics"]} == {"room:a", "room:c"}
         assert (await stream.frame("event"))["data"] == "d"
+
+
+async def test_positions_of_many_topics_cost_little(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"room:{number}-{secrets.token_hex(16)}" for number in range(100)]
+    async with web.client.stream(
+        "POST", "/v1/sse", json={"type": "hello", "topics": names}, headers=web.headers()
+    ) as answer:
+        stream = Stream(answer)
+        session = await welcomed(stream)
+        first = await stream.position()
+        for number in range(5):
+            await web.publish(number, names[0])
+            await stream.frame("event")
+        assert stream.last_id == first, "a position as long as twenty events after each"
+        await web.publish("x" * 50_000, names[1])
+        after_much = await stream.position(first)
+        # A change of what is subscribed is told at once.
+        await web.say({"type": "unsubscribe", "id": 1, "topics": names[:1]}, session=session)
+        changed = await stream.position(after_much)
+        await web.publish("last", names[2])
+        assert (await stream.frame("event"))["data"] == "last"
+        monkeypatch.setattr(sse_socket, "_MOST_PAUSE_S", 0.1)
+        await stream.position(changed)  # when the last is long ago
+    sizes = {len(one) for one in (first, after_much, changed)}
+    assert min(sizes) > 1024
 
 
 async def test_silence_has_comments_and_heartbeats(web: Web) -> None:
