@@ -16,6 +16,7 @@ from hub.client.backoff import Backoff
 from hub.client.connection import Connection
 from hub.client.errors import ClientError, ConnectionLost, HubClosed, ProtocolViolation, RequestRefused, RequestTimeout
 from hub.client.link import Link
+from hub.client.messages import field_of
 from hub.client.options import ClientOptions, TransportName
 from hub.client.registry import Counters, OnState, Registry
 from hub.client.subscription import OnGap, Subscription
@@ -315,7 +316,7 @@ class _Uploads:
         while True:
             await self._link.ready()
             if (way := self._link.by_requests()) is not None:
-                return await way.open(method, params)
+                return await way.open(await self._begun(method, params))
             try:
                 lane: Lane = await self._ask(method, params, self._lanes.opened)
             except RequestRefused:
@@ -324,6 +325,11 @@ class _Uploads:
                     raise
             else:
                 return lane
+
+    async def _begun(self, method: str, params: dict[str, Any]) -> str:
+        """The upload that a method which opens a handle is about."""
+        answer = params if method == "upload.resume" else await self._ask("upload.begin", params, None)
+        return field_of(answer, "upload", str)
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
         return await self._ask(method, params, None)

@@ -1,13 +1,11 @@
 """Uploads where there is no WebSocket: a lane whose chunks are requests (tus 1.0, docs/uploads-tus.md).
 
-Metadata are texts here, whatever they were. There is no key: an attempt whose answer is lost leaves an empty upload,
-which expires.
+They are begun by ``upload.begin``, which is told what ``upload.create`` is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +47,10 @@ class TusWay:
         self._address = ""
         self._lane: Lane
 
-    async def open(self, method: str, params: dict[str, Any]) -> Lane:
-        """As the method of this name, which opens a handle of a socket. Raises ``RequestRefused``."""
-        if method == "upload.create":
-            headers = {"Upload-Length": str(params["size"]), "Upload-Metadata": _metadata(params)}
-            answer = await self._ask("POST", self._door.address(PATH), headers)
-            upload, offset, size = answer.header("Location").rpartition("/")[2], 0, params["size"]
-        else:
-            upload = params["upload"]
-            answer = await self._ask("HEAD", self._door.address(f"{PATH}/{upload}"), {})
-            offset, size = _number(answer, "Upload-Offset"), _number(answer, "Upload-Length")
+    async def open(self, upload: str) -> Lane:
+        """As ``upload.resume``, which opens a handle of a socket. Raises ``RequestRefused``."""
+        answer = await self._ask("HEAD", self._door.address(f"{PATH}/{upload}"), {})
+        offset, size = _number(answer, "Upload-Offset"), _number(answer, "Upload-Length")
         self._address = self._door.address(f"{PATH}/{upload}")
         most = self._options.tus_chunk_bytes
         self._lane = Lane(self, Grant(upload, _NO_HANDLE, offset, most, most, size, paced=False))
@@ -97,17 +89,12 @@ def _refusal(answer: Answer) -> RequestRefused:
     try:
         problem = msgspec.json.decode(answer.body, type=_Problem)
     except msgspec.DecodeError:
+        if not answer.header("Tus-Resumable"):
+            text = f"something on the way, not the hub, answers HTTP {answer.status}"
+            return RequestRefused(ErrorCode.UNAVAILABLE, text, "later")
         code = _CODES.get(answer.status, ErrorCode.UNAVAILABLE)
         return RequestRefused(code, f"HTTP {answer.status}", "never" if answer.status in _CODES else "later")
     return RequestRefused(problem.code, problem.detail, problem.retry, problem.retry_after_ms, problem.details)
-
-
-def _metadata(params: dict[str, Any]) -> str:
-    texts = {name: str(value) for name, value in params["metadata"].items()}
-    texts |= {name: params[name] for name in ("filename", "document_type", "sha256") if name in params}
-    if "shares" in params:
-        texts["shares"] = " ".join(params["shares"])
-    return ",".join(f"{name} {b64encode(text.encode()).decode()}".rstrip() for name, text in texts.items())
 
 
 def _number(answer: Answer, name: str) -> int:

@@ -30,7 +30,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Create(Struct, frozen=True):
-    """``upload.create``."""
+    """``upload.create`` and ``upload.begin``."""
 
     filename: str
     size: Annotated[int, Meta(ge=0, le=2**53)]

@@ -16,6 +16,7 @@ from services.uploads.asked import Create, ListUploads, OneUpload, ShareUpload, 
 from services.uploads.desk import Desk, Wanted
 from services.uploads.intake import UploadIntake
 from services.uploads.records import Records
+from services.uploads.scopes import require
 from services.uploads.shapes import State, Upload, shape
 from services.uploads.writers import Writers
 
@@ -121,6 +122,7 @@ class UploadMethods:
     def methods(self) -> Mapping[str, Method]:
         """The others."""
         return {
+            "upload.begin": self._begin,
             "upload.pause": self._pause,
             "upload.cancel": self._cancel,
             "upload.status": self._status,
@@ -129,16 +131,21 @@ class UploadMethods:
             "upload.unshare": self._unshare,
         }
 
+    async def _begin(self, principal: Principal, params: dict[str, Any]) -> dict[str, Any]:
+        """For who has no socket: its bytes come by tus."""
+        require(principal, "upload.create")
+        wanted = _wanted(asked(Create, params, "upload.begin"))
+        self._intakes.check_room(principal.org)
+        upload, there = await self._desk.begin(principal, wanted)
+        _check_begun(upload, there)
+        return shape(upload, principal.user)
+
     async def _create(self, caller: Caller, params: dict[str, Any]) -> dict[str, Any]:
-        it = asked(Create, params, "upload.create")
-        wanted = Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
+        wanted = _wanted(asked(Create, params, "upload.create"))
         self._intakes.check_room(caller.principal.org)
         with self._intakes.reserved(caller) as reserved:
             upload, there = await self._desk.begin(caller.principal, wanted)
-            if there and upload.state is not State.RECEIVING:
-                # The answer to an earlier one may have been lost: here is what became of it.
-                details = {"state": upload.state.value, "upload": upload.id}
-                raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)
+            _check_begun(upload, there)
             try:
                 return await self._intakes.open(caller, reserved, upload.id)
             except HubError as error:
@@ -191,3 +198,14 @@ class UploadMethods:
 
     async def _pay(self, principal: Principal) -> None:
         await self._desk.reads.spend(principal.org, principal.user)
+
+
+def _wanted(it: Create) -> Wanted:
+    return Wanted(it.filename, it.size, it.document_type, it.metadata, it.sha256, it.key, it.shares)
+
+
+def _check_begun(upload: Upload, there: bool) -> None:
+    """The answer to an earlier one may have been lost: says what became of it. Raises ``conflict``."""
+    if there and upload.state is not State.RECEIVING:
+        details = {"state": upload.state.value, "upload": upload.id}
+        raise HubError(ErrorCode.CONFLICT, f"the upload of this key is {upload.state}", details=details)

@@ -322,6 +322,7 @@ METHODS: dict[str, Callable[[Names], list[dict[str, Any]]]] = {
     # A room of the same name, and then the other methods are tried on that.
     "chat.create": _room(name="The intruder's"),
     "upload.create": _create,
+    "upload.begin": _create,
     "upload.resume": _one_upload(),
     "upload.pause": _one_upload(),
     "upload.cancel": _one_upload(),

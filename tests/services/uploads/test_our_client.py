@@ -126,9 +126,11 @@ async def test_where_there_is_no_socket_it_goes_by_requests(
         url = f"ws://127.0.0.1:{line.port}/ws"
         async with HubClient(url, lambda: node.token("acme", "ada"), options=options) as client, asyncio.timeout(60):
             line.drops = drops
-            upload = client.upload(file, document_type="csv", metadata={"guest_id": 7}, sha256=True)
+            about: dict[str, Any] = {"document_type": "csv", "metadata": {"guest_id": 7}, "key": "passport-7"}
+            upload = client.upload(file, **about, sha256=True)
             info = await upload
-            assert (info.sha256, info.size, info.metadata) == (sha256(FILE), len(FILE), {"guest_id": "7"})
+            assert (info.sha256, info.size, info.metadata) == (sha256(FILE), len(FILE), {"guest_id": 7})
+            assert (await client.upload(file, **about)).upload == upload.id, "the same key is the same upload"
             assert house.content(upload.id) == FILE
             assert left < 4
             with pytest.raises(UploadFailed) as caught:
