@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from hub.client import ClientOptions, HubClient, UploadFailed, UploadState
+from hub.client import ClientOptions, HubClient, RequestRefused, UploadFailed, UploadState
 from hub.flags import FixedFlags
 from tests.services.uploads.depot import Depot, depot, sha256, some_text
 from tests.support.cut_proxy import CutProxy
@@ -155,3 +155,18 @@ async def test_what_was_begun_over_a_socket_goes_on_without_one(
         info = await upload
         await until(lambda: client.transport == "sse", 10, "the move")
         assert (info.sha256, info.metadata) == (sha256(FILE), {"guest_id": 7})
+
+
+async def test_begun_by_request_it_needs_what_creating_needs(house: Depot) -> None:
+    node, params = house.nodes[0], {"filename": "a.csv", "size": 4, "document_type": "csv"}
+
+    async def begin(scope: str) -> Any:
+        options = msgspec.structs.replace(QUICK, transports=("sse",))
+        client = HubClient(node.url, lambda: node.token("acme", "ada", scope=scope), options=options)
+        async with client, asyncio.timeout(20):
+            return await client.call("upload.begin", params)
+
+    with pytest.raises(RequestRefused, match=r"call:upload\.create"):
+        await begin("call:upload.begin")
+    begun = await begin("call:upload.*")
+    assert (begun["state"], begun["offset"], begun["size"]) == ("receiving", 0, 4)
