@@ -105,6 +105,7 @@ async def test_a_change_whose_caller_has_gone(flag_world: World, monkeypatch: py
     async def commit_and_go(*given: Any) -> Changed:
         done = await commit(*given)
         changing.cancel()
+        await asyncio.sleep(0)
         return done
 
     monkeypatch.setattr(here.board.store, "change", commit_and_go)
