@@ -5,7 +5,7 @@ from __future__ import annotations
 from loadtest.generators import HttpClients, ask
 from loadtest.hub_server import SHARED, HubServer
 from loadtest.machine import Watch
-from loadtest.measure import Result, Sample, Target, attempted, summary, summary_of, void_of, why_void
+from loadtest.measure import Result, Sample, attempted, summary, summary_of, void_of, why_void
 from loadtest.service import KIND
 from loadtest.session import WARMUP_S, Bench, Stream, latencies
 
@@ -41,7 +41,6 @@ def run(bench: Bench) -> list[Result]:
             what="the same, against WebSockets",
             unit="×",
             figure=summary([own.median / other.median]),
-            target=Target(text="≥ 0.8 ×", at_least=0.8),
             void=void_of(streams) or void_of(sockets),
         ),
     ]
