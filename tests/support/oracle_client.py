@@ -355,11 +355,14 @@ class OracleClient:
                 if place.seq:
                     link.first_acked.setdefault(topic, now)
             told = {topic: {"epoch": place.epoch, "seq": place.seq} for topic, place in positions.items()}
-            sending = self._send(link, {"type": "ack", "positions": told})
-            if self.style.transport == "websocket":
-                await sending
-            else:  # its answer is nothing to wait for
-                link.tasks.append(asyncio.create_task(sending))
+            await self._tell(link, {"type": "ack", "positions": told})
+
+    async def _tell(self, link: _Link, ack: dict[str, Any]) -> None:
+        if self.style.transport == "websocket":
+            await self._send(link, ack)
+        elif self.style.transport == "sse":  # its answer is nothing to wait for
+            link.tasks.append(asyncio.create_task(self._send(link, ack)))
+        # A poll acknowledges by itself, and a frame of its own may come to a node that it is just leaving.
 
     async def _go_at_slot(self, link: _Link, after_s: float) -> None:
         await asyncio.sleep(after_s)
