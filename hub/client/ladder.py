@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from hub.client.options import ClientOptions, TransportName
 from hub.client.refusals import passes
-from hub.client.transport import Ended
+from hub.client.transport import ABNORMAL, Ended
 
 # 2**n grows past any float long before anybody stops trying.
 _MAX_DOUBLINGS = 16
@@ -28,6 +28,7 @@ class Ladder:
         self._refused: dict[TransportName, Ended] = {}
         self._up_since: float | None = None
         self._vain = 0
+        self._cuts: dict[TransportName, int] = {}
         self.climb_at: float | None = None
         """When to try what is above. None: nothing is, or nothing has worked yet."""
 
@@ -61,8 +62,9 @@ class Ladder:
             # A connection that is lost now and then must not put this off each time.
             self.climb_at = now + self._pause_s()
 
-    def failed(self, ended: Ended, now: float, *, opened: bool = False) -> Ended | None:
-        """``current`` failed, when it had been opened or before. None: try ``current`` now; else the end that counts.
+    def failed(self, ended: Ended, now: float, lived_s: float | None = None) -> Ended | None:
+        """``current`` failed, ``lived_s`` after its welcome or before. None: try ``current`` now; else the end that
+        counts.
 
         When every transport was refused for good, by whomever, that is the refusal of the best one. Once one has
         worked, what somebody on the way says is never for good: the status is left out then.
@@ -71,7 +73,10 @@ class Ladder:
             return None
         if not ended.in_the_way:
             self._refused.clear()
-            return ended
+            if lived_s is None or not self._is_cut(ended, lived_s):
+                return ended
+            self._go_to(self._at + 1, now)
+            return None
         self._failures += 1
         if self._proven:
             ended = replace(ended, http_status=None)
@@ -83,10 +88,15 @@ class Ladder:
             return self._refused[self._names[0]]
         if not self.others:
             return ended
-        patient = self.current in self._proven and not opened
+        patient = self.current in self._proven and lived_s is None
         if self._failures >= (self._options.attempts_of_proven if patient else 1):
             self._go_to((self._at + 1) % len(self._names), now)
         return None
+
+    def lasted(self, name: TransportName, lived_s: float) -> None:
+        """A connection over ``name`` was left, or has ended."""
+        if lived_s >= self._options.short_life_s:
+            self._cuts.pop(name, None)
 
     def fall_to(self, names: Sequence[str], now: float) -> TransportName | None:
         """The first of ``names`` that this client has is ``current`` from here on. None: it is already, or has none."""
@@ -107,6 +117,16 @@ class Ladder:
         """Something was switched on: worth an attempt now, spread a little."""
         if self._at > 0:
             self.climb_at = now + self._rng.uniform(0, self._options.move_jitter_s)
+
+    def _is_cut(self, ended: Ended, lived_s: float) -> bool:
+        """Whether connections over ``current`` break off again and again, and there is a step down."""
+        name = self.current
+        self.lasted(name, lived_s)
+        if ended.code != ABNORMAL or lived_s >= self._options.short_life_s:
+            return False
+        # Kept on a climb: one more end of that kind is enough then.
+        self._cuts[name] = self._cuts.get(name, 0) + 1
+        return self._cuts[name] >= self._options.cuts_to_leave and self._at + 1 < len(self._names)
 
     def _go_to(self, at: int, now: float, *, asked: bool = False) -> None:
         if at > 0:

@@ -18,16 +18,17 @@ from hub.client.advice import advice_after
 from hub.client.backoff import Backoff
 from hub.client.chores import Chores, first_of
 from hub.client.connection import Connection
-from hub.client.errors import ClientError, RequestRefused
+from hub.client.errors import ClientError
 from hub.client.ladder import Ladder
 from hub.client.options import ClientOptions, TransportName
+from hub.client.renewal import renew
 from hub.client.tokens import Tokens, TokenSource
 from hub.client.transport import ABNORMAL, CannotConnect, Ended
 from hub.client.upload_tus import TusWay
 from hub.client.ways import Ways
 from hub.client.wire import Drain, Expiring, Flags, HubFrame, Welcome, Wire
 from hub.protocol.codes import CloseCode
-from hub.protocol.frames import Auth, Hello, ResumeItem, SubscribeItem
+from hub.protocol.frames import Hello, ResumeItem, SubscribeItem
 
 logger = logging.getLogger("hub.client")
 
@@ -84,6 +85,7 @@ class Link:
         self._numbers = itertools.count(1)
         self._sinks = False
         self._sink_at = 0.0
+        self._held: asyncio.TimerHandle | None = None
         self._left_for: frozenset[str] = frozenset()
         self._nudge = asyncio.Event()
         self._polled = False
@@ -109,16 +111,18 @@ class Link:
         """Connects and stays connected. Raises ``HubClosed`` when trying again is no use."""
         while True:
             try:
-                opened, self._sinks = False, False
+                lived_s, self._sinks = None, False
                 connection = await self._connect(self._ladder.current, ticket=None)
-                opened = True
-                ended = await self._stay(connection)
-                if asyncio.get_running_loop().time() - connection.opened_at >= self._options.stable_after_s:
+                opened_at = connection.opened_at
+                connection, ended = await self._stay(connection)
+                now = asyncio.get_running_loop().time()
+                lived_s = now - connection.opened_at
+                if now - opened_at >= self._options.stable_after_s:
                     self._backoff.reset()
             except CannotConnect as problem:
                 ended = problem.ended
             self.current = None
-            delay_s = self._delay_s(ended, opened=opened)
+            delay_s = self._delay_s(ended, lived_s)
             self.last_problem = f"{ended.code} {ended.reason}" if ended.code != ABNORMAL else ended.reason
             self._owner.on_down(self.last_problem, delay_s)
             await asyncio.sleep(delay_s)
@@ -176,9 +180,12 @@ class Link:
             except BaseException:
                 await connection.close()
                 raise
-        except CannotConnect as problem:
+        except BaseException as problem:
+            self._release()
             if self.current is not None:
                 self.current.transport.resume()
+            if not isinstance(problem, CannotConnect):
+                raise
             logger.info("could not connect by %s: %s", name, problem)
             raise
         now = asyncio.get_running_loop().time()
@@ -193,16 +200,26 @@ class Link:
 
     async def _hello(self, wire: Wire) -> Hello:
         if self.current is not None:
-            self.current.contested_at = asyncio.get_running_loop().time()
-            await self.current.transport.settle()
+            loop, transport = asyncio.get_running_loop(), self.current.transport
+            self.current.contested_at = loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.settle_s):
+                    await transport.settle()
+            # Whatever is tried may hang; what there is goes on until the welcome has come.
+            self._held = loop.call_later(self._options.settle_s, transport.resume)
         return Hello(
             id=0,
             resume=ResumeItem(self.session) if self.session else None,
             subscribe=[wire.raw(item) for item in self._owner.hello_items()],
         )
 
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+
     def _on_frame(self, connection: Connection, frame: HubFrame) -> None:
         if isinstance(frame, Welcome):
+            self._release()
             self._tokens.accepted()
             self.session = frame.session
             self.current = connection
@@ -213,7 +230,7 @@ class Link:
             # A connection that was left behind, or one that has not been welcomed yet.
             return
         elif isinstance(frame, Expiring):
-            self.spawn(self._renew(connection, frame.expires_in_ms / 1000))
+            self.spawn(renew(connection, self._tokens, self._options, frame.expires_in_ms / 1000))
         else:
             if isinstance(frame, Flags):
                 self._heed(connection, frame)
@@ -244,40 +261,21 @@ class Link:
         """Whether flags are known to make an attempt useless."""
         return (name == "websocket" and self.flags.get(_SOCKET_FLAG) is False) or self._owner.kept_from(name)
 
-    async def _renew(self, connection: Connection, within_s: float) -> None:
-        """Brings a fresh token; tried again until the old one has ended, then the hub closes with 4401."""
-        backoff = Backoff(self._options)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await first_of(connection.ended, timeout_s=self._tokens.renewal_pause_s(within_s))
-                while not connection.ended.done():
-                    try:
-                        await self._authenticate(connection)
-                        break
-                    except (CannotConnect, RequestRefused) as problem:
-                        logger.warning("the token could not be renewed: %s", problem)
-                    await asyncio.sleep(backoff.next_s())
-
-    async def _authenticate(self, connection: Connection) -> None:
-        token = await self._tokens.fresh()
-        if token is not None:
-            connection.transport.token = token
-            await connection.request(lambda number: Auth(id=number, token=token))
-
     # --- staying and moving
 
-    async def _stay(self, connection: Connection) -> Ended:
-        """Until the connection has ended; moves on to another one, with the old one still open if possible."""
+    async def _stay(self, connection: Connection) -> tuple[Connection, Ended]:
+        """The last connection, and its end. Moves on to another one, with the old one still open if possible."""
         while True:
             successor = await self._successor(connection)
             if successor is not None:
+                self._ladder.lasted(connection.transport.name, asyncio.get_running_loop().time() - connection.opened_at)
                 self.spawn(self._retire(connection))
                 connection = successor
             elif connection.ended.done():
                 ended = connection.ended.result()
                 # 4409 would be our own half-done move, and no reason to give up.
                 ours = ended.code == CloseCode.TAKEN_OVER and self._is_contested(connection)
-                return Ended(CloseCode.DRAINING, "moving") if ours else ended
+                return connection, Ended(CloseCode.DRAINING, "moving") if ours else ended
 
     def _is_contested(self, connection: Connection) -> bool:
         at = connection.contested_at
@@ -301,7 +299,7 @@ class Link:
         if connection.transport.differs.is_set():
             return await self._begin_anew(connection)
         if self._ladder.climb_at is not None and self._ladder.climb_at <= loop.time():
-            return await self._climb()
+            return await self._climb(connection)
         return None
 
     async def _move(self, connection: Connection, drain: Drain) -> Connection | None:
@@ -355,9 +353,18 @@ class Link:
             successor.unsteady = connection.unsteady
         return successor
 
-    async def _climb(self) -> Connection | None:
+    async def _climb(self, connection: Connection) -> Connection | None:
         names = [name for name in self._ladder.above if not self._barred(name)]
-        successor = await self._first_that_works(names, None)
+        attempt = asyncio.ensure_future(self._first_that_works(names, None))
+        try:
+            await first_of(connection.ended, attempt, timeout_s=None)
+            # That it has ended may be this attempt's own doing: then the welcome is near.
+            await asyncio.wait({attempt}, timeout=self._options.settle_s)
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.wait({attempt})
+        successor = None if attempt.cancelled() else attempt.result()
         if successor is None:
             switched_off = all(self._barred(name) for name in names)
             self._ladder.not_climbed(asyncio.get_running_loop().time(), in_vain=not switched_off)
@@ -382,11 +389,11 @@ class Link:
         finally:
             connection.abort("moved to another connection")
 
-    def _delay_s(self, ended: Ended, *, opened: bool) -> float:
+    def _delay_s(self, ended: Ended, lived_s: float | None) -> float:
         """Until the next attempt, over whichever transport. Raises ``HubClosed`` when there is no use in one."""
         if ended.disabled:
             self._left_for = frozenset((_SOCKET_FLAG,))
-        counts = self._ladder.failed(ended, asyncio.get_running_loop().time(), opened=opened)
+        counts = self._ladder.failed(ended, asyncio.get_running_loop().time(), lived_s)
         if counts is None:
             return self._backoff.next_s("now")
         return max(self._backoff.next_s(advice_after(counts, self._tokens)), counts.retry_after_s)

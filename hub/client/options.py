@@ -34,6 +34,13 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
     """With another transport to go to: each step of an attempt may take this long, then the next one has its turn."""
     attempts_of_proven: int = 2
     """A transport that has worked before may fail so often in a row before the next one has its turn."""
+    short_life_s: float = 60.0
+    """A connection that breaks off, or falls silent, so soon after its welcome was cut by something on the way,
+    perhaps …"""
+    cuts_to_leave: int = 3
+    """… and so many in a row over one transport say that another one may last longer."""
+    settle_s: float = 0.3
+    """During an attempt to come up the connection that there is holds its requests back for at most so long."""
     upgrade_after_s: float = 30.0
     """On a fallback: pause before the first attempt to come up again; twice as long after every one in vain …"""
     upgrade_max_s: float = 600.0

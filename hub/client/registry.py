@@ -282,8 +282,9 @@ class Registry:
             if answer is None or subscription.state is not State.JOINING:
                 return
             verdict = _verdict_in(answer, subscription.topic)
-            if connection.transport.name != "websocket" and _is_there_already(verdict):
-                connection.transport.differs.set()  # what was posted before, to leave it, got lost on its way
+            if _is_there_already(verdict):
+                # What was posted before, to leave it, got lost on its way; or it was posted during a move to here.
+                connection.transport.differs.set()
             else:
                 self._verdict(subscription, verdict)
 

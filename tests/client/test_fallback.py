@@ -380,6 +380,32 @@ async def test_it_tries_again_in_growing_pauses(front: Front, any_way: ClientOpt
         assert len(front.peers("sse")) == 1
 
 
+async def test_a_proxy_that_cuts_sockets_after_the_welcome(front: Front, any_way: ClientOptions) -> None:
+    async with HubClient(front.url, options=any_way) as client, client.subscribe(TOPIC) as sub:
+        for number in range(3):
+            peer = await front.hub.peer(number)
+            assert peer.path == "/ws"
+            await eventually(lambda: client.transport == "websocket")
+            peer.drop()
+        await front.peer("sse")
+        await front.hub.publish(TOPIC, 1)
+        assert await numbers(sub, 1) == [1]
+
+
+async def test_what_hangs_above_holds_nothing_up(front: Front, any_way: ClientOptions) -> None:
+    """The attempt would take a minute; meanwhile the stream goes on, and when it has ended there is another one."""
+    front.websockets = "refuse"
+    slow = replace(any_way, upgrade_after_s=0.05, try_next_after_s=60.0, settle_s=0.05)
+    async with HubClient(front.url, options=slow) as client, client.subscribe(TOPIC) as sub:
+        front.websockets = "mute"
+        await eventually(lambda: len(front.hub.peers) == 2, "an attempt")
+        assert (await client.publish(TOPIC, "n", 1)).seq == 1
+        front.peers("sse")[0].drop()
+        await front.peer("sse", 1)
+        assert (await client.publish(TOPIC, "n", 2)).seq == 2
+        assert await numbers(sub, 2) == [1, 2]
+
+
 async def test_attempts_that_come_to_nothing_cost_no_event(front: Front, any_way: ClientOptions) -> None:
     front.websockets = "mute"
     often = replace(any_way, upgrade_after_s=0.02, upgrade_max_s=0.02, try_next_after_s=0.05)

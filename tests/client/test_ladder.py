@@ -50,7 +50,7 @@ def test_once_one_has_worked_nobody_on_the_way_refuses_for_good() -> None:
     for it in (ladder("websocket"), ladder("websocket", "sse")):
         it.welcomed("websocket", 0.0)
         for _ in range(10):
-            ended = it.failed(BARRED, 1.0, opened=True)
+            ended = it.failed(BARRED, 1.0, 1.0)
             assert ended is None or ended.http_status is None
 
 
@@ -70,7 +70,7 @@ def test_proven_ones_get_another_chance_unless_they_were_open() -> None:
     it.failed(SILENT, 1.0)
     assert it.current == "sse"
     it.welcomed("sse", 2.0)
-    it.failed(BARRED, 3.0, opened=True)
+    it.failed(BARRED, 3.0, 1.0)
     assert it.current == "poll"
 
 
@@ -87,7 +87,7 @@ def test_pauses_grow_and_a_short_stay_above_is_as_good_as_none() -> None:
     it.welcomed("websocket", now)
     now = 100.0  # a long stay
     for _ in range(4):
-        it.failed(BARRED, now, opened=True)
+        it.failed(BARRED, now, 1.0)
         it.welcomed("sse", now)
         assert it.climb_at is not None
         pauses.append(it.climb_at - now)
@@ -102,6 +102,27 @@ def test_pauses_grow_and_a_short_stay_above_is_as_good_as_none() -> None:
     it.welcomed("sse", now)
     assert it.climb_at is not None
     assert it.climb_at - now <= 10
+
+
+def test_connections_that_are_cut_again_and_again() -> None:
+    it, cut = ladder(), Ended(ABNORMAL, "")
+    it.welcomed("websocket", 0.0)
+    for lived_s in (5.0, 5.0, 600.0, 5.0, 5.0):
+        assert it.failed(cut, 0.0, lived_s) is cut
+    assert it.failed(Ended(4504, "draining"), 0.0, 5.0) is not None
+    assert it.failed(cut, 0.0) is cut, "never welcomed: nobody was reached"
+    assert it.failed(cut, 0.0, 5.0) is None
+    assert it.current == "sse"
+    it.welcomed("sse", 1.0)
+    assert it.climb_at is not None
+    it.welcomed("websocket", it.climb_at)
+    assert it.failed(cut, 0.0, 5.0) is None, "it is known for that"
+    it.welcomed("websocket", 2.0)
+    it.lasted("websocket", 600.0)
+    assert it.failed(cut, 0.0, 5.0) is cut
+    only = ladder("poll")
+    only.welcomed("poll", 0.0)
+    assert {only.failed(cut, 0.0, 1.0) for _ in range(5)} == {cut}
 
 
 def test_moves_that_the_hub_asks_for_are_not_in_vain() -> None:
