@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hub.embedded import PostgresServer, RedisServer
 from tests.support.hub_database import HubDatabase, empty_database, migrated_database
 from tests.support.servers import flush, running_postgres, running_redis
+
+# Others use the machine too, and no test asks how fast it is.
+settings.register_profile("hub", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hub")
 
 
 @pytest.fixture(scope="session")

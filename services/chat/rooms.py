@@ -306,7 +306,11 @@ class Rooms:
         task = asyncio.create_task(work, name="chat-members")
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_told_nobody)
+            raise
 
 
 def _tags(wanted: Create) -> dict[str, Any]:
@@ -346,6 +350,14 @@ def _cursor(text: str | None) -> tuple[int | None, str | None]:
     if not at.isdecimal() or len(at) > 18 or not room:
         raise bad_request("'after' is the 'next' of an earlier answer")
     return int(at), room_id(room)
+
+
+def _told_nobody(task: asyncio.Task[Any]) -> None:
+    """Whoever asked has left: a refusal is no fault then, anything else is one as always."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, HubError):
+        said = {"message": "a change failed that nobody waits for any more", "exception": error, "task": task}
+        task.get_loop().call_exception_handler(said)
 
 
 async def _room(tx: Transaction, room: str, user: str) -> dict[str, Any]:

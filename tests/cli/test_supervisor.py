@@ -68,7 +68,8 @@ async def supervised(folder: Path, how: str, *, stop_s: float = 10.0) -> AsyncIt
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
             await running
-    assert set(exits) == pids(folder, "started") or how == "wrong"
+    # One that was ended at once may not have come to note that it started.
+    assert set(exits) >= pids(folder, "started")
     assert not any(alive(pid) for pid in pids(folder, "started"))
 
 

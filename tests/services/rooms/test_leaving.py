@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -22,12 +23,14 @@ class Announcements:
         self._may_go = asyncio.Event()
         self.begun = 0
         self.fail = False
+        self.failed = 0
         monkeypatch.setattr(house.hubs[0].expulsions, "announce", self._announce)
 
     async def _announce(self, *args: Any) -> None:
         self.begun += 1
         await self._may_go.wait()
         if self.fail:
+            self.failed += 1
             raise unavailable("Redis")
         await self._real(*args)
 
@@ -52,6 +55,22 @@ async def test_who_asked_may_be_gone_before_it_has_ended(
     await until(lambda: len(house.nodes[0].gateway.connections) == 2, what="the node to notice")
     announcements.go()
     await until(lambda: isinstance(heard.ended, SubscriptionEnded), what="the end of the subscription")
+
+
+async def test_a_refusal_of_which_nobody_is_told_is_no_fault(house: Parlour, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await house.person("ada")
+    await ada.do("create", "r", name="Room")
+    announcements = Announcements(house, monkeypatch)
+    announcements.fail = True
+    call = asyncio.create_task(ada.do("leave", "r"))
+    await until(lambda: announcements.begun == 1, what="the change to be committed")
+    await ada.client.close()
+    await asyncio.gather(call, return_exceptions=True)
+    await until(lambda: not len(house.nodes[0].gateway.connections), what="the node to notice")
+    announcements.go()
+    await until(lambda: announcements.failed == 1, what="the refusal")
+    await asyncio.to_thread(gc.collect)  # what nobody has looked at is told of now
+    assert house.nodes[0].logs.errors() == []
 
 
 @pytest.mark.parametrize("method", ["remove", "leave"])
