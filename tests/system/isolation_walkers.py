@@ -605,7 +605,7 @@ ROUTES: dict[tuple[str, str], Walk] = {
 }
 """By method and path. OPTIONS is the framework's and is tried on every path without an entry."""
 
-COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats"), ("GET", "/v1/flags")}
+COUNTING = {("GET", "/metrics"), ("GET", "/v1/stats"), ("GET", "/v1/flags"), ("POST", "/ofrep/v1/evaluate/flags")}
 """Routes that answer with what is the whole node's, numbers that change while the tests run, or texts that speak of
 topics: only names are looked for."""
 
