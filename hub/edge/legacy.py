@@ -69,19 +69,20 @@ async def take_over(gateway: Gateway, cursor: Cursor | None, session: str, previ
 
 def inherit(
     legacy: Legacy, cursor: Cursor, items: Sequence[Wanted | Verdict]
-) -> tuple[Sequence[Wanted | Verdict], list[bytes]]:
-    """What the newer connection subscribes to instead of ``items``, which are the cursor's topics, and what its client
-    is told before any event."""
+) -> tuple[Sequence[Wanted | Verdict], list[tuple[str | None, bytes]]]:
+    """What the newer connection subscribes to instead of ``items``, which are the cursor's topics; and what its client
+    is told before any event, if it may still have the topic that stands beside it."""
     frames = [(_head.decode(frame), bytes(frame)) for frame in legacy.frames]
     if legacy.topics is None:
-        return items, [frame for head, frame in frames if head.type in _OWN]
+        return items, [(None, frame) for head, frame in frames if head.type in _OWN]
     known = {one.topic: _spec(one) for one in cursor.topics}
     fresh = {one.topic: one for one in legacy.topics if known.get(one.topic) != _spec(one)}
     stay = {one.topic for one in legacy.topics} - fresh.keys()
     wanted = [item for item in items if item.topic in stay]
     for one in fresh.values():
         wanted.append(Wanted(one.topic, Position(one.epoch, one.seq) if one.epoch else None, one.filter, one.ack))
-    return wanted, [frame for head, frame in frames if head.type in _OWN or head.topic in fresh]
+    told = [(None if head.type in _OWN else head.topic, frame) for head, frame in frames]
+    return wanted, [(topic, frame) for topic, frame in told if topic is None or topic in fresh]
 
 
 # --- of the older one

@@ -62,7 +62,7 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     connection.budget = gateway.admission.frame_budget(principal)
     positions, legacy = await _resume(gateway, connection, hello, principal)
     topics = action.topics
-    frames: list[bytes] = []
+    frames: list[tuple[str | None, bytes]] = []
     if connection.arrival is not None and connection.arrival.cursor is not None:
         topics, frames = inherit(legacy, connection.arrival.cursor, topics)
     verdicts, joined = await join(gateway, connection, topics, positions or {})
@@ -87,8 +87,9 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
         )
     )
     connection.arrival = None
-    for frame in frames:
-        connection.deliver(Packet(connection.encoding, (frame,)))
+    for topic, frame in frames:
+        if topic is None or topic in connection.subscriptions:
+            connection.deliver(Packet(connection.encoding, (frame,)))
     activate(gateway, connection, joined)
     log.debug("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
 

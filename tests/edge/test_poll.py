@@ -482,3 +482,16 @@ async def test_what_is_said_while_the_session_moves_is_performed(redis_server: R
         await saying
         (connection,) = [*connections(one), *connections(two)]
         assert len(connection.subscriptions) == 1 + len(wanted)
+
+
+async def test_what_goes_along_is_permitted_anew(web: Web) -> None:
+    first = await web.poll(topics="big:b")
+    session = first["frames"][0]["session"]
+    await web.say({"type": "subscribe", "id": 1, "topics": [{"topic": "room:n"}]}, session=session)
+    await until(lambda: "room:n" in connections(web)[0].subscriptions, what="it to be subscribed")
+    await web.publish("secret by now", "room:n")
+    narrow = web.headers(scope="subscribe:big:*")
+    answer = await web.client.get("/v1/poll", params={"cursor": first["cursor"]}, headers=narrow)
+    frames = answer.json()["frames"]
+    assert {one["topic"]: one["ok"] for one in frames[0]["topics"]} == {"big:b": True, "room:n": False}
+    assert [frame["type"] for frame in frames] == ["welcome", "reply"]
