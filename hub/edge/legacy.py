@@ -4,6 +4,7 @@ the topics that were subscribed or left since. Events of the others are not amon
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -109,6 +110,8 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Legacy:
     left, socket = Legacy(), _polled(connection)
     if socket is not None and message.going_on is not None:
         await settled(connection, SETTLE_S)
+        if connection.calls:
+            await asyncio.wait(connection.calls, timeout=SETTLE_S)
         if not connection.gone:
             left = _left_by(socket, message.going_on)
     connection.close(CloseCode.TAKEN_OVER)

@@ -442,6 +442,7 @@ async def test_what_was_said_between_two_polls_goes_along_to_the_next_node(redis
         assert await two.say(*said, session=session) == []
         event = {"topic": "room:new", "name": "n", "data": "before", "tags": {"room": "x"}}
         await one.client.post("/v1/publish", json=event, headers=one.headers())
+        await until(lambda: b"before" in b"".join(connections(one)[0].socket._frames), what="the event to wait")
         lost = await two.poll(first["cursor"])
         again = await one.poll(first["cursor"])  # the answer before was lost
         for answer in (lost, again):
@@ -451,6 +452,7 @@ async def test_what_was_said_between_two_polls_goes_along_to_the_next_node(redis
         await one.publish("not for it", "room:a")
         await one.publish("nor this", "room:new")
         await one.client.post("/v1/publish", json=event | {"data": "after"}, headers=one.headers())
+        await until(lambda: b"after" in b"".join(connections(one)[0].socket._frames), what="the event to wait")
         answer = await two.poll(again["cursor"])
         assert data(answer) == ["after"], answer
         await one.publish("b", "room:b")
