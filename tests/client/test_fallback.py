@@ -327,15 +327,17 @@ async def test_a_topic_that_is_off_where_only_sockets_pass(front: Front, any_way
     switch = Switch(front, http=False)
     slow = replace(any_way, backoff_base_s=60.0, backoff_floor_s=60.0, backoff_max_s=60.0, request_timeout_s=60.0)
     async with HubClient(front.url, options=slow) as client:
+        await switch.flip(on=False)
+        async with asyncio.timeout(5):
+            with pytest.raises(SubscriptionEnded, match="feature_disabled"):
+                await anext(client.subscribe(TOPIC))
+        await switch.flip(on=True)
         async with client.subscribe(TOPIC) as sub:
             await switch.flip(on=False)
-            await eventually(lambda: client._link._sink_at, "nothing works")
+            await eventually(lambda: sub.state.value == "out")
             await switch.flip(on=True)
             await front.hub.publish(TOPIC, 1)
             assert await numbers(sub, 1) == [1]
-        await switch.flip(on=False)
-        with pytest.raises(SubscriptionEnded, match="feature_disabled"):
-            await anext(client.subscribe(TOPIC))
         assert client.transport == "websocket"
 
 
@@ -344,6 +346,7 @@ async def test_nobody_knocks_where_flags_say_no(front: Front, any_way: ClientOpt
     often = replace(any_way, upgrade_after_s=0.02, upgrade_max_s=0.02)
     async with HubClient(front.url, options=often) as client:
         pauses = client._link._ladder
+        await eventually(lambda: pauses.climb_at)
         first = pauses.climb_at
         await eventually(lambda: pauses.climb_at != first, "the time of an attempt")
         assert front.upgrades == 1
@@ -354,10 +357,12 @@ async def test_nobody_knocks_where_flags_say_no(front: Front, any_way: ClientOpt
 
 async def test_a_drain_that_is_taken_back_when_the_move_has_failed(front: Front, any_way: ClientOptions) -> None:
     async with HubClient(front.url, options=any_way) as client, client.subscribe(TOPIC) as sub:
-        front.refuse = lambda _: (502, None)
+        refused: list[str] = []
+        front.refuse = lambda path: refused.append(path) or (502, None)
         (peer,) = front.hub.peers
         await peer.send({"type": "drain", "after_ms": 1, "ticket": "t", "fallback": ["sse"]})
-        await eventually(lambda: client._link._ladder.current == "sse", "the move")
+        await eventually(lambda: refused, "the move")
+        await asyncio.sleep(0.1)  # until the client has heard of it
         await peer.send({"type": "flags", "flags": {"realtime_v2": True}})
         await eventually(lambda: client._link._ladder.current == "websocket", "the end of the move")
         await peer.send({"type": "drain", "after_ms": 1, "ticket": "t"})
