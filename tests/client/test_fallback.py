@@ -358,7 +358,12 @@ async def test_nobody_knocks_where_flags_say_no(front: Front, any_way: ClientOpt
 async def test_a_drain_that_is_taken_back_when_the_move_has_failed(front: Front, any_way: ClientOptions) -> None:
     async with HubClient(front.url, options=any_way) as client, client.subscribe(TOPIC) as sub:
         refused: list[str] = []
-        front.refuse = lambda path: refused.append(path) or (502, None)
+
+        def refuse(path: str) -> tuple[int, Frame | None]:
+            refused.append(path)
+            return 502, None
+
+        front.refuse = refuse
         (peer,) = front.hub.peers
         await peer.send({"type": "drain", "after_ms": 1, "ticket": "t", "fallback": ["sse"]})
         await eventually(lambda: refused, "the move")
