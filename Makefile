@@ -4,14 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 export PORT
+PROCESSES ?= 2
 
 .PHONY: dev test lint check docs oracle oracle-chat oracle-uploads oracle-flags load crowd microbench bench clean
 
 dev: $(VENV)/.dev  ## a running hub with real servers, demo organisations and a demo feed
 	@$(BIN)/hub dev
 
-test: $(VENV)/.test  ## everything, against real servers
+# Tests that break whole systems have the machine to themselves; the others wait more than they work, so two processes
+# share them. With ARGS one process runs what they say.
+test: $(VENV)/.test  ## everything, against real servers; ARGS="tests/edge -x": what pytest is told
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --ignore tests/system
+	@$(BIN)/python -m pytest tests/system
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: $(VENV)/.check  ## fix what can be fixed
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
