@@ -53,11 +53,14 @@ def refused_type(content_type: str, what_to_do: str) -> HubError:
     return HubError(ErrorCode.CONTENT_TYPE, f"content type {content_type[:100]!r} is not accepted here; {what_to_do}")
 
 
-def decode_json(data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T]) -> _T:
-    """The value in ``data``. Raises ``bad_request``; the message names the field, never its value."""
+def decode_json(data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[_T], *, in_pieces: bool = False) -> _T:
+    """The value in ``data``. Raises ``bad_request``; the message names the field, never its value.
+
+    ``in_pieces``: the caller decodes what stays raw piece by piece, and one that is no UTF-8 must not spoil the others.
+    """
     try:
-        if isinstance(data, bytes):
-            data.decode()  # pieces that are decoded later, or by nobody, are not looked at below
+        if isinstance(data, bytes) and not in_pieces:
+            data.decode()  # what stays raw is not looked at below
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise bad_request(str(error)) from None

@@ -121,7 +121,7 @@ async def _many(
 
 
 def _cut(gateway: Gateway, body: bytes) -> list[msgspec.Raw]:
-    items = decode_json(body, _list)
+    items = decode_json(body, _list, in_pieces=True)
     limit = gateway.settings.max_publish_batch
     if len(items) > limit:
         raise HubError(ErrorCode.TOO_LARGE, f"the list has {len(items)} events; at most {limit} are allowed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,16 @@ def turns(topics: LocalTopics, ear: Ear, clock: Clock) -> Turns:
 async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the rests are."""
     lengths: list[float] = []
-    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda pause, *_: lengths.append(pause))
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def note(pause: float, callback: Any, *arguments: Any) -> Any:
+        if isinstance(getattr(callback, "__self__", None), Turns):
+            lengths.append(pause)
+            return None
+        return call_later(pause, callback, *arguments)  # others are at work on this loop
+
+    monkeypatch.setattr(loop, "call_later", note)
     return lengths
 
 
