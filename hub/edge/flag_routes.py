@@ -19,7 +19,7 @@ from hub.errors import HubError, bad_request
 from hub.flags import Subject
 from hub.nodes.flags.board import no_such_flag
 from hub.nodes.flags.listing import FlagShown, FlagsShown, OverrideShown, all_flags, one_flag, override_shown
-from hub.nodes.flags.store import Change, Kind
+from hub.nodes.flags.store import AuditRow, Change
 
 SCOPE: Final = "flags:write"
 MOST_CHANGES: Final = 100
@@ -82,23 +82,10 @@ class Explained(Struct):
     """As OpenFeature's clients see it: of the file, and of the flag with owner, description and expiry."""
 
 
-class ChangeShown(Struct, rename={"was": "from", "became": "to"}):
-    """A row of the record. ``from`` and ``to``: a state, a percentage, or null for no run-time change."""
-
-    version: int
-    at: float
-    flag: str
-    kind: Kind
-    was: dict[str, Any] | None
-    became: dict[str, Any] | None
-    who: str
-    why: str
-
-
 class AuditPage(Struct):
     """The newest changes first; ``next``: what to ask ``before`` for the ones before, null when there are none."""
 
-    changes: list[ChangeShown]
+    changes: list[AuditRow]
     next: int | None
 
 
@@ -129,8 +116,7 @@ async def flags_audit(
     """The record of changes, kept for HUB_FLAGS_AUDIT_KEEP_S."""
     require_scope(request.user, SCOPE)
     rows = await gateway.board.audit(_storable(flag), limit, before)
-    shown = [ChangeShown(**msgspec.structs.asdict(row)) for row in rows]
-    return AuditPage(shown, rows[-1].version if len(rows) == limit else None)
+    return AuditPage(rows, rows[-1].version if len(rows) == limit else None)
 
 
 @get("/v1/flags/{name:str}", summary="What a flag is for somebody", responses=problem_responses(400, 401, 403, 404))

@@ -6,6 +6,7 @@ A hello that is refused becomes the request's own answer: a status and problem+j
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Final
 
 import msgspec
@@ -26,7 +27,7 @@ CLIENT_GONE: Final = 1006
 _error: Final = msgspec.json.Decoder(Error)
 
 
-class HttpSocket:
+class HttpSocket(ABC):
     """The half of ``Socket`` that both share. ``run`` begins."""
 
     __slots__ = ("_closing", "_connection", "_gateway", "_line", "_opened", "_refusal")
@@ -74,22 +75,25 @@ class HttpSocket:
             self._refuse(code)
         self._closing = True
 
-    def pause_reading(self) -> None:
+    def pause_reading(self) -> None:  # noqa: B027 - nothing is read here
         """Frames come by requests of their own, which are refused while too many wait."""
 
-    def resume_reading(self) -> None:
+    def resume_reading(self) -> None:  # noqa: B027 - nothing is read here
         """See ``pause_reading``."""
 
     # --- of each transport
 
+    @abstractmethod
     def _open(self, welcome: Packet) -> None:
-        raise NotImplementedError
+        """The first frame of all."""
 
+    @abstractmethod
     def _send(self, packet: Packet) -> None:
-        raise NotImplementedError
+        """What follows."""
 
+    @abstractmethod
     def _end(self, close_frame: bytes) -> None:
-        raise NotImplementedError
+        """The last frame of all."""
 
     # --- LineUser
 
@@ -105,9 +109,9 @@ class HttpSocket:
         """The client goes elsewhere."""
         self._connection.close(CloseCode.DRAINING)
 
+    @abstractmethod
     def line_lost(self, line: Line) -> None:
         """The request's way back is gone."""
-        raise NotImplementedError
 
     # --- the end
 

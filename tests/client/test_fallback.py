@@ -367,7 +367,7 @@ async def test_a_drain_that_is_taken_back_when_the_move_has_failed(front: Front,
         (peer,) = front.hub.peers
         await peer.send({"type": "drain", "after_ms": 1, "ticket": "t", "fallback": ["sse"]})
         await eventually(lambda: refused, "the move")
-        await asyncio.sleep(0.1)  # until the client has heard of it
+        await eventually(lambda: client._link._ladder.current != "websocket", "the move to come to nothing")
         await peer.send({"type": "flags", "flags": {"realtime_v2": True}})
         await eventually(lambda: client._link._ladder.current == "websocket", "the end of the move")
         await peer.send({"type": "drain", "after_ms": 1, "ticket": "t"})

@@ -83,8 +83,9 @@ class Change(Struct, frozen=True):
     """Only if the flag's override has this version; 0: only if it has none."""
 
 
-class AuditRow(Struct, frozen=True):
-    """Who changed what. ``was`` and ``became`` are as ``said`` makes them; None: no override."""
+class AuditRow(Struct, frozen=True, rename={"was": "from", "became": "to"}):
+    """A row of the record: who changed what. ``from`` and ``to`` are as ``said`` makes them: a state, a percentage, or
+    null for no run-time change."""
 
     version: int
     at: float
@@ -226,7 +227,7 @@ class FlagStore:
         at = await tx.fetch_value(_RECORD, note.version, flag, kind, was, became, note.who, note.why)
         if self._org is not None:
             row = AuditRow(note.version, at, flag, kind, was, became, note.who, note.why)
-            await tx.publish(TOPIC, EVENTS[kind], shown(row))
+            await tx.publish(TOPIC, EVENTS[kind], msgspec.to_builtins(row))
 
 
 class Note(Struct, frozen=True):
@@ -235,12 +236,6 @@ class Note(Struct, frozen=True):
     version: int
     who: str
     why: str
-
-
-def shown(row: AuditRow) -> dict[str, Any]:
-    """An audit row as it is told."""
-    names = {"was": "from", "became": "to"}
-    return {names.get(name, name): getattr(row, name) for name in row.__struct_fields__}
 
 
 def _check_versions(changes: Sequence[Change], there: Mapping[str, Override]) -> None:

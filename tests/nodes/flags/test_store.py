@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
+import msgspec
 import pytest
 
 from hub.database import Database
 from hub.errors import ErrorCode, HubError
 from hub.flags import Override, StageState
-from hub.nodes.flags.store import Change, FlagStore, shown
+from hub.nodes.flags.store import Change, FlagStore
 from hub.orgs import OrgId
 from tests.support.hub_database import HubDatabase
 
@@ -42,7 +43,7 @@ async def test_a_change_is_read_with_who_when_and_why(store: FlagStore) -> None:
     await store.change([Change("chat", state="off")], WHO, "it hurts")
     await store.change([Change("chat", clear=True), Change("nothing", clear=True)], WHO, "over")
     assert (await store.read()).overrides == {}
-    rows = [shown(row) for row in await store.audit("chat", 10, None)]
+    rows = [msgspec.to_builtins(row) for row in await store.audit("chat", 10, None)]
     assert [(row["version"], row["kind"], row["from"], row["to"]) for row in rows] == [
         (3, "clear", {"state": "off"}, None),
         (2, "override", {"percent": 12.345}, {"state": "off"}),
