@@ -31,10 +31,10 @@ from hub.edge.gateway import Gateway
 from hub.edge.http_app import http_app
 from hub.edge.keeper import Keeper
 from hub.edge.kicks import close_kicked
-from hub.edge.legacy import close_taken_over
 from hub.edge.registry import Connections
 from hub.edge.relay import take_relayed
 from hub.edge.session_saver import SessionSaver
+from hub.edge.takeover import close_taken_over
 from hub.errors import ConfigError
 from hub.fanout.catch_up import CatchUp
 from hub.fanout.control import Control, Kick, Relayed, Signal, TakeOver

@@ -13,7 +13,7 @@ from hub.auth.principal import Principal
 from hub.edge.flag_gate import check_transport, subject_of, switched_off, transport_disabled
 from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
-from hub.edge.legacy import Legacy, inherit, take_over
+from hub.edge.takeover import Unfetched, inherit, take_over
 from hub.errors import ErrorCode, HubError
 from hub.fanout.sessions import PreviousOwner
 from hub.fanout.turnstile import Step
@@ -60,11 +60,11 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
     connection.flags = gateway.flags.values(subject_of(principal))
     gateway.board.metrics.cohort(None, connection.flags)
     connection.budget = gateway.admission.frame_budget(principal)
-    positions, legacy = await _resume(gateway, connection, hello, principal)
+    positions, unfetched = await _resume(gateway, connection, hello, principal)
     topics = action.topics
     frames: list[tuple[str | None, bytes]] = []
     if connection.arrival is not None and connection.arrival.cursor is not None:
-        topics, frames = inherit(legacy, connection.arrival.cursor, topics)
+        topics, frames = inherit(unfetched, connection.arrival.cursor, topics)
     verdicts, joined = await join(gateway, connection, topics, positions or {})
     if switched_off(connection):
         # While it was let in. Nobody moves whoever has not been welcomed.
@@ -108,7 +108,7 @@ async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) 
 
 async def _resume(
     gateway: Gateway, connection: Connection, hello: Hello, principal: Principal
-) -> tuple[dict[str, Position] | None, Legacy]:
+) -> tuple[dict[str, Position] | None, Unfetched]:
     """The session's acknowledged positions; None: a new session. The newest connection of a session wins, and gets
     what the older one leaves."""
     of_ticket = connection.arrival.ticket_session if connection.arrival is not None else None
@@ -124,26 +124,26 @@ async def _resume(
             connection.session_id, connection.session_claim = wanted, resumed.claim
             if connection.socket.transport != SOCKET:
                 gateway.connections.opened(connection)
-            legacy = Legacy()
+            unfetched = Unfetched()
             if resumed.previous is not None:
-                legacy = await _tell_previous(gateway, connection, wanted, resumed.previous)
+                unfetched = await _tell_previous(gateway, connection, wanted, resumed.previous)
             if resumed.presence:
                 connection.attending(resumed.presence)
-            return resumed.positions, legacy
+            return resumed.positions, unfetched
     connection.session_id = gateway.sessions.create()
     if connection.socket.transport == SOCKET:
         gateway.saver.changed(connection)
     else:
         gateway.connections.opened(connection)
         await gateway.saver.save_at_once(connection)  # what its client sends may come to another node
-    return None, Legacy()
+    return None, Unfetched()
 
 
-async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> Legacy:
+async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> Unfetched:
     cursor = connection.arrival.cursor if connection.arrival is not None else None
     try:
         return await take_over(gateway, cursor, session, previous)
     except HubError as error:
         # The older connection loses the session anyway: its saves do not take effect any more.
         log.warning("older connection not told", error=error.code)
-        return Legacy()
+        return Unfetched()

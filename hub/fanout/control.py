@@ -63,7 +63,7 @@ class TakeOver(Struct, tag="take_over", frozen=True):
     going_on: GoingOn | None = None
     """The newer one goes on from a cursor: its client is, as far as anybody can tell, the older one's."""
     inquiry: Inquiry | None = None
-    """Who wants to hear what the older one leaves (``hub.edge.legacy``)."""
+    """Who wants to hear what the older one leaves (``hub.edge.takeover``)."""
 
 
 class Relayed(Struct, tag="relayed", frozen=True):

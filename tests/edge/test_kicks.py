@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hub.edge.legacy import close_taken_over
+from hub.edge.takeover import close_taken_over
 from hub.fanout.control import TakeOver
 from hub.protocol.codes import CloseCode
 

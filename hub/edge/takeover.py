@@ -30,7 +30,7 @@ ASK_S: Final = 1.0  # of a node that may have died
 _OWN: Final = frozenset(("reply", "error", "pong", "unsubscribed"))
 
 
-class Legacy(Struct, frozen=True):
+class Unfetched(Struct, frozen=True):
     """``topics``: all there were at the end; None: those of the cursor. Bounded as a polling socket is."""
 
     frames: Sequence[Raw] = ()
@@ -43,13 +43,13 @@ class _Head(Struct):
 
 
 _head: Final = msgspec.json.Decoder(_Head)
-_legacy: Final = msgspec.json.Decoder(Legacy)
+_unfetched: Final = msgspec.json.Decoder(Unfetched)
 
 
 # --- of the newer connection
 
 
-async def take_over(gateway: Gateway, cursor: Cursor | None, session: str, previous: PreviousOwner) -> Legacy:
+async def take_over(gateway: Gateway, cursor: Cursor | None, session: str, previous: PreviousOwner) -> Unfetched:
     """Closes the older connection of a session. What it leaves, if its client goes on from the cursor of a poll.
 
     Raises ``unavailable``: it was not told.
@@ -61,24 +61,24 @@ async def take_over(gateway: Gateway, cursor: Cursor | None, session: str, previ
 
     if cursor is None or not cursor.number:
         await gateway.control.send(message(), previous.node)
-        return Legacy()
+        return Unfetched()
     if previous.node == gateway.node:
         return await _give_up(gateway, message())
     answer = await gateway.inquiries.ask(previous.node, message, ASK_S)
-    return Legacy() if answer is None else _legacy.decode(answer)
+    return Unfetched() if answer is None else _unfetched.decode(answer)
 
 
 def inherit(
-    legacy: Legacy, cursor: Cursor, items: Sequence[Wanted | Verdict]
+    unfetched: Unfetched, cursor: Cursor, items: Sequence[Wanted | Verdict]
 ) -> tuple[Sequence[Wanted | Verdict], list[tuple[str | None, bytes]]]:
     """What the newer connection subscribes to instead of ``items``, which are the cursor's topics; and what its client
     is told before any event, if it may still have the topic that stands beside it."""
-    frames = [(_head.decode(frame), bytes(frame)) for frame in legacy.frames]
-    if legacy.topics is None:
+    frames = [(_head.decode(frame), bytes(frame)) for frame in unfetched.frames]
+    if unfetched.topics is None:
         return items, [(None, frame) for head, frame in frames if head.type in _OWN]
     known = {one.topic: _spec(one) for one in cursor.topics}
-    fresh = {one.topic: one for one in legacy.topics if known.get(one.topic) != _spec(one)}
-    stay = {one.topic for one in legacy.topics} - fresh.keys()
+    fresh = {one.topic: one for one in unfetched.topics if known.get(one.topic) != _spec(one)}
+    stay = {one.topic for one in unfetched.topics} - fresh.keys()
     wanted = [item for item in items if item.topic in stay]
     for one in fresh.values():
         wanted.append(Wanted(one.topic, Position(one.epoch, one.seq) if one.epoch else None, one.filter, one.ack))
@@ -103,11 +103,11 @@ def close_taken_over(gateway: Gateway, message: TakeOver) -> None:
     connection.close(CloseCode.TAKEN_OVER)
 
 
-async def _give_up(gateway: Gateway, message: TakeOver) -> Legacy:
+async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
     connection = _named(gateway, message)
     if connection is None:
-        return Legacy()
-    left, socket = Legacy(), _polled(connection)
+        return Unfetched()
+    left, socket = Unfetched(), _polled(connection)
     if socket is not None and message.going_on is not None:
         await settled(connection, SETTLE_S)
         if connection.calls:
@@ -127,13 +127,13 @@ def _polled(connection: Connection) -> PollSocket | None:
     return cast("PollSocket", connection.socket) if connection.socket.transport == "poll" else None
 
 
-def _left_by(socket: PollSocket, going_on: GoingOn) -> Legacy:
+def _left_by(socket: PollSocket, going_on: GoingOn) -> Unfetched:
     topics = socket.standings()
     same = _digest(map(_spec, topics)) == going_on.topics
     frames = map(Raw, socket.untold(going_on.connection, going_on.number))
     if same:
-        return Legacy([frame for frame in frames if _head.decode(frame).type in _OWN])
-    return Legacy(list(frames), topics)
+        return Unfetched([frame for frame in frames if _head.decode(frame).type in _OWN])
+    return Unfetched(list(frames), topics)
 
 
 def _spec(one: Standing) -> tuple[str, bool, Any]:
