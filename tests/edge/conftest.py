@@ -14,6 +14,7 @@ from hub.protocol.codec import Encoding
 from hub.protocol.frames import Event
 from tests.edge import transports
 from tests.edge.conversation import SHARED_TOPIC
+from tests.edge.exchange_hub import SETTINGS, Web, web_of
 from tests.edge.http_hub import HttpHub, running_hub
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.peers import Peers
@@ -95,6 +96,20 @@ async def hub(
     """A running node with the usual settings."""
     async with running_socket_hub(socket_kind, redis_server.url, **transport_settings) as hub:
         yield hub
+
+
+@pytest.fixture(scope="module")
+async def web_node(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
+    """A running node for streams and polls."""
+    async with running_socket_hub(socket_kind, redis_server.url, **SETTINGS) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def web(web_node: RunningHub) -> AsyncIterator[Web]:
+    """Its HTTP, for one user in an organisation of the test's own."""
+    async with web_of(web_node) as web:
+        yield web
 
 
 @pytest.fixture

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from hub.embedded import RedisServer
-from tests.edge.exchange_hub import SETTINGS, Web, web_of, webs
+from tests.edge.exchange_hub import Web, webs
 from tests.edge.http_hub import assert_problem
-from tests.support.running_hub import RunningHub, SocketKind, running_hub
+from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
 
 PUBLISH = {"type": "publish", "id": 1, "topic": "room:a", "name": "n", "data": 1}
-
-
-@pytest.fixture(scope="module")
-async def node(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
-    async with running_hub(socket_kind, redis_server.url, **SETTINGS) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def web(node: RunningHub) -> AsyncIterator[Web]:
-    async with web_of(node) as web:
-        yield web
 
 
 def told(frames: list[dict[str, Any]]) -> list[tuple[Any, Any]]:

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from hub.embedded import RedisServer
-from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, web_of, webs
+from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.presence_service import presence_service
-from tests.support.running_hub import RunningHub, SocketKind, running_hub
+from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
-
-
-@pytest.fixture(scope="module")
-async def node(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
-    async with running_hub(socket_kind, redis_server.url, **SETTINGS) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def web(node: RunningHub) -> AsyncIterator[Web]:
-    async with web_of(node) as web:
-        yield web
 
 
 def connections(web: Web) -> list[Any]:

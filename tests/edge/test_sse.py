@@ -5,29 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
 
 import pytest
 
 from hub.edge import sse_socket
 from hub.embedded import RedisServer
 from hub.protocol.codec import Encoding, Packet
-from tests.edge.exchange_hub import ORIGIN, SETTINGS, Stream, Web, web_of, webs
+from tests.edge.exchange_hub import ORIGIN, Stream, Web, webs
 from tests.edge.http_hub import assert_problem
-from tests.support.running_hub import RunningHub, SocketKind, running_hub
+from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
-
-
-@pytest.fixture(scope="module")
-async def node(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[RunningHub]:
-    async with running_hub(socket_kind, redis_server.url, **SETTINGS) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def web(node: RunningHub) -> AsyncIterator[Web]:
-    async with web_of(node) as web:
-        yield web
 
 
 async def welcomed(stream: Stream) -> str:
