@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from hub.fanout.turnstile import Step
 from hub.flags import SOCKET
 from hub.protocol.codec import Packet
 from hub.protocol.codes import CloseCode
+from hub.protocol.cursor import Cursor
 from hub.protocol.frames import Hello, Position, Welcome
 from hub.protocol.session import Open
 
@@ -86,12 +88,25 @@ async def open_connection(gateway: Gateway, connection: Connection, action: Open
             id=UNSET if hello.id is None else hello.id,
         )
     )
+    cursor = None if connection.arrival is None else connection.arrival.cursor
     connection.arrival = None
     for topic, frame in frames:
         if topic is None or topic in connection.subscriptions:
             connection.deliver(Packet(connection.encoding, (frame,)))
     activate(gateway, connection, joined)
+    if cursor is not None:
+        _acknowledge(gateway, connection, cursor)
     log.debug("opened", connection=connection.id, org=principal.org, user=principal.user, topics=len(joined))
+
+
+def _acknowledge(gateway: Gateway, connection: Connection, cursor: Cursor) -> None:
+    """Who shows a cursor has everything up to there. The connection that it came from may not have heard of it."""
+    for one in cursor.topics:
+        sub = connection.subscriptions.get(one.topic)
+        position = Position(one.epoch, one.seq)
+        with contextlib.suppress(HubError):  # beyond what there is: its verdict said so
+            if sub is not None and one.epoch and gateway.delivery.acknowledge(sub, position):
+                connection.acknowledged(one.topic, position)
 
 
 async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) -> Principal:

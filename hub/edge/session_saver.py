@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SAVES_PER_BATCH = 500
+MESSAGE_S = 2.0  # for what a newer connection of a session has to say to the older one
 
 
 class SessionSaver:
@@ -89,8 +90,9 @@ class SessionSaver:
             if isinstance(outcome, HubError):
                 self._try_again(connection, save)
             elif not outcome:
-                # Another connection has the session, and its message to this one was lost.
-                connection.close(CloseCode.TAKEN_OVER)
+                # Another connection has the session. Its message, which may ask what this one leaves, is under way,
+                # or lost.
+                asyncio.get_running_loop().call_later(MESSAGE_S, connection.close, CloseCode.TAKEN_OVER)
 
     def _try_again(self, connection: Connection, save: SessionSave) -> None:
         """Redis did not take these positions; what was acknowledged since stands above them."""

@@ -377,6 +377,25 @@ async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisS
             assert "u2" in repr(answer["frames"])
 
 
+async def test_a_cursor_that_comes_to_another_node_acknowledges_there(redis_server: RedisServer) -> None:
+    """Nothing is published any more, so no further request would say it again."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        session = first["frames"][0]["session"]
+        await one.publish(1)
+        second = await one.poll(first["cursor"])
+        assert data(second) == [1]
+        assert data(await two.poll(second["cursor"], 0)) == []
+        hello = {"type": "hello", "resume": {"session": session}, "subscribe": [{"topic": "room:a"}]}
+
+        assert list(connections(two)[0].acked) == ["room:a"]
+        await two.hub.within(two.hub.gateway.saver.save)
+        taken = (await one.client.post("/v1/poll", json=hello, headers=one.headers())).json()
+        assert taken["frames"][0]["resumed"] is True
+        assert data(taken) + data(await one.poll(taken["cursor"], 0.3)) == []
+
+
 async def test_a_lost_answer_between_nodes_that_take_turns_ends_nothing(redis_server: RedisServer) -> None:
     async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
         two.org = one.org
@@ -471,6 +490,29 @@ async def test_what_is_said_while_the_session_moves_is_performed(redis_server: R
         await saying
         (connection,) = [*connections(one), *connections(two)]
         assert len(connection.subscriptions) == 1 + len(wanted)
+
+
+async def test_what_was_said_goes_along_although_the_node_hears_of_it_by_a_save(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the claim of the session and the message that asks for what is left."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        session = first["frames"][0]["session"]
+        subscribe = {"type": "subscribe", "id": 7, "topics": [{"topic": "room:b"}]}
+        assert await one.say(subscribe, session=session) == []
+        ask = two.hub.gateway.inquiries.ask
+
+        async def after_a_save(*what: Any) -> bytes | None:
+            older = connections(one)[0]
+            one.hub.gateway.saver.changed(older)
+            await one.hub.within(one.hub.gateway.saver.save)
+            return await ask(*what)
+
+        monkeypatch.setattr(two.hub.gateway.inquiries, "ask", after_a_save)
+        answer = await two.poll(first["cursor"])
+        assert [(frame["type"], frame.get("id")) for frame in answer["frames"]] == [("reply", 7)]
 
 
 async def test_what_goes_along_is_permitted_anew(web: Web) -> None:

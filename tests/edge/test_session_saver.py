@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
+
 from hub.config import Settings
 from hub.edge.connection import Connection
 from hub.edge.session_saver import SessionSaver
@@ -12,6 +14,7 @@ from hub.errors import HubError, unavailable
 from hub.fanout.sessions import SessionOwner, Sessions, SessionSave
 from hub.orgs import OrgId
 from hub.protocol.frames import Position
+from tests.support.waiting import until
 
 OWNER = SessionOwner(OrgId.from_row("acme"), "u1", "node", "c1")
 
@@ -27,6 +30,10 @@ class Client:
         self.acked: dict[str, Position] | None = None
         self.gone = False
         self.kept_presence: str | None = None
+        self.closed: list[int] = []
+
+    def close(self, code: int) -> None:
+        self.closed.append(code)
 
 
 class Store:
@@ -35,6 +42,7 @@ class Store:
     def __init__(self) -> None:
         self.taken: list[SessionSave] = []
         self.meanwhile: Any = None
+        self.owned = True
 
     async def save_many(self, saves: Sequence[SessionSave]) -> list[bool | HubError]:
         if self.meanwhile is not None:
@@ -42,7 +50,7 @@ class Store:
             meanwhile()
             return [unavailable("Redis")] * len(saves)
         self.taken += saves
-        return [True] * len(saves)
+        return [self.owned] * len(saves)
 
 
 def saver_of(store: Store) -> SessionSaver:
@@ -59,6 +67,18 @@ async def test_what_redis_refused_is_saved_the_next_time() -> None:
     assert store.taken == []
     await saver.save()
     assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 4), "a:2": Position("e", 5)}]
+
+
+async def test_who_lost_the_session_has_a_moment_for_the_message_of_the_newer_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hub.edge.session_saver.MESSAGE_S", 0.05)
+    store, client = Store(), Client()
+    saver, store.owned = saver_of(store), False
+    saver.changed(cast(Connection, client))
+    await saver.save()
+    assert client.closed == []
+    await until(lambda: client.closed == [4409], what="it to be closed without a message")
 
 
 async def test_how_a_client_is_present_is_stored_as_it_is_then() -> None:
