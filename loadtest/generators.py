@@ -147,7 +147,9 @@ def ask(programs: Programs, clients: HttpClients, **options: Any) -> Generator:
 
 
 def publish(programs: Programs, publication: Publication, **options: Any) -> Generator:
-    """Starts a publisher; ``options`` are those of paced.c (``rate=100, duration=5``). It says one line at its end."""
+    """Starts a publisher; ``options`` are those of paced.c (``rate=100, duration=5``, ``count=9``: no longer
+    than until so many are answered). It says one line at its end.
+    """
     folder = tempfile.TemporaryDirectory(prefix="hub-load-")
     command = [str(programs.paced), "--to", publication.to]
     for option, data in (("message", publication.message), ("preamble", publication.preamble)):

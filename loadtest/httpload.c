@@ -33,6 +33,7 @@ static struct {
     char **headers;
     int port, connections, at_once, header_count;
     double warmup_s, duration_s, open_limit_s;
+    uint64_t events;
     bool sse;
 } options = {.host = "127.0.0.1", .port = 8000, .first = "/", .next = "/", .marker = "\"sent_ns\":", .connections = 1,
              .at_once = 128, .duration_s = 5, .open_limit_s = 60};
@@ -41,7 +42,7 @@ static struct connection *connections;
 static struct histogram latency, opening;
 static char buffer[BUFFER];
 static int poller, next_to_open, opening_now, open_count, gone_count, last_status;
-static uint64_t answers, empty_answers, bytes_read;
+static uint64_t answers, all_measured, empty_answers, bytes_read;
 static bool measuring;
 static volatile sig_atomic_t stopped;
 static size_t marker_bytes;
@@ -149,6 +150,7 @@ static int count_events(struct connection *c, const char *data, size_t bytes) {
         for (const char *digit = at; digit < end && *digit >= '0' && *digit <= '9'; digit++)
             sent_ns = sent_ns * 10 + (*digit - '0');
         c->measured++;
+        all_measured++;
         add(&latency, (realtime_ns - sent_ns) / 1000);
     }
     return found;
@@ -238,7 +240,7 @@ static void turn(int wait_ms) {
 
 static void run_for(double seconds) {
     int64_t end = now_ns(CLOCK_MONOTONIC) + (int64_t)(seconds * 1e9);
-    while (!stopped && now_ns(CLOCK_MONOTONIC) < end) turn(10);
+    while (!stopped && now_ns(CLOCK_MONOTONIC) < end && !(options.events && all_measured >= options.events)) turn(10);
 }
 
 static void report(double seconds, double cpu) {
@@ -267,7 +269,7 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {
         {"way", 1, 0, 'y'},    {"port", 1, 0, 'p'},     {"first", 1, 0, 'f'},  {"next", 1, 0, 'n'},
         {"header", 1, 0, 'H'}, {"connections", 1, 0, 'c'}, {"at-once", 1, 0, 'a'}, {"warmup", 1, 0, 'w'},
-        {"duration", 1, 0, 'd'}, {"open-limit", 1, 0, 'o'}, {0}};
+        {"duration", 1, 0, 'd'}, {"open-limit", 1, 0, 'o'}, {"events", 1, 0, 'e'}, {0}};
     for (int name; (name = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (name) {
         case 'y': options.sse = !strcmp(optarg, "sse"); break;
         case 'p': options.port = atoi(optarg); break;
@@ -279,6 +281,7 @@ static void parse(int argc, char **argv) {
         case 'w': options.warmup_s = atof(optarg); break;
         case 'd': options.duration_s = atof(optarg); break;
         case 'o': options.open_limit_s = atof(optarg); break;
+        case 'e': options.events = strtoull(optarg, NULL, 10); break;
         default: die("usage: see loadtest/generators.py, which calls this");
     }
     marker_bytes = strlen(options.marker);

@@ -33,6 +33,7 @@ static struct {
     const char *to, *message, *preamble, *marker, *answer;
     double rate, duration_s;
     int connections, topics, window, tick_us, first_topic;
+    uint64_t count;
 } options = {.marker = "\"sent_ns\":", .answer = "", .duration_s = 5, .connections = 1, .topics = 1, .window = 1000};
 
 static struct link links[CONNECTIONS];
@@ -148,10 +149,18 @@ static void take_answers(struct link *link) {
 static uint64_t due(const struct link *link, int64_t elapsed_ns) {
     if (options.rate > 0) {
         uint64_t wanted = (uint64_t)((double)elapsed_ns * options.rate / 1e9) + 1;
+        if (options.count && wanted > options.count) wanted = options.count;
         return wanted > sent ? wanted - sent : 0;
     }
     uint64_t waiting = link->sent - link->answered;
     return waiting < (uint64_t)options.window ? (uint64_t)options.window - waiting : 0;
+}
+
+/* With --count: so many are answered, or sent where no answer is known. */
+static bool complete(void) {
+    uint64_t answered = 0;
+    for (int i = 0; i < options.connections; i++) answered += links[i].answered;
+    return options.count && (*options.answer ? answered : sent) >= options.count;
 }
 
 static void wait_for(struct pollfd *polls, int64_t elapsed_ns) {
@@ -182,7 +191,7 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {
         {"to", 1, 0, 't'},     {"message", 1, 0, 'm'}, {"preamble", 1, 0, 'p'}, {"rate", 1, 0, 'r'},
         {"topics", 1, 0, 'k'}, {"first-topic", 1, 0, 'f'}, {"duration", 1, 0, 'd'}, {"connections", 1, 0, 'c'},
-        {"answer", 1, 0, 'a'}, {"window", 1, 0, 'w'},  {"tick-us", 1, 0, 'u'}, {0}};
+        {"answer", 1, 0, 'a'}, {"window", 1, 0, 'w'},  {"tick-us", 1, 0, 'u'}, {"count", 1, 0, 'n'}, {0}};
     for (int name; (name = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (name) {
         case 't': options.to = optarg; break;
         case 'm': options.message = optarg; break;
@@ -195,6 +204,7 @@ static void parse(int argc, char **argv) {
         case 'a': options.answer = optarg; break;
         case 'w': options.window = atoi(optarg); break;
         case 'u': options.tick_us = atoi(optarg); break;
+        case 'n': options.count = strtoull(optarg, NULL, 10); break;
         default: die("usage: see loadtest/generators.py, which calls this");
     }
     if (!options.to || !options.message || options.connections > CONNECTIONS) die("--to and --message are needed");
@@ -213,7 +223,7 @@ int main(int argc, char **argv) {
 
     int64_t began = now_ns(CLOCK_MONOTONIC), elapsed = 0;
     double cpu = cpu_s();
-    while (!stopped && (elapsed = now_ns(CLOCK_MONOTONIC) - began) < (int64_t)(options.duration_s * 1e9)) {
+    while (!stopped && !complete() && (elapsed = now_ns(CLOCK_MONOTONIC) - began) < (int64_t)(options.duration_s * 1e9)) {
         sprintf(time_digits, "%019ld", now_ns(CLOCK_REALTIME));
         for (int i = 0; i < options.connections; i++) {
             take_answers(&links[i]); /* first: an answer taken after it would leave the loop asleep with nothing to wait for */

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.browser.visitor import FINANCE, ROOM, WAIT_S, Visitor
@@ -85,18 +83,28 @@ async def test_a_connection_that_is_cut_again_and_again_is_gone_round(visitor: V
 
 
 async def test_a_flag_that_is_flipped_back_at_once_moves_nobody(visitor: Visitor) -> None:
-    await visitor.start(moveMs=400, **NEVER)
+    """At once is: before its moves are due. They are when this test says so."""
+    await visitor.run(
+        """
+        const { setTimeout, fetch } = globalThis;
+        Object.assign(globalThis, { due: [], asked: 0 });
+        Math.random = () => 1;
+        globalThis.setTimeout = (act, ms, ...given) => (ms === 54_321 ? -due.push(act) : setTimeout(act, ms, ...given));
+        globalThis.fetch = (...request) => { asked += 1; return fetch(...request); };
+        """
+    )
+    await visitor.start(moveMs=54_321, **NEVER)
     await visitor.uses("websocket")
     for _ in range(3):
         for value in (False, True):
             visitor.hub.flip(finance_realtime_v2=value)
             await visitor.shows("flagged.at(-1) === `finance_realtime_v2 ${given[0]}`", value)
-    publishing = asyncio.create_task(visitor.publish(40))
-    # What is done last was begun after everything that the flips have begun.
-    await visitor.run("await new Promise((resume) => setTimeout(resume, 450))")
-    await publishing
+    await visitor.publish()
     await visitor.has_all()
-    assert await visitor.run("return went") == ["websocket"]
+    assert await visitor.run("due.forEach((act) => act()); return due.length")
+    await visitor.publish()
+    await visitor.has_all()
+    assert await visitor.run("return [went, asked]") == [["websocket"], 0]
 
 
 async def test_what_comes_on_during_a_move_brings_it_back_up_soon(visitor: Visitor) -> None:

@@ -23,7 +23,8 @@ from tests.support.waiting import until
 WAIT_S = 15.0
 HOSTILE = "'\"><img src=x onerror=alert(1)><svg onload=alert(2)>.csv"
 CHOOSE = """const files = new DataTransfer();
-files.items.add(new File([Uint8Array.from(atob(given[1]), (c) => c.charCodeAt(0))], given[0]));
+const part = Uint8Array.from(atob(given[1]), (c) => c.charCodeAt(0));
+files.items.add(new File(Array(given[4]).fill(part), given[0]));
 const input = document.getElementById("upload-file");
 if (given[3]) {
   const how = { dataTransfer: files, bubbles: true, cancelable: true };
@@ -80,8 +81,9 @@ async def ann(hub: RunningHub, chromium: Chromium) -> AsyncIterator[Tab]:
     await one.page.close()
 
 
-async def choose(one: Tab, name: str, data: bytes, kind: str, *, drop: bool = False) -> None:
-    await one.run(CHOOSE, name, base64.b64encode(data).decode(), kind, drop)
+async def choose(one: Tab, name: str, data: bytes, kind: str, *, drop: bool = False, times: int = 1) -> None:
+    """``times``: so often one after the other."""
+    await one.run(CHOOSE, name, base64.b64encode(data).decode(), kind, drop, times)
 
 
 async def press(one: Tab, button: str) -> None:
@@ -248,8 +250,9 @@ async def test_the_box_pauses_goes_on_and_cancels(hub: RunningHub, chromium: Chr
         token = mint_token(hub.settings, "acme", "ann")
         await one.page.visit(f"http://127.0.0.1:{proxy.port}/demo#token={token}")
         await one.sees("document.getElementById('state').className", "up")
-        proxy.throttle(300_000)
-        await choose(one, "guests.csv", csv(60_000), "csv")
+        # All of it is more than may be under way before the hub has acknowledged anything.
+        await choose(one, "guests.csv", csv(40_000), "csv", times=20)
+        proxy.throttle(1_000_000)
         await press(one, "start")
         await says(one, "guests.csv: receiving")
         await press(one, "pause")
@@ -257,6 +260,7 @@ async def test_the_box_pauses_goes_on_and_cancels(hub: RunningHub, chromium: Chr
         await press(one, "resume")
         await until(lambda: one.run("return document.getElementById('upload-progress').value > 0"), WAIT_S, "progress")
         await press(one, "cancel")
+        proxy.throttle(None)  # what is under way is in front of that word
         await says(one, "cancelled: ")
         await one.sees("document.getElementById('upload-start').disabled", False)
     await one.page.close()

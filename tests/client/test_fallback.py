@@ -193,11 +193,11 @@ async def test_drain_with_a_fallback_and_back_again(front: Front, any_way: Clien
 async def test_a_drain_that_is_taken_back(front: Front, any_way: ClientOptions) -> None:
     async with HubClient(front.url, options=any_way) as client:
         peer = front.hub.peers[0]
-        await peer.send({"type": "drain", "after_ms": 300, "ticket": "t", "fallback": ["sse"]})
+        await peer.send({"type": "drain", "after_ms": 1000, "ticket": "t", "fallback": ["sse"]})
         assert await client.call("echo", {}) == {}  # it waits for its slot now
         await peer.send({"type": "flags", "flags": {"realtime_v2": True}})
         await eventually(lambda: client.flags)
-        await asyncio.sleep(0.4)  # beyond its slot
+        await asyncio.sleep(1.1)  # beyond its slot
         assert (client.transport, front.peers("sse")) == ("websocket", [])
         assert not peer.gone.is_set()
 
@@ -292,15 +292,18 @@ class Switch:
         return True
 
 
-async def test_a_topic_that_is_on_again_before_the_move(front: Front, any_way: ClientOptions) -> None:
+async def test_a_topic_that_is_on_again_before_the_move(
+    front: Front, any_way: ClientOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     switch = Switch(front)
-    slow = replace(any_way, move_jitter_s=0.5)
+    monkeypatch.setattr("hub.client.link.random.uniform", lambda _least, most: most)
+    slow = replace(any_way, move_jitter_s=1.0)
     async with HubClient(front.url, options=slow) as client, client.subscribe(TOPIC) as sub:
         for on in (False, True, False, True):
             await switch.flip(on=on)
         await front.hub.publish(TOPIC, 1)
         assert await numbers(sub, 1) == [1]
-        await asyncio.sleep(0.6)  # beyond the jitter
+        await eventually(lambda: not client._link._sinks, "its time to move")
         assert (client.transport, front.peers("sse")) == ("websocket", [])
 
 

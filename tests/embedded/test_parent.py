@@ -32,7 +32,14 @@ class Parent:
     def __init__(self, folder: Path | None, user: str) -> None:
         command = [sys.executable, "-m", "tests.support.embedded_parent", str(folder or "-"), *user.split()]
         self.process = subprocess.Popen(
-            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+            command,
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            # Where a shell started these tests in the background, it would inherit that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

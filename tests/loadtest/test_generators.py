@@ -41,7 +41,7 @@ def floor(redis: RedisServer, tmp_path: Path) -> Iterator[UvloopServer]:
 def test_every_event_is_counted_once(programs: Programs, floor: UvloopServer) -> None:
     with connect(programs, floor.clients(20), connections=20, duration=60, kth=40, until_kth=True) as load:
         assert load.phase()["open"] == 20
-        with publish(programs, floor.publication(), rate=100, duration=0.395) as source:
+        with publish(programs, floor.publication(), rate=100, duration=60, count=40) as source:
             load.phase()
             sent = source.phase()
             done = load.phase()
@@ -56,7 +56,7 @@ def test_topics_are_numbered_on_both_sides(programs: Programs, floor: UvloopServ
     clients = floor.clients(10, own_topics=True)
     with connect(programs, clients, connections=10, duration=60, kth=2, until_kth=True) as load:
         load.phase()
-        with publish(programs, floor.publication(), rate=1000, duration=0.0195, topics=10) as source:
+        with publish(programs, floor.publication(), rate=1000, duration=60, count=20, topics=10) as source:
             load.phase()
             assert source.phase()["sent"] == 20
             done = load.phase()
@@ -67,7 +67,7 @@ def test_the_number_of_a_connection_stands_in_its_hello(programs: Programs, floo
     clients = Clients(port=floor.port, hellos=['{"subscribe":[{"topic":"bench:0000%d"}]}'])
     with connect(programs, clients, connections=5, duration=60, kth=1, until_kth=True) as load:
         load.phase()
-        with publish(programs, floor.publication(), rate=1000, duration=0.0045, topics=5):
+        with publish(programs, floor.publication(), rate=1000, duration=60, count=5, topics=5):
             load.phase()
             assert load.phase()["caught_up"] == 5
 
@@ -79,7 +79,7 @@ def test_the_time_of_an_event_may_be_in_milliseconds(programs: Programs, floor: 
     options = {"connections": 1, "duration": 60, "kth": 2, "until_kth": True}
     with connect(programs, floor.clients(1), marker='"ts":', ms=True, **options) as load:
         load.phase()
-        with publish(programs, replace(usual, message=message), rate=100, duration=0.015):
+        with publish(programs, replace(usual, message=message), rate=100, duration=60, count=2):
             load.phase()
             latency = load.phase()["latency_ms"]
     assert latency["count"] == 2
@@ -94,9 +94,9 @@ def test_a_refusal_is_counted_and_not_waited_for(programs: Programs) -> None:
 
 def test_closed_loop_waits_for_answers(programs: Programs, redis: RedisServer) -> None:
     publication = Publication(to=str(redis.socket_path), message=b"PING\r\n", answer="+PONG")
-    with publish(programs, publication, rate=0, window=5, connections=2, duration=0.2) as source:
+    with publish(programs, publication, rate=0, window=5, connections=2, duration=60, count=100) as source:
         done = source.phase()
-    assert done["answered"] > 10
+    assert done["answered"] >= 100
     assert done["sent"] - done["answered"] <= 10
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-from loadtest.bench import Bench
-from loadtest.generators import HttpClients, NoCompiler, Programs, ask, compile_programs, publish
-from loadtest.rows.polls import PollServer
-from tests.support.servers import running_redis
+from hub.embedded import RedisServer
+from loadtest.generators import Figures, HttpClients, NoCompiler, Programs, ask, compile_programs
+from loadtest.reference_poll import Client, RedisLink, Topics
+from loadtest.servers import payload
+from tests.support.servers import client
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +23,44 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def floor(programs: Programs, tmp_path: Path) -> Iterator[PollServer]:
-    with running_redis(tcp=False) as redis, PollServer(Bench(programs, tmp_path, redis, full=False)) as server:
-        yield server
+class Asked(Topics):
+    """Counts who came to wait."""
+
+    asked = 0
+
+    def wait(self, topic: bytes, transport: asyncio.Transport) -> None:
+        super().wait(topic, transport)
+        self.asked += 1
 
 
-def test_polls_are_asked_again_and_events_counted_once(programs: Programs, floor: PollServer) -> None:
-    with ask(programs, floor.clients(), connections=20, duration=60) as load:
-        assert load.phase()["open"] == 20
-        load.phase()
-        with publish(programs, floor.publication(), rate=100, duration=0.395, topics=20) as source:
-            assert source.phase()["answered"] == 40
-        done = load.finish()
+async def test_polls_are_asked_again_and_events_counted_once(programs: Programs, redis_server: RedisServer) -> None:
+    """By the floor of `make bench`, which loses what is published while a client asks anew: so all are waited for."""
+    topics = Asked()
+    loop = asyncio.get_running_loop()
+    topics.redis, _ = await loop.create_unix_connection(lambda: RedisLink(topics), str(redis_server.socket_path))
+    server = await loop.create_server(lambda: Client(topics), "127.0.0.1", 0)
+    first, then = "/v1/poll?topics=bench:~~~~~", "/v1/poll?cursor=CURSOR&wait=30"
+    clients = HttpClients(way="poll", port=server.sockets[0].getsockname()[1], first=first, next=then)
+    measuring = asyncio.Event()
+
+    def run() -> Figures:
+        with ask(programs, clients, connections=20, duration=60, events=40) as load:
+            assert load.phase()["open"] == 20
+            load.phase()
+            loop.call_soon_threadsafe(measuring.set)
+            return load.phase()
+
+    async with server:
+        running = asyncio.create_task(asyncio.to_thread(run))
+        await measuring.wait()
+        with client(redis_server) as publisher:
+            for asked in (20, 40):
+                await until(lambda asked=asked: topics.asked == asked, 20, "all to wait")
+                for number in range(20):
+                    told = partial(publisher.publish, f"bench:{number:05d}", payload())
+                    await until(lambda told=told: asyncio.to_thread(told), 20, "Redis to know who listens")
+        done = await running
+    topics.redis.close()
     assert (done["events"], done["fewest"], done["most"]) == (40, 2, 2)
     assert (done["empty"], done["gone"], done["open"]) == (0, 0, 20)
     assert done["latency_ms"]["count"] == 40
@@ -43,10 +69,12 @@ def test_polls_are_asked_again_and_events_counted_once(programs: Programs, floor
 
 async def test_streams_are_read_as_they_come(programs: Programs) -> None:
     asked: list[bytes] = []
+    measuring = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nretry: 1000\n\ndata: {}\n\n")
+        await measuring.wait()
         for piece in (b'data: {"sent_', b'ns":1}\n\nid: x', b'\n\ndata: {"sent_ns":2}\n', b"\n: keep-alive\n\n"):
             await writer.drain()
             writer.write(piece)
@@ -58,10 +86,13 @@ async def test_streams_are_read_as_they_come(programs: Programs) -> None:
         port = server.sockets[0].getsockname()[1]
         clients = HttpClients(way="sse", port=port, first="/v1/sse?topics=x:~~~~~", headers=["X-Number: 7"])
 
-        def run() -> dict[str, int]:
-            with ask(programs, clients, connections=2, duration=0.4) as load:
+        loop = asyncio.get_running_loop()
+
+        def run() -> Figures:
+            with ask(programs, clients, connections=2, duration=60, events=4) as load:
                 assert load.phase()["open"] == 2
                 load.phase()
+                loop.call_soon_threadsafe(measuring.set)
                 return load.phase()
 
         done = await asyncio.to_thread(run)
