@@ -13,6 +13,8 @@ from hub.client.transport import ABNORMAL, Ended
 
 # 2**n grows past any float long before anybody stops trying.
 _MAX_DOUBLINGS = 16
+# Nodes hear of a change within a second. So long another one may not know yet what this client was told.
+_SPREAD_S = 5.0
 
 
 class Ladder:
@@ -31,6 +33,9 @@ class Ladder:
         self._cuts: dict[TransportName, int] = {}
         self.climb_at: float | None = None
         """When to try what is above. None: nothing is, or nothing has worked yet."""
+        self.refused_by_flags = False
+        """Whether the last attempt was. The caller says so."""
+        self._told_at: float | None = None
 
     @property
     def current(self) -> TransportName:
@@ -109,13 +114,21 @@ class Ladder:
         return None
 
     def not_climbed(self, now: float, *, in_vain: bool) -> None:
-        """Nothing above works: a longer pause if that was ``in_vain``, the same one if flags were the reason."""
+        """Nothing above works: a longer pause if that was ``in_vain``, the same one if flags were the reason.
+
+        Only a moment, where a node refused by a flag that another has just said to be on.
+        """
+        if self.refused_by_flags and self._told_at is not None and now - self._told_at < _SPREAD_S:
+            pause_s = self._options.move_jitter_s * self._rng.uniform(0.5, 1.0)
+            self.climb_at = now + max(self._options.backoff_floor_s, pause_s)
+            return
         self._vain += in_vain
         self.climb_at = now + self._pause_s()
 
     def climb_soon(self, now: float) -> None:
         """Something was switched on: worth an attempt now, spread a little."""
         if self._at > 0:
+            self._told_at = now
             self.climb_at = now + self._rng.uniform(0, self._options.move_jitter_s)
 
     def _is_cut(self, ended: Ended, lived_s: float) -> bool:

@@ -377,7 +377,8 @@ class Link:
         for name in names:
             try:
                 return await self._connect(name, ticket)
-            except CannotConnect:
+            except CannotConnect as problem:
+                self._ladder.refused_by_flags = problem.ended.disabled
                 ticket = None  # it may have been used
         return None
 

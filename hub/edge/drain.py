@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -63,18 +63,26 @@ async def drain(gateway: Gateway) -> None:
     log.info("drained", late=len(left))
 
 
-async def move(gateway: Gateway, leaving: list[Connection], fallback: Sequence[str]) -> None:
-    """Tells these to go on over one of the transports ``fallback``, spread over ``flags_drain_window_s``."""
+async def move(
+    gateway: Gateway, leaving: list[Connection], fallback: Sequence[str], must: Callable[[Connection], bool]
+) -> None:
+    """Tells these to go on over one of the transports ``fallback``, spread over ``flags_drain_window_s``.
+
+    Asks ``must`` of each right before it is told: the reason may be gone by then.
+    """
     random.shuffle(leaving)
     step = gateway.settings.flags_drain_window_s / max(1, len(leaving))
     for start in range(0, len(leaving), CONNECTIONS_PER_BATCH):
         batch = leaving[start : start + CONNECTIONS_PER_BATCH]
         slots = [((start + index) * step, connection) for index, connection in enumerate(batch)]
-        await _tell(gateway, slots, list(fallback))
+        await _tell(gateway, slots, list(fallback), must)
 
 
 async def _tell(
-    gateway: Gateway, slots: list[tuple[float, Connection]], fallback: list[str] | UnsetType = UNSET
+    gateway: Gateway,
+    slots: list[tuple[float, Connection]],
+    fallback: list[str] | UnsetType = UNSET,
+    must: Callable[[Connection], bool] = lambda _: True,
 ) -> None:
     requests = [
         TicketRequest(connection.principal, connection.session_id, after_s + TICKET_AFTER_SLOT_S)
@@ -85,6 +93,8 @@ async def _tell(
     await gateway.saver.save()
     tickets = await gateway.tickets.issue_many(requests)
     for (after_s, connection), ticket in zip(slots, tickets, strict=True):
+        if not must(connection):
+            continue
         # Without a ticket the client logs in again with its token.
         text = "" if isinstance(ticket, HubError) else ticket
         connection.drain_at = time.monotonic() + after_s + gateway.settings.drain_grace_s

@@ -93,7 +93,7 @@ class FlagWatch:
                 leaving, self._leaving = [one for one in self._leaving if _must_leave(one)], set()
                 window_s = self._gateway.settings.flags_drain_window_s
                 log.info("leaving the socket", connections=len(leaving), window_s=window_s)
-                await move(self._gateway, leaving, FALLBACK)
+                await move(self._gateway, leaving, FALLBACK, _must_leave)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -148,7 +148,7 @@ class FlagWatch:
 
 
 def _must_leave(connection: Connection) -> bool:
-    """Whoever is still saying hello is refused at the end of it."""
+    """Whoever is still saying hello is refused at the end of it, and who was told to go is not told once more."""
     return (
         switched_off(connection)
         and connection.session.state is State.OPEN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import uuid
 from collections.abc import AsyncIterator
@@ -153,3 +154,21 @@ async def test_any_node_will_do(nodes: list[RunningHub], transport: Any) -> None
             await story.over(transport)
             await story.all_read()
         turning.cancel()
+
+
+async def test_a_node_that_has_not_heard_yet_keeps_nobody_down(nodes: list[RunningHub]) -> None:
+    """Switched on again: the attempt to come up reaches a node that hears of it a moment later."""
+    here, there = nodes
+    async with CutProxy(("127.0.0.1", here.port)) as door:
+        url, org = f"ws://127.0.0.1:{door.port}/ws", uuid.uuid4().hex
+        async with client_of(here, url, org) as client, client.subscribe("room:a"):
+            await until(lambda: client.transport == "websocket", 10, "the socket")
+            there.flip(realtime_v2=False)
+            here.flip(realtime_v2=False)
+            await until(lambda: client.transport == "sse", 10, "the fallback")
+            door.target = ("127.0.0.1", there.port)
+            here.flip(realtime_v2=True)
+            errors = functools.partial(there.gateway.metrics.registry.get_sample_value, "hub_errors_total", {"code": "feature_disabled"})
+            await until(errors, 10, "an attempt that comes too early")
+            there.flip(realtime_v2=True)
+            await until(lambda: client.transport == "websocket", 10, "the socket again")

@@ -226,6 +226,25 @@ async def test_who_is_still_there_when_it_comes_back_may_stay(hub_with: HubWith)
     await live_marker(client, client, "room:a")
 
 
+async def test_who_gets_the_socket_back_while_tickets_are_made_is_not_told_to_move(hub_with: HubWith) -> None:
+    peers = await hub_with(flags=FixedFlags({"realtime_v2": True}), flags_drain_window_s=60.0)
+    client = await peers.join(subscribe=[{"topic": "room:a"}])
+    reached, go_on = held_up(peers.hub.gateway.tickets, "issue_many")
+    peers.hub.flip(realtime_v2=False)
+    await client.expect(Flags, flags={"realtime_v2": False})
+    await reached.wait()
+    peers.hub.flip(realtime_v2=True)
+    await client.expect(Flags, flags={"realtime_v2": True})
+    go_on.set()
+    await live_marker(client, client, "room:a")
+    (connection,) = peers.hub.gateway.connections.of_user(peers.org, "u1")
+    assert not connection.drain_at
+    # And who loses it once more is told.
+    peers.hub.flip(realtime_v2=False)
+    await client.expect(Flags, flags={"realtime_v2": False})
+    await client.expect(Drain, fallback=FALLBACK)
+
+
 async def test_who_says_hello_while_flags_change_is_welcomed_with_the_newer_ones(hub_with: HubWith) -> None:
     peers = await start(hub_with)
     for value in (False, True) * 5:
