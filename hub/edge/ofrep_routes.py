@@ -1,7 +1,7 @@
 """/ofrep: the OpenFeature Remote Evaluation Protocol. What a flag is for whoever asks, and for nobody else.
 
-User and organisation are the token's, whatever the context says; of the context, rules may look at the rest. Errors
-have the protocol's form and not that of a problem.
+User and organisation are the token's, whatever the context says; of the context, rules may look at the rest. Each
+request counts as a frame of its user. Errors have the protocol's form and not that of a problem.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ _EXAMPLES: Final = {
     400: ("PARSE_ERROR", "the body is not valid JSON in UTF-8"),
     401: ("GENERAL", "no token; send it as 'Authorization: Bearer <token>'"),
     404: ("FLAG_NOT_FOUND", "no such flag"),
+    429: ("GENERAL", "at most 100 frames a second"),
     503: ("GENERAL", "Redis is not reachable; try again"),
 }
 
@@ -96,11 +97,11 @@ _Gateway = NamedDependency[SkipValidation[Gateway]]
     status_code=200,
     summary="Evaluate a flag (OFREP)",
     operation_class=EvaluateOperation,
-    responses=_responses(400, 401, 404, 503),
+    responses=_responses(400, 401, 404, 429, 503),
 )
 async def evaluate_flag(request: HubRequest, gateway: _Gateway, key: FromPath[str]) -> Response[Evaluated]:
     """The value for the caller."""
-    subject = await _subject(request)
+    subject = await _subject(request, gateway)
     if key not in gateway.board.file.flags:
         raise OfrepError("FLAG_NOT_FOUND", ErrorCode.NOT_FOUND, "no such flag")
     found = _told(gateway.board.evaluate(key, subject))
@@ -114,11 +115,11 @@ async def evaluate_flag(request: HubRequest, gateway: _Gateway, key: FromPath[st
     status_code=200,
     summary="Evaluate all flags (OFREP)",
     operation_class=EvaluateOperation,
-    responses=_responses(400, 401, 503),
+    responses=_responses(400, 401, 429, 503),
 )
 async def evaluate_flags(request: HubRequest, gateway: _Gateway) -> Response[bytes]:
     """The values of all flags for the caller. 304 when they are those of `If-None-Match`."""
-    subject = await _subject(request)
+    subject = await _subject(request, gateway)
     board = gateway.board
     told = [_told(board.evaluate(name, subject)) for name in sorted(board.file.flags)]
     body = msgspec.json.encode(BulkEvaluated(told, {"version": board.version}))
@@ -140,7 +141,8 @@ def ofrep_router(metrics: Metrics) -> Router:
     )
 
 
-async def _subject(request: Request[Principal, Any, Any]) -> Subject:
+async def _subject(request: Request[Principal, Any, Any], gateway: Gateway) -> Subject:
+    await gateway.admission.frames.spend(request.user, 1)
     try:
         media_type(request)
         data = await read_body(request)

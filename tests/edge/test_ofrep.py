@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from hub.embedded import PostgresServer, RedisServer
 from hub.nodes.flags.store import Change
 from tests.edge.http_hub import HttpHub, running_hub
 from tests.support.hub_database import HubDatabase, empty_database
+from tests.support.waiting import until
 
 BULK = "/ofrep/v1/evaluate/flags"
 FILE = """
@@ -177,3 +179,21 @@ async def test_strangers(ofrep_hub: HttpHub) -> None:
         assert "Authorization: Bearer" in answer.json()["errorDetails"]
     listed = await ofrep_hub.client.get("/v1/flags", headers=ofrep_hub.headers(scope=""))
     assert listed.status_code == 403, "to have one's own decided is no right to see them all"
+
+
+async def test_who_asks_too_often_is_told_when_to_come_back(
+    ofrep_hub: HttpHub, redis_server: RedisServer, flags_file: Path
+) -> None:
+    settings = ofrep_hub.gateway.settings
+    few = msgspec.structs.replace(settings, node="few", messages_per_second=1, messages_burst=2)
+    async with running_hub(few) as hub:
+        for path, key in ((BULK, None), (f"{BULK}/chat", "chat")):
+
+            async def too_often(path: str = path) -> httpx.Response | None:
+                answer = await hub.client.post(path, headers=hub.headers("bob"))
+                return answer if answer.status_code == 429 else None
+
+            refused = await until(too_often, what="to be refused")
+            assert refused.headers["retry-after"] == "1"
+            assert (refused.json()["errorCode"], refused.json().get("key")) == ("GENERAL", key)
+        assert await Provider(hub, "ann").poll() == 200
