@@ -168,7 +168,8 @@ async def test_a_node_that_has_not_heard_yet_keeps_nobody_down(nodes: list[Runni
             await until(lambda: client.transport == "sse", 10, "the fallback")
             door.target = ("127.0.0.1", there.port)
             here.flip(realtime_v2=True)
-            errors = functools.partial(there.gateway.metrics.registry.get_sample_value, "hub_errors_total", {"code": "feature_disabled"})
-            await until(errors, 10, "an attempt that comes too early")
+            registry = there.gateway.metrics.registry
+            refused = functools.partial(registry.get_sample_value, "hub_errors_total", {"code": "feature_disabled"})
+            await until(refused, 10, "an attempt that comes too early")
             there.flip(realtime_v2=True)
             await until(lambda: client.transport == "websocket", 10, "the socket again")
