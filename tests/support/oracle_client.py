@@ -106,6 +106,11 @@ class OracleClient:
         return link is not None and all(link.first_acked.get(topic, due + 1) <= due for topic in self.witnesses)
 
     @property
+    def session(self) -> str:
+        """The session of its last welcome."""
+        return self._session
+
+    @property
     def connected(self) -> bool:
         """It has a connection that was welcomed."""
         return self._link is not None
@@ -267,9 +272,14 @@ class OracleClient:
         if self.style.toggles:
             link.tasks.append(asyncio.create_task(self._toggle(link)))
 
-    def _moved(self, welcome: dict[str, Any]) -> None:
+    def _moved(self, link: _Link, welcome: dict[str, Any]) -> None:
         """Another node serves it from its cursor on, and has something to say about that: nothing that was not lost."""
         self._session = welcome["session"]
+        if not welcome["resumed"]:
+            # It is another session, of which nothing is stored yet.
+            self._relied.clear()
+            link.acked.clear()
+            link.first_acked.clear()
         self._check_verdicts(welcome["topics"])
         for verdict in welcome["topics"]:
             witness = self.witnesses[verdict["topic"]]
@@ -307,7 +317,7 @@ class OracleClient:
             self._ticket = frame["ticket"]
             link.tasks.append(asyncio.create_task(self._go_at_slot(link, frame["after_ms"] / 1000)))
         elif kind == "welcome" and self.style.transport == "poll":
-            self._moved(frame)
+            self._moved(link, frame)
         elif kind == "reply":
             link.answers.pop(frame["id"])(frame["result"])
         elif kind == "error" and frame["retry"] != "never":

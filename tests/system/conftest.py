@@ -16,6 +16,7 @@ from tests.support.servers import client, running_redis
 from tests.system.judge import Figures
 from tests.system.ordeal import Ordeal, Plan, RedisLink, oracle_seed, ordeal
 
+_TIMEOUT_S = 240
 _FIGURES, _REMARK = "figures", "remark"  # properties of a test's report, which reaches whoever prints it
 Remark = Callable[[str], None]
 """Says something at the end of the run, whatever becomes of the test."""
@@ -33,6 +34,13 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Figures], Any]], ...] = (
     ("heal s", ">7", lambda f: f"{f.heal_s:.1f}"),
     ("seed", ">7", lambda f: f.seed),
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems take longer to start, break and heal than other tests; on a busy machine much longer."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import jwt
 import redis
 
+from hub.orgs import OrgId, session_key
 from services.events.topics import SERVICES
 from tests.support.client_style import Style
 from tests.support.hub_database import HubDatabase
@@ -28,6 +29,7 @@ from tests.support.raw_client import Transport
 from tests.support.waiting import until
 from tests.system.judge import Figures, Truth, judge, read_truth
 from tests.system.publisher import Entry, FrameWay, HttpWay, Publisher, SqlWay, Way
+from tests.system.witness import Place
 
 ORG = "acme"
 TOPICS = tuple(f"events:{service}" for service in SERVICES)
@@ -92,6 +94,28 @@ class Ordeal:
     async def runs(self, seconds: float) -> None:
         """Lets a fault last."""
         await asyncio.sleep(seconds)
+
+    async def stored(self, link: RedisLink) -> None:
+        """Waits until each client has a connection, and what it has seen stands in its session, acknowledged."""
+        org = OrgId.from_claim(ORG)
+
+        def not_yet() -> list[str]:
+            with link() as opened:
+                kept = {client.name: opened.hgetall(session_key(org, client.session)) for client in self.clients}
+            return [
+                f"{client.name}{'' if client.connected else ' (away)'} {topic} at {witness.known}: {stored!r}"
+                for client in self.clients
+                for topic, witness in client.witnesses.items()
+                for stored in [kept[client.name].get(topic, "")]
+                if not client.connected or not is_stored(witness.known, stored)
+            ]
+
+        try:
+            await until(lambda: not not_yet(), SETTLE_S, "everything seen to be stored")
+        except AssertionError:
+            raise AssertionError(
+                f"{self.figures.scenario} (seed {self.figures.seed}): not stored: {not_yet()[:20]}"
+            ) from None
 
     async def burst(self, until_true: Callable[[], bool]) -> None:
         """Large events on two topics, through the last node, until ``until_true``."""
@@ -245,6 +269,12 @@ class Ordeal:
                 return not await connection.fetchval("SELECT count(*) FROM hub.outbox WHERE state = 'pending'")
 
             await until(empty, SETTLE_S, "the outbox to be relayed")
+
+
+def is_stored(seen: Place | None, stored: str) -> bool:
+    """Whether a session's field of a topic says that everything seen is acknowledged."""
+    seq, _, rest = stored.partition(":")
+    return seen is None or seen.seq == 0 or (seq, rest.partition(":")[2]) == (str(seen.seq), seen.epoch)
 
 
 def _transport_of(number: int) -> Transport:

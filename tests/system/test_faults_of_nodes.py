@@ -6,8 +6,9 @@ import pytest
 
 from hub.embedded import RedisServer
 from tests.support.hub_process import POLITE_EXIT, STOCK_SERVER
+from tests.support.waiting import until
 from tests.system.conftest import Arena, linked
-from tests.system.ordeal import Plan
+from tests.system.ordeal import SETTLE_S, Plan
 
 pytestmark = pytest.mark.faults
 
@@ -38,7 +39,7 @@ async def test_everybody_returns_to_quiet_topics(arena: Arena, own_redis: RedisS
     async with arena.ordeal("return to quiet topics", Plan(), [own_redis.url] * 2, linked(own_redis)) as it:
         await it.publisher.stop(30)
         for _ in range(3):
-            await it.runs(2.5)  # acknowledged once a second, stored twice a second
+            await it.stored(linked(own_redis))
             for client in it.clients:
                 client.cut()
             await it.reach(await it.publisher.mark())
@@ -66,7 +67,11 @@ async def test_clients_stop_reading(arena: Arena, own_redis: RedisServer) -> Non
         for client in it.lazy:
             client.reading.clear()
         await it.runs(20)
-        left = sum([await node.metric("hub_slow_consumers_total") for node in it.nodes])
-        assert left >= len(it.lazy), "nobody was slow enough to leave the live set"
+
+        async def enough_left() -> bool:
+            left = [await node.metric("hub_slow_consumers_total") for node in it.nodes]
+            return sum(left) >= len(it.lazy)
+
+        await until(enough_left, SETTLE_S, "those who do not read to leave the live set")
         for client in it.lazy:
             client.reading.set()

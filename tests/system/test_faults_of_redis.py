@@ -75,7 +75,11 @@ async def test_the_link_stalls(arena: Arena, own_redis: RedisServer) -> None:
         async with arena.ordeal("Redis link stalled 10 s", Plan(), urls, linked(own_redis)) as it:
             proxy.stall()
             await it.runs(10)
-            assert await it.nodes[0].health("ready") != 200
+
+            async def unready() -> bool:
+                return await it.nodes[0].health("ready") != 200
+
+            await until(unready, 30, "the node to know that it is cut off")
             proxy.resume()
     assert it.figures.gaps == 0, "everything was still in history"
 

@@ -15,7 +15,7 @@ from tests.support.servers import client
 from tests.system.conftest import Arena, linked
 from tests.system.ordeal import Ordeal, Plan
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 ROUNDS = 4
 

@@ -208,7 +208,6 @@ async def stage(
     assert not faults, faults[:5]
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("stage", [(SOCKETS, CLIENTS)], ids=["everybody"], indirect=True)
 async def test_a_kill_switch_reaches_everybody_and_nobody_loses_anything(stage: Stage, remark: Remark) -> None:
     # A flag of two services goes off: topics end, clients go on by the fallback.

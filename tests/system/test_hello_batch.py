@@ -82,7 +82,7 @@ class Bench:
             sent = [exchange for proxy in self.proxies for exchange in proxy.exchanges if of_topics(exchange)]
             return sum(exchange.naming(_TOPIC, "EVALSHA") for exchange in sent) >= 2 * len(TOPICS)
 
-        await until(all_asked, 4, "states and history of all topics to be asked for at once")
+        await until(all_asked, 30, "states and history of all topics to be asked for at once")
         held = [list(filter(of_topics, proxy.exchanges)) for proxy in self.proxies]
         for proxy in self.proxies:
             proxy.release()
@@ -114,6 +114,7 @@ async def bench(
             await until(lambda: all(announces(server, proxies) for server in servers), 20, "the proxies' ports")
         settings = environment(f"redis{'+cluster' if cluster else ''}://{names}", database, {})
         settings |= {"HUB_EVENT_SERVICES": ",".join(MORE), "HUB_DATABASE_RELAY_URL": ""}
+        settings["HUB_REDIS_TIMEOUT_S"] = "60"  # what is held must not be given up meanwhile
         node = HubProcess("node0", folder, settings)
         await node.start()
         try:
