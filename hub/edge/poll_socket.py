@@ -23,6 +23,7 @@ from hub.protocol.codes import CloseCode
 from hub.protocol.cursor import Cursor, Standing
 from hub.protocol.frames import Position, Welcome
 
+_ANOTHER_NODE: Final = "another poll of this session came, to another node; only the newest is answered"
 _SNAPSHOT: Final = b'"action":"snapshot"'
 _welcome: Final = msgspec.json.Decoder(Welcome)
 
@@ -116,7 +117,7 @@ class PollSocket(HttpSocket):
             return
         self._line = None
         self._left_at = time.monotonic()
-        if not self._opened:
+        if not self._opened and not self._takes_over:
             # Nobody has a cursor to come back with.
             self._closing = True
             self._lose(CLIENT_GONE)
@@ -144,6 +145,11 @@ class PollSocket(HttpSocket):
         elif self._until < self._due:
             self._gateway.keeper.watch(self._connection)
         return True
+
+    @property
+    def _takes_over(self) -> bool:
+        """It may have the session already, and what the older connection left: its client asks again for that."""
+        return self._known is not None and self._connection.principal is not None
 
     def insist(self) -> None:
         """Somebody else takes the session over: a client that asks once more is told to give it up."""
@@ -225,13 +231,17 @@ class PollSocket(HttpSocket):
         return cursor_of(self._gateway, self._connection, number, self._asked, known)
 
     def _end(self, close_frame: bytes) -> None:
-        after, body = self._number, self._body(close_frame)
         line, self._line = self._line, None
-        if line is not None:
-            line.answer(json_answer(body))
-        elif self._connection.close_code != CloseCode.TAKEN_OVER or self._insists:
-            # Not to the client who took it over itself: he comes back if the answer of the newer connection was lost.
-            self._gateway.connections.leave_word(self._connection, after, body, CLOSING_S)
+        if self._connection.close_code == CloseCode.TAKEN_OVER and not self._insists:
+            # By its own client, who comes back if the answer of the newer connection was lost, or has done so already.
+            if line is not None:
+                line.answer(problem_answer(HubError(ErrorCode.CONFLICT, _ANOTHER_NODE)))
+        else:
+            after, body = self._number, self._body(close_frame)
+            if line is not None:
+                line.answer(json_answer(body))
+            else:
+                self._gateway.connections.leave_word(self._connection, after, body, CLOSING_S)
         self._lose(self._connection.close_code)
 
 

@@ -5,6 +5,7 @@ the topics that were subscribed or left since. Events of the others are not amon
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,14 +20,14 @@ from hub.fanout.sessions import PreviousOwner
 from hub.protocol.codes import CloseCode
 from hub.protocol.cursor import Cursor, Standing
 from hub.protocol.frames import Position, Verdict
-from hub.protocol.session import Wanted
+from hub.protocol.session import State, Wanted
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
     from hub.edge.poll_socket import PollSocket
 
 SETTLE_S: Final = 0.5  # for what it was given to be performed, before it is closed
-ASK_S: Final = 1.0  # of a node that may have died
+ASK_S: Final = 2 * SETTLE_S + 1.0  # of a node that may have died
 _OWN: Final = frozenset(("reply", "error", "pong", "unsubscribed"))
 
 
@@ -42,7 +43,20 @@ class _Head(Struct):
     topic: str | None = None
 
 
+class _Verdict(Struct):
+    topic: str
+
+
+class _Result(Struct):
+    topics: list[_Verdict] = []
+
+
+class _Reply(Struct, tag="reply", tag_field="type"):
+    result: _Result
+
+
 _head: Final = msgspec.json.Decoder(_Head)
+_reply: Final = msgspec.json.Decoder(_Reply)
 _unfetched: Final = msgspec.json.Decoder(Unfetched)
 
 
@@ -77,7 +91,8 @@ def inherit(
     if unfetched.topics is None:
         return items, [(None, frame) for head, frame in frames if head.type in _OWN]
     known = {one.topic: _spec(one) for one in cursor.topics}
-    fresh = {one.topic: one for one in unfetched.topics if known.get(one.topic) != _spec(one)}
+    anew = _spoken_of(unfetched.frames)
+    fresh = {one.topic: one for one in unfetched.topics if one.topic in anew or known.get(one.topic) != _spec(one)}
     stay = {one.topic for one in unfetched.topics} - fresh.keys()
     wanted = [item for item in items if item.topic in stay]
     for one in fresh.values():
@@ -112,7 +127,8 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
         await settled(connection, SETTLE_S)
         if connection.calls:
             await asyncio.wait(connection.calls, timeout=SETTLE_S)
-        if not connection.gone:
+        if not connection.gone and connection.session.state is State.OPEN:
+            # Else it was only about to take over itself, and knows of no topics yet.
             left = _left_by(socket, message.going_on)
     connection.close(CloseCode.TAKEN_OVER)
     return left
@@ -130,10 +146,19 @@ def _polled(connection: Connection) -> PollSocket | None:
 def _left_by(socket: PollSocket, going_on: GoingOn) -> Unfetched:
     topics = socket.standings()
     same = _digest(map(_spec, topics)) == going_on.topics
-    frames = map(Raw, socket.untold(going_on.connection, going_on.number))
-    if same:
+    frames = list(map(Raw, socket.untold(going_on.connection, going_on.number)))
+    if same and _spoken_of(frames).isdisjoint(one.topic for one in topics):
         return Unfetched([frame for frame in frames if _head.decode(frame).type in _OWN])
-    return Unfetched(list(frames), topics)
+    return Unfetched(frames, topics)
+
+
+def _spoken_of(frames: Iterable[Raw]) -> set[str]:
+    """Topics that were subscribed or left: one that was both does not go on from where it was."""
+    found: set[str] = set()
+    for frame in frames:
+        with contextlib.suppress(msgspec.ValidationError):  # no reply, or to something else
+            found.update(one.topic for one in _reply.decode(frame).result.topics)
+    return found
 
 
 def _spec(one: Standing) -> tuple[str, bool, Any]:

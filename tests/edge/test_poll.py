@@ -515,6 +515,84 @@ async def test_what_was_said_goes_along_although_the_node_hears_of_it_by_a_save(
         assert [(frame["type"], frame.get("id")) for frame in answer["frames"]] == [("reply", 7)]
 
 
+async def test_a_poll_that_is_cut_while_the_session_moves_loses_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older node has given everything away by then, so the newer one keeps it for the client."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        subscribe = {"type": "subscribe", "id": 7, "topics": [{"topic": "room:b"}]}
+        assert await one.say(subscribe, session=first["frames"][0]["session"]) == []
+        ask, here = two.hub.gateway.inquiries.ask, asyncio.get_running_loop()
+
+        async def cut_meanwhile(*what: Any) -> bytes | None:
+            answer = await ask(*what)
+            here.call_soon_threadsafe(asking.cancel)
+            await until(lambda: connections(two)[0].socket._line is None, what="the hub to notice")
+            return answer
+
+        monkeypatch.setattr(two.hub.gateway.inquiries, "ask", cut_meanwhile)
+        asking = asyncio.create_task(two.poll(first["cursor"]))
+        await asyncio.gather(asking, return_exceptions=True)
+        again = await one.poll(first["cursor"], 1)
+        assert [(frame["type"], frame.get("id")) for frame in again["frames"]] == [("reply", 7)]
+        await one.publish(1, "room:b")
+        assert data(await one.poll(again["cursor"])) == [1]
+
+
+async def test_of_two_polls_on_two_nodes_the_newer_one_is_answered(redis_server: RedisServer) -> None:
+    """The older one may be the newer attempt of the same client, so nobody is sent away for good."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        older = asyncio.create_task(one.asked(first["cursor"]))
+        await waiting(one)
+        newer = asyncio.create_task(two.poll(first["cursor"]))
+        assert_problem(await older, "conflict", says="only the newest")
+        await one.publish(1)
+        assert data(await newer) == [1]
+
+
+async def test_a_connection_that_is_not_open_yet_takes_no_topics_away(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+
+        async def for_ever(*_: Any) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(two.hub.gateway.membership, "join", for_ever)
+        stuck = asyncio.create_task(two.asked(first["cursor"]))
+        await until(lambda: not connections(one) and bool(connections(two)), what="the session to move")
+        asking = asyncio.create_task(one.poll(first["cursor"]))
+        await until(lambda: not connections(two), what="it to move back")
+        await one.publish(1)
+        assert data(await asking) == [1]
+        assert_problem(await stuck, "conflict", says="newer connection")
+
+
+async def test_a_topic_that_was_left_and_subscribed_anew_begins_anew_on_another_node(redis_server: RedisServer) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("asgi", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        session = first["frames"][0]["session"]
+        await one.say({"type": "unsubscribe", "id": 1, "topics": ["room:a"]}, session=session)
+        await until(lambda: not connections(one)[0].subscriptions, what="it to be left")
+        await one.publish("not for it")
+        await one.say({"type": "subscribe", "id": 2, "topics": [{"topic": "room:a"}]}, session=session)
+        await until(lambda: bool(connections(one)[0].subscriptions), what="it to be subscribed")
+        await one.publish("for it")
+        await until(lambda: b"for it" in b"".join(connections(one)[0].socket._frames), what="the event to wait")
+        answer = await two.poll(first["cursor"])
+        assert [frame.get("id") for frame in answer["frames"][:2]] == [1, 2]
+        assert data(answer) == ["for it"]
+        await one.publish("more")
+        assert data(await two.poll(answer["cursor"])) == ["more"]
+
+
 async def test_what_goes_along_is_permitted_anew(web: Web) -> None:
     first = await web.poll(topics="big:b")
     session = first["frames"][0]["session"]
