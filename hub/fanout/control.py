@@ -157,6 +157,8 @@ class Control:
     async def _subscribe(self) -> None:
         # An outcome that is an error changes nothing: the topics stay wanted.
         await self._broker.subscribe([self._all, self._own])
+        # What was said before is in nobody's ear.
+        self._lost()
 
     def on(self, message: type[Any], handler: Handler) -> None:
         """Names who performs messages of a type; called on the event loop, must not block."""

@@ -76,6 +76,8 @@ class FlagBoard:
         self._asked: list[asyncio.Future[None]] = []
         self._line = Line(settings.flags_changes_waiting)
         self._committed = Committed()
+        self._untold = False
+        """Whether others may not have been told of a change of this node's."""
         self._watcher = FolderWatcher(self._source.folders, self._file_wake.set)
         self._tasks: list[asyncio.Task[None]] = []
         control.on(FlagsChanged, self._told)
@@ -179,16 +181,24 @@ class FlagBoard:
 
     async def _spread(self, commit: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """What is committed is told at once, whoever has gone meanwhile and however slowly this node reads then."""
-        done = await commit()
+        try:
+            done = await commit()
+        except HubError as error:
+            if error.code is ErrorCode.UNAVAILABLE:  # it may be committed all the same
+                self._untold = True
+                self._wake.set()
+            raise
         self._wake.set()
         self._line.begin(self._tell(self._committed.version))
         return done
 
-    async def _tell(self, version: int) -> None:
+    async def _tell(self, version: int, *, again: bool = False) -> None:
         try:
             await self._control.send(FlagsChanged(version))
-        except Exception as error:  # who does not hear of it finds it at the next look
-            log.info("other nodes were not told of a change of flags", reason=str(error))
+        except Exception as error:  # who does not hear of it then finds it at the next look
+            self._untold = True
+            if not again:
+                log.info("other nodes were not told of a change of flags", reason=str(error))
 
     async def _settle(self) -> None:
         """Returns when this node decides by what it has committed."""
@@ -219,6 +229,7 @@ class FlagBoard:
             self._watcher.start()
             self._tasks.append(asyncio.create_task(self._keep_file(), name="flags file"))
         self._tasks.append(asyncio.create_task(self._keep_changes(), name="flags"))
+        self._tasks.append(asyncio.create_task(self._keep_record(), name="flags record"))
 
     def look_again(self) -> None:
         """PostgreSQL is there: reads what could not be read."""
@@ -242,10 +253,9 @@ class FlagBoard:
 
     async def _keep_changes(self) -> None:
         """Reads when something was changed, and now and then."""
-        expire_at = time.monotonic() + _EXPIRE_EVERY_S * random.random()
         while True:
             pause_s = self._settings.flags_recheck_s
-            if self.away is not None:
+            if self.away is not None or self._untold:
                 pause_s = min(pause_s, self._settings.reconnect_max_s)
             if not self.known:
                 pause_s = min(pause_s, _UNKNOWN_PAUSE_S)
@@ -255,11 +265,21 @@ class FlagBoard:
                 await self._read()
             finally:
                 _answer(asked)
-            if time.monotonic() >= expire_at and self.away is None:
-                expire_at = time.monotonic() + _EXPIRE_EVERY_S * random.uniform(0.5, 1)
-                with contextlib.suppress(HubError):
-                    await self.store.expire()
+            if self._untold and self.away is None:
+                self._untold = False
+                self._line.begin(self._tell(self.stored.version, again=True))
             await asyncio.sleep(_READ_PAUSE_S)
+
+    async def _keep_record(self) -> None:
+        """Takes old rows away, however long that takes."""
+        pause_s = _EXPIRE_EVERY_S * random.random()
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.store.expire()
+            except Exception as error:
+                log.info("old rows of the record of flags were not taken away", reason=str(error))
+            pause_s = _EXPIRE_EVERY_S * random.uniform(0.5, 1)
 
     async def _read(self) -> None:
         """Takes over what is committed now. Never raises: what cannot be read is tried again."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from hub.edge.health_routes import Readiness
 from hub.errors import ErrorCode, HubError
+from hub.fanout.broker import TopicState
+from hub.fanout.redis_broker import RedisBroker
 from hub.flags import StageState
-from hub.nodes.flags.store import Change, Changed
+from hub.nodes.flags.store import Change, Changed, FlagStore
+from hub.topics.topic import Topic
 from tests.nodes.flags.nodes import ANN, FILE, WHO, World
 from tests.support.waiting import until
 
@@ -205,6 +209,68 @@ async def test_a_message_that_was_lost_is_made_up_for(flag_world: World) -> None
     await here.board.store.change([Change("uploads", state="off")], WHO, "nobody is told")
     await until(lambda: not deaf.board.on("uploads", ANN))
     assert here.board.on("uploads", ANN)
+
+
+async def test_what_is_changed_before_a_node_hears_the_others(
+    flag_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await flag_world.node()
+    hears, subscribe = asyncio.Event(), RedisBroker.subscribe
+
+    async def late(broker: RedisBroker, topics: Sequence[Topic]) -> list[TopicState | HubError]:
+        await hears.wait()
+        return await subscribe(broker, topics)
+
+    monkeypatch.setattr(RedisBroker, "subscribe", late)
+    newcomer = await flag_world.node()
+    await here.set("uploads", state="off")
+    hears.set()
+    await until(lambda: not newcomer.board.on("uploads", ANN))
+
+
+async def test_a_change_that_may_have_happened_is_told(flag_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = await flag_world.node(), await flag_world.node()
+    commit = here.board.store.change
+
+    async def commit_and_break(*given: Any) -> Changed:
+        await commit(*given)
+        raise HubError(ErrorCode.UNAVAILABLE, "the answer was lost")
+
+    monkeypatch.setattr(here.board.store, "change", commit_and_break)
+    with pytest.raises(HubError, match="was lost"):
+        await here.set("uploads", state="off")
+    await until(lambda: not here.board.on("uploads", ANN))
+    await until(lambda: not there.board.on("uploads", ANN))
+
+
+async def test_who_could_not_tell_the_others_does_so_later(flag_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = await flag_world.node(reconnect_max_s=0.1), await flag_world.node()
+
+    async def away(*_: Any) -> None:
+        raise HubError(ErrorCode.UNAVAILABLE, "Redis is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(here.node.gateway.control, "send", away)
+        await here.set("uploads", state="off")
+    await until(lambda: not there.board.on("uploads", ANN))
+
+
+async def test_old_rows_of_the_record_keep_no_change_waiting(
+    flag_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.nodes.flags.board._EXPIRE_EVERY_S", 0.01)
+    reached = asyncio.Event()
+
+    async def slow(_: FlagStore) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(FlagStore, "expire", slow)
+    here, there = await flag_world.node(), await flag_world.node()
+    there.board.look_again()
+    await reached.wait()
+    await here.set("uploads", state="off")
+    await until(lambda: not there.board.on("uploads", ANN))
 
 
 async def test_what_is_counted(flag_world: World) -> None:
