@@ -223,6 +223,7 @@ class Link:
             self._tokens.accepted()
             self.session = frame.session
             self.current = connection
+            self._note_what_is_off()
             self.flags = dict(frame.flags)
             self._owner.on_welcome(connection, frame)
             self._changed.set()
@@ -254,8 +255,8 @@ class Link:
         if above and any(self.flags.get(flag) for flag in left_for) and not self._barred(above[0]):
             self._ladder.climb_soon(now)
 
-    def _leave_for_flags(self) -> None:
-        self._left_for = frozenset(flag for flag, on in self.flags.items() if not on)
+    def _note_what_is_off(self) -> None:
+        self._left_for |= {flag for flag, on in self.flags.items() if not on}
 
     def _barred(self, name: TransportName) -> bool:
         """Whether flags are known to make an attempt useless."""
@@ -314,7 +315,7 @@ class Link:
             return None
         connection.contested_at = loop.time()
         if drain.fallback:
-            self._leave_for_flags()
+            self._note_what_is_off()
             self._ladder.fall_to(drain.fallback, loop.time())
         # The ticket outlives the old connection, so it is used even when that one has just been closed.
         names = self._usable(drain.fallback or ()) or [self._ladder.current]
@@ -334,7 +335,7 @@ class Link:
         names = self._usable(self._owner.elsewhere(connection.transport.name))
         if not names:
             return None  # it is on again, or something else has moved this client
-        self._leave_for_flags()
+        self._note_what_is_off()
         successor = await self._first_that_works(names, None)
         if successor is None:
             self._sink_at = asyncio.get_running_loop().time() + self._pause.next_s()
@@ -366,8 +367,7 @@ class Link:
                 await asyncio.wait({attempt})
         successor = None if attempt.cancelled() else attempt.result()
         if successor is None:
-            switched_off = all(self._barred(name) for name in names)
-            self._ladder.not_climbed(asyncio.get_running_loop().time(), in_vain=not switched_off)
+            self._ladder.not_climbed(asyncio.get_running_loop().time(), in_vain=not all(map(self._barred, names)))
         return successor
 
     def _usable(self, names: Sequence[str]) -> list[TransportName]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -97,8 +97,13 @@ def inherit(
     wanted = [item for item in items if item.topic in stay]
     for one in fresh.values():
         wanted.append(Wanted(one.topic, Position(one.epoch, one.seq) if one.epoch else None, one.filter, one.ack))
-    told = [(None if head.type in _OWN else head.topic, frame) for head, frame in frames]
-    return wanted, [(topic, frame) for topic, frame in told if topic is None or topic in fresh]
+    told = [(None if head.type in _OWN else head.topic, frame) for head, frame in frames if _concerns(head, fresh)]
+    return wanted, told
+
+
+def _concerns(head: _Head, fresh: Collection[str]) -> bool:
+    """What an older connection has said of itself (``flags``, ``welcome``, ``drain``) is not so of the newer one."""
+    return head.type in _OWN or head.topic in fresh
 
 
 # --- of the older one

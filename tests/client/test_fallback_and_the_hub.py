@@ -173,3 +173,24 @@ async def test_a_node_that_has_not_heard_yet_keeps_nobody_down(nodes: list[Runni
             await until(refused, 10, "an attempt that comes too early")
             there.flip(realtime_v2=True)
             await until(lambda: client.transport == "websocket", 10, "the socket again")
+
+
+async def test_what_a_welcome_has_on_again_brings_a_client_back(nodes: list[RunningHub]) -> None:
+    """Its polls come to another node, which knows already: nobody sends it a ``flags`` frame."""
+    here, there = nodes
+    async with CutProxy(("127.0.0.1", here.port)) as door:
+        url, org = f"ws://127.0.0.1:{door.port}/ws", uuid.uuid4().hex
+        ways: Any = ("websocket", "poll")
+        async with (
+            client_of(here, url, org, transports=ways, http_idle_s=0.0) as client,
+            client.subscribe("room:a"),
+            client_of(here, here.url, org, transports=("poll",)) as speaker,
+        ):
+            await until(lambda: client.transport == "websocket", 10, "the socket")
+            there.flip(realtime_v2=False)
+            here.flip(realtime_v2=False)
+            await until(lambda: client.transport == "poll", 10, "the fallback")
+            there.flip(realtime_v2=True)
+            door.target = ("127.0.0.1", there.port)
+            await speaker.publish("room:a", "n", 1)  # ends the poll that waits
+            await until(lambda: client.transport == "websocket", 10, "the socket again")

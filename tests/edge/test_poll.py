@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hub.embedded import RedisServer
+from hub.flags import FixedFlags
 from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.presence_service import presence_service
@@ -591,6 +592,23 @@ async def test_a_topic_that_was_left_and_subscribed_anew_begins_anew_on_another_
         assert data(answer) == ["for it"]
         await one.publish("more")
         assert data(await two.poll(answer["cursor"])) == ["more"]
+
+
+async def test_flags_of_the_older_node_do_not_go_along(redis_server: RedisServer) -> None:
+    """The newer one says in its welcome what is so there; if it has heard of more, nobody would correct the rest."""
+    nodes: list[Any] = [{"node": name, "flags": FixedFlags({"extra": True})} for name in ("n1", "n2")]
+    async with (
+        webs("direct", redis_server.url, **nodes[0]) as one,
+        webs("direct", redis_server.url, **nodes[1]) as two,
+    ):
+        two.org = one.org
+        first = await one.poll()
+        subscribe = {"type": "subscribe", "id": 7, "topics": [{"topic": "room:b"}]}
+        assert await one.say(subscribe, session=first["frames"][0]["session"]) == []
+        one.hub.flip(extra=False)
+        await until(lambda: b"extra" in b"".join(connections(one)[0].socket._frames), what="the frame to wait")
+        answer = await two.poll(first["cursor"])
+        assert [frame["type"] for frame in answer["frames"]] == ["reply"]
 
 
 async def test_what_goes_along_is_permitted_anew(web: Web) -> None:
