@@ -63,7 +63,8 @@ export class TusHandle {
       if (!signal.aborted) this.#listener.onCredit({ offset: reached, window: Math.min(CHUNK_BYTES, this.#size - reached) });
     } catch (error) {
       if (signal.aborted) return;
-      if (error.code === "connection_lost") this.#listener.onLost();
+      // A browser repeats by itself what was on a connection that broke, and some of that had come: where, a HEAD tells.
+      if (error.code === "connection_lost" || error.code === "offset_mismatch") this.#listener.onLost();
       else this.#listener.onError(error);
     }
   }

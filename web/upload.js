@@ -20,6 +20,8 @@ const MOST_UNSENT_BYTES = 1_048_576;
 const AHEAD_S = 3;
 const LEAST_AHEAD_BYTES = 524_288;
 const FIRST_AHEAD_BYTES = 4_194_304;
+/** So often somebody else who goes on with it, by requests, is believed to be itself: what the browser has repeated. */
+const MOST_REPEATED = 3;
 /** Refusals that pass some day, but nobody waits for that. */
 const NOT_SOON = new Set(["quota_exceeded", "feature_disabled"]);
 /** Refusals of a chunk after which the handle still takes others. */
@@ -94,6 +96,7 @@ export class Upload {
   #rests = false;
   /** What a refusal meant is to be asked. */
   #doubt = false;
+  #repeated = 0;
   #over = false;
   #settle;
   #leave = () => {};
@@ -135,6 +138,7 @@ export class Upload {
   /** Goes on, also with what somebody else has paused or taken over. */
   resume() {
     if (this.#aim !== "pause" || this.#over) return;
+    this.#repeated = 0;
     this.#turn("send");
   }
 
@@ -254,10 +258,12 @@ export class Upload {
   }
 
   async #ask() {
-    this.#took(await this.#hub.call("upload.status", { upload: this.id }));
+    const shape = await this.#hub.call("upload.status", { upload: this.id });
+    this.#took(shape);
     if (!this.#doubt) return;
     this.#doubt = false;
     if (this.state !== "receiving" || this.#aim !== "send") return;
+    if (this.#byRequests && !shape.paused && this.#repeated++ < MOST_REPEATED) return;
     // Another client of the same user goes on with it, or has paused it: that is not to be fought over.
     this.#rests = true;
     this.#aim = "pause";

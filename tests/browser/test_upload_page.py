@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from hub.auth.tokens import mint_token
@@ -35,7 +36,7 @@ if (given[3]) {
 }
 document.getElementById("upload-type").value = given[2]"""
 SAID = "document.getElementById('upload-said').innerText"
-SEND = """async (url, token, size) => {
+SEND = """async (url, token, size, ways = {}, options = {}) => {
   const { HubClient } = await import("/demo/hub.js");
   const { upload } = await import("/demo/upload.js");
   let text = "number,guest\\n";
@@ -43,10 +44,10 @@ SEND = """async (url, token, size) => {
   const bytes = new TextEncoder().encode(text);
   const sum = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   Object.assign(globalThis, { offsets: [], downs: 0, end: null });
-  globalThis.hub = new HubClient(url, () => token, { backoffMs: 20, mostBackoffMs: 100 });
+  globalThis.hub = new HubClient(url, () => token, { backoffMs: 20, mostBackoffMs: 100, ...ways });
   hub.onState = (state) => downs += state === "down";
   globalThis.sending = upload(hub, new File([bytes], "guests.csv"), {
-    documentType: "csv", metadata: { guest_id: 7 }, onProgress: ({ offset }) => offsets.push(offset),
+    documentType: "csv", metadata: { guest_id: 7 }, onProgress: ({ offset }) => offsets.push(offset), ...options,
   });
   sending.done.then((shape) => end = shape, (error) => end = { state: error.code });
   return Array.from(sum, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -240,6 +241,65 @@ async def test_a_file_goes_on_by_requests_where_the_socket_is_blocked(hub: Runni
         sha256 = await one.page.run(SEND, url, token, 2_000_000)
         await until(lambda: one.run("return end"), WAIT_S, "the end")
         assert await one.run("return [end.state, end.sha256, end.metadata]") == ["available", sha256, {"guest_id": "7"}]
+        await one.run("hub.close()")
+    await one.page.close()
+
+
+async def test_what_the_browser_repeats_by_itself_is_no_reason_to_wait(hub: RunningHub, chromium: Chromium) -> None:
+    """Some of a request came before its connection broke; what is sent again begins at an offset of before."""
+    one = Tab(await chromium.page())
+    await one.page.visit(f"{hub.http_url}/demo")
+    await one.run(
+        """
+        const { fetch } = globalThis;
+        globalThis.repeated = 0;
+        globalThis.fetch = async (url, init) => {
+          const again = init?.method === "PATCH" && repeated++ === 1;
+          if (again) await fetch(url, { ...init, body: init.body.slice(0, 1000) });
+          return fetch(url, init);
+        };
+        """
+    )
+    token = mint_token(hub.settings, "acme", "ann")
+    slow = {"patienceMs": 60_000}
+    sha256 = await one.page.run(SEND, hub.url, token, 3_000_000, {"transports": ["sse"]}, slow)
+    await until(lambda: one.run("return end"), WAIT_S, "the end")
+    assert await one.run("return [end.state, end.sha256, repeated]") == ["available", sha256, 4]
+    await one.run("hub.close()")
+    await one.page.close()
+
+
+async def test_a_request_that_another_took_over_from_is_not_the_end(hub: RunningHub, chromium: Chromium) -> None:
+    """It may have been one of its own, which the browser has repeated."""
+    one = Tab(await chromium.page())
+    async with CutProxy(("127.0.0.1", hub.port)) as proxy, httpx.AsyncClient(base_url=hub.http_url) as other:
+        await one.page.visit(f"http://127.0.0.1:{proxy.port}/demo")
+        await one.run(
+            """
+            const { fetch } = globalThis;
+            globalThis.refused = 0;
+            globalThis.fetch = async (...request) => {
+              const answer = await fetch(...request);
+              refused += answer.status === 400;
+              return answer;
+            };
+            """
+        )
+        token = mint_token(hub.settings, "acme", "ann")
+        proxy.throttle(500_000)
+        url = f"ws://127.0.0.1:{proxy.port}/ws"
+        sha256 = await one.page.run(SEND, url, token, 3_000_000, {"transports": ["sse"]})
+        await until(lambda: one.run("return sending.id"), WAIT_S, "its name")
+        where, who = f"/v1/uploads/{await one.run('return sending.id')}", {"Authorization": f"Bearer {token}"}
+
+        async def refused() -> bool:
+            (await other.head(where, headers={**who, "Tus-Resumable": "1.0.0"})).raise_for_status()
+            return bool(await one.run("return refused"))
+
+        await until(refused, WAIT_S, "a request that is taken over from")
+        proxy.throttle(None)
+        await until(lambda: one.run("return end"), WAIT_S, "the end")
+        assert await one.run("return [end.state, end.sha256]") == ["available", sha256]
         await one.run("hub.close()")
     await one.page.close()
 
