@@ -43,7 +43,7 @@ class Station:
         return [item.outcome for item in tries]
 
     async def sent_are(self, *groups: str) -> None:
-        await until(lambda: len(self.sent) >= len(groups), 5, "departures")
+        await until(lambda: len(self.sent) >= len(groups), what="departures")
         assert ["".join(group) for group in self.sent] == list(groups)
 
     def answer(self, times: int = 1) -> None:
@@ -75,7 +75,7 @@ async def test_one_server_that_does_not_answer_keeps_nobody_from_another() -> No
     stuck = station.call("x", "deaf")
     await station.sent_are("x")
     others = station.call("y", "b")
-    await until(lambda: ["y"] in station.sent, 5, "the other server")
+    await until(lambda: ["y"] in station.sent, what="the other server")
     station.answer(2)
     await asyncio.gather(stuck, others)
 

@@ -102,7 +102,7 @@ class Stream:
 
     async def frame(self, *kinds: str) -> dict[str, Any]:
         """The next frame, or the next of these types."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             async for line in self._lines:
                 name, _, value = line.partition(":")
                 self.comments += line.startswith(":")
@@ -114,7 +114,7 @@ class Stream:
 
     async def position(self, after: str = "") -> str:
         """The next ``id``, unlike ``after``; frames that come before are dropped."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             async for line in self._lines:
                 if line.startswith("id:"):
                     self.last_id = line[3:].strip()

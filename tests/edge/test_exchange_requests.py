@@ -39,7 +39,7 @@ class Line:
 
     async def answer(self) -> tuple[int, bytes]:
         """Status and body."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             return int(head.split()[1]), await self.reader.readexactly(length)
@@ -83,7 +83,7 @@ async def test_a_head_that_drips_gets_no_more_time(node: RunningHub) -> None:
             return line.reader.at_eof()
 
         reading = asyncio.create_task(line.reader.read())
-        await until(dripped, 3, "the hub to lose its patience")
+        await until(dripped, what="the hub to lose its patience")
         with contextlib.suppress(ConnectionError):
             assert await reading == b""
 
@@ -152,7 +152,7 @@ async def test_bytes_behind_the_request_of_a_stream_are_dropped(node: RunningHub
         line.head(len(HELLO), bearer(node), target="/v1/sse")
         await until(lambda: _asking(node), what="the head to be looked at")
         line.writer.write(HELLO + b"x" * (16 << 20))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await line.reader.readuntil(b"welcome")
             await line.writer.drain()
 

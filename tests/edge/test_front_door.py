@@ -86,13 +86,13 @@ HEAD = b"POST / HTTP/1.1\r\nHost: hub\r\nContent-Length: %d\r\n\r\n"
 
 
 async def answered(reader: asyncio.StreamReader, status: bytes = b"413") -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status), head
 
 
 async def is_closed(reader: asyncio.StreamReader) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await reader.read()
 
 

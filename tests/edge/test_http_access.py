@@ -105,7 +105,7 @@ async def test_a_ticket_never_outlives_the_token(http_hub: HttpHub) -> None:
 
 async def closed_with(socket: Any) -> int | None:
     """The close code, when the connection has ended."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         try:
             while True:
                 await socket.recv()

@@ -218,7 +218,7 @@ async def talk(web: Web, *pieces: bytes, until_seen: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", web.hub.port)
     came = b""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()

@@ -51,7 +51,7 @@ async def connected(proxy: CutProxy) -> tuple[asyncio.StreamReader, asyncio.Stre
 
 async def ended(reader: asyncio.StreamReader) -> None:
     """Waits for the end of the stream, whatever comes before."""
-    while await asyncio.wait_for(reader.read(1000), 5):
+    while await asyncio.wait_for(reader.read(1000), 15):
         pass
 
 
@@ -115,7 +115,7 @@ async def test_a_cut_resets_even_a_stalled_connection_and_the_next_one_works(ech
         proxy.stall()
         proxy.cut()
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(1), 5) == b""
+            assert await asyncio.wait_for(reader.read(1), 15) == b""
         writer.close()
         await until(lambda: proxy.connections == 0, what="the connection to be forgotten")
         proxy.resume()
@@ -183,7 +183,7 @@ async def test_a_target_that_is_not_there_ends_the_connection(echo: tuple[Echo, 
     async with CutProxy(echo[1].with_name("nobody-listens")) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(1), 5) == b""
+            assert await asyncio.wait_for(reader.read(1), 15) == b""
         writer.close()
 
 

@@ -49,9 +49,7 @@ async def nodes(redis_server: RedisServer) -> AsyncIterator[Nodes]:
 
 
 async def ended(client: RawClient) -> None:
-    await client.expect(
-        Unsubscribed, topic=CLUB, code="forbidden", message="the club has closed", retry="never", timeout=1.0
-    )
+    await client.expect(Unsubscribed, topic=CLUB, code="forbidden", message="the club has closed", retry="never")
 
 
 async def goes_on(*clients: RawClient) -> None:

@@ -34,7 +34,7 @@ from hub.protocol.frames import (
 from tests.support.http_link import LINKS, HttpLink
 
 Transport = Literal["websocket", "sse", "poll"]
-WAIT_S = 5.0
+WAIT_S = 15.0
 _json: msgspec.json.Decoder[ServerFrame] = msgspec.json.Decoder(ServerFrame)
 _msgpack: msgspec.msgpack.Decoder[ServerFrame] = msgspec.msgpack.Decoder(ServerFrame)
 _EVENT_FIELDS = frozenset(Event.__struct_fields__) | {"type"}

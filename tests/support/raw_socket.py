@@ -13,7 +13,7 @@ from typing import NamedTuple
 from hub.protocol.codec import OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT
 
 OPCODE_CONTINUATION = 0x0
-_WAIT_S = 5.0
+_WAIT_S = 15.0
 __all__ = (
     "OPCODE_BINARY",
     "OPCODE_CLOSE",

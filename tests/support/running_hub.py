@@ -35,7 +35,7 @@ SocketKind = Literal["direct", "asgi", "sse", "poll", "sse-asgi", "poll-asgi"]
 """The server, and how clients come: by WebSockets unless it says otherwise."""
 SECRET = "not-a-secret-but-32-bytes-long-ok"
 EVERYTHING = "subscribe:* publish:* call:*"
-_START_S = 10.0
+_START_S = 30.0
 _STOP_S = 20.0
 _T = TypeVar("_T")
 

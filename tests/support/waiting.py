@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 _POLL_S = 0.005
+WAIT_S = 15.0
+"""The usual deadline: for two slow cores that others use as well. Nothing waits for it but a test that fails."""
 
 
 async def until(
-    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], timeout: float = 5.0, what: str = "the condition"
+    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], timeout: float = WAIT_S, what: str = "the condition"
 ) -> Any:
     """Polls ``condition`` (sync or async) until it is true; returns its value. ``AssertionError`` after ``timeout`` s.
 
@@ -34,7 +36,7 @@ async def until(
         await asyncio.sleep(_POLL_S)
 
 
-def until_sync(condition: Callable[[], Any], timeout: float = 5.0, what: str = "the condition") -> Any:
+def until_sync(condition: Callable[[], Any], timeout: float = WAIT_S, what: str = "the condition") -> Any:
     """The same for tests without an event loop."""
     deadline = time.monotonic() + timeout
     while True:

@@ -120,7 +120,7 @@ async def settled(*clients: Client) -> None:
 
 async def first_step(clients: list[Client]) -> None:
     """Returns in the turn of the event loop in which the first ones get a snapshot."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while all(client.waiting for client in clients):  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
 

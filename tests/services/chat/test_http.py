@@ -186,7 +186,7 @@ async def test_whoever_leaves_ends_the_call(chat_hub_with: ChatHubWith, kind: st
             came = blocks(response)  # whoever lets go of it closes the connection
             assert "stream_start" in await anext(came)
             await until(lambda: chat.fake.llm.open == 1, what="the call to begin")
-        await until(lambda: chat.fake.llm.stats["gone"] == 1, 2, "the call to be ended")
+        await until(lambda: chat.fake.llm.stats["gone"] == 1, what="the call to be ended")
 
 
 def raw_request(chat: ChatHub) -> bytes:
@@ -258,14 +258,14 @@ async def test_whoever_leaves_without_having_read_ends_everything(chat_hub_with:
         with unread_connection(chat):
             await until(lambda: torrent.ended == 1, 20, "the call to be ended")
             assert event_streams(chat)
-        await until(lambda: not event_streams(chat), 2, "the sending to be ended")
+        await until(lambda: not event_streams(chat), what="the sending to be ended")
 
 
 async def test_whoever_takes_no_byte_is_given_up(chat_hub_with: ChatHubWith) -> None:
     async with chat_hub_with(providers=[Torrent()], no_progress_s=0.3, **ROOM) as chat:
         with unread_connection(chat) as link:
             await until(lambda: bool(chat.hub.logs.named("event_stream_stalled")), 20, "the client to be given up")
-            await until(lambda: not event_streams(chat), 2, "the sending to be ended")
+            await until(lambda: not event_streams(chat), what="the sending to be ended")
             with pytest.raises((ConnectionError, AssertionError)):
                 await asyncio.to_thread(read_all, link)
 

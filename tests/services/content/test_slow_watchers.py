@@ -47,7 +47,7 @@ async def test_who_acknowledges_and_lags_slows_the_stream_and_who_does_not_ackno
         lagging = await peers.join("lagging")
         (verdict,) = await lagging.joined({"topic": topic, "since": "start", "ack": True})
         epoch = str(verdict.epoch)
-        await until(lambda: slowed(house) >= 1, 5, "the stream to be slowed down")
+        await until(lambda: slowed(house) >= 1, what="the stream to be slowed down")
         await next_chunks(editor, 1)
         assert await next_chunks(editor, 2) > 1.5, "a chunk a second"
 

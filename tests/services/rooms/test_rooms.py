@@ -150,7 +150,7 @@ async def test_who_is_removed_hears_nothing_any_more(redis_url: str, hub_databas
         await ada.do("remove", "r", user="bob")
         await ada.send("r", "two")
         for listener in listeners:
-            await until(lambda it=listener: it.ended is not None, 2, "the end of the subscription")
+            await until(lambda it=listener: it.ended is not None, what="the end of the subscription")
             assert isinstance(listener.ended, SubscriptionEnded), listener.ended
             assert listener.ended.code == ErrorCode.FORBIDDEN
             assert [data["message"]["text"] for data in listener.named("message.created")] == ["one"]
