@@ -6,6 +6,8 @@ const MOST_MISSES = 3;
 /** So many connections in a row may be cut that lived for a short while only. */
 const MOST_CUTS = 3;
 const LEAST_HUB_CODE = 4000;
+/** Nodes hear of a change within a second. So long another one may not know yet what this client was told. */
+const SPREAD_MS = 5000;
 /** Close codes that say something about the data, and nothing about the way that it came. */
 const FAULTS = new Set([1000, 1002, 1007]);
 
@@ -24,6 +26,7 @@ export class Ladder {
   #cuts = new Map();
   #upgradeAt = 0;
   #upgrades = 0;
+  #hopedAt = -Infinity;
 
   /**
    * @param {{transports: string[], upgradeMs: number, mostUpgradeMs: number, moveMs: number, welcomeMs: number, doubtMs: number,
@@ -107,15 +110,18 @@ export class Ladder {
 
   /** When a better one is tried next: later and later, unless it was `asked` to come down. */
   planUpgrade({ asked = false } = {}) {
-    const mostMs = Math.min(this.#options.mostUpgradeMs, this.#options.upgradeMs * 2 ** this.#upgrades);
-    if (!asked) this.#upgrades += 1;
+    const { moveMs, mostUpgradeMs, upgradeMs } = this.#options;
+    const early = !asked && Date.now() - this.#hopedAt < SPREAD_MS;
+    const mostMs = early ? 2 * moveMs : Math.min(mostUpgradeMs, upgradeMs * 2 ** this.#upgrades);
+    if (!asked && !early) this.#upgrades += 1;
     this.#upgradeAt = Date.now() + mostMs * (0.5 + Math.random() / 2);
   }
 
   /** What kept it down may be over. */
   hope() {
     this.#upgrades = 0;
-    this.#upgradeAt = Date.now() + this.#options.moveMs;
+    this.#hopedAt = Date.now();
+    this.#upgradeAt = this.#hopedAt + this.#options.moveMs;
   }
 
   /** Something on the way lets connections of this transport begin, and ends them. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hub.flags import REALTIME, FixedFlags, Subject
 from tests.browser.visitor import FINANCE, ROOM, WAIT_S, Visitor
 from tests.support.waiting import until
 
@@ -125,6 +126,29 @@ async def test_what_comes_on_during_a_move_brings_it_back_up_soon(visitor: Visit
     await visitor.run("open()")
     await visitor.uses("websocket")
     assert await visitor.run("return went") == ["down", "sse", "websocket"]
+
+
+async def test_a_node_that_has_not_heard_yet_keeps_no_page_down(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await visitor.start(**NEVER)
+    await visitor.uses("websocket")
+    visitor.hub.flip(realtime_v2=False)
+    await visitor.uses("sse")
+    flags, early = visitor.hub.gateway.flags, []
+
+    def late(flag: str, subject: Subject) -> bool:
+        if flag == REALTIME and not early:
+            early.append(subject)
+            return False
+        return FixedFlags.on(flags, flag, subject)
+
+    monkeypatch.setattr(flags, "on", late)
+    visitor.hub.flip(realtime_v2=True)
+    await visitor.uses("websocket")
+    assert early
+    await visitor.publish()
+    await visitor.has_all()
 
 
 async def test_what_belongs_to_a_connection_is_not_overtaken_on_its_way_there(visitor: Visitor) -> None:
