@@ -33,8 +33,8 @@ class Ladder:
         self._cuts: dict[TransportName, int] = {}
         self.climb_at: float | None = None
         """When to try what is above. None: nothing is, or nothing has worked yet."""
-        self.refused_by_flags = False
-        """Whether the last attempt was. The caller says so."""
+        self.too_early = False
+        """Whether the last attempt was refused by a flag, or met a late request of this client's own. The caller's."""
         self._told_at: float | None = None
 
     @property
@@ -116,9 +116,9 @@ class Ladder:
     def not_climbed(self, now: float, *, in_vain: bool) -> None:
         """Nothing above works: a longer pause if that was ``in_vain``, the same one if flags were the reason.
 
-        Only a moment, where a node refused by a flag that another has just said to be on.
+        Only a moment, where it was ``too_early`` after something was switched on.
         """
-        if self.refused_by_flags and self._told_at is not None and now - self._told_at < _SPREAD_S:
+        if self.too_early and self._told_at is not None and now - self._told_at < _SPREAD_S:
             pause_s = self._options.move_jitter_s * self._rng.uniform(0.5, 1.0)
             self.climb_at = now + max(self._options.backoff_floor_s, pause_s)
             return

@@ -356,15 +356,15 @@ class Link:
 
     async def _climb(self, connection: Connection) -> Connection | None:
         names = [name for name in self._ladder.above if not self._barred(name)]
+        self._ladder.too_early = True  # unless the attempt comes to another end
         attempt = asyncio.ensure_future(self._first_that_works(names, None))
         try:
             await first_of(connection.ended, attempt, timeout_s=None)
             # That it has ended may be this attempt's own doing: then the welcome is near.
             await asyncio.wait({attempt}, timeout=self._options.settle_s)
         finally:
-            if not attempt.done():
-                attempt.cancel()
-                await asyncio.wait({attempt})
+            attempt.cancel()
+            await asyncio.wait({attempt})
         successor = None if attempt.cancelled() else attempt.result()
         if successor is None:
             self._ladder.not_climbed(asyncio.get_running_loop().time(), in_vain=not all(map(self._barred, names)))
@@ -378,7 +378,7 @@ class Link:
             try:
                 return await self._connect(name, ticket)
             except CannotConnect as problem:
-                self._ladder.refused_by_flags = problem.ended.disabled
+                self._ladder.too_early = problem.ended.disabled or problem.ended.code == CloseCode.TAKEN_OVER
                 ticket = None  # it may have been used
         return None
 

@@ -154,3 +154,17 @@ def test_lost_connections_do_not_put_the_climb_off() -> None:
 def test_transports_there_are_not(names: Any) -> None:
     with pytest.raises(ValueError, match="name some of websocket, sse, poll"):
         ClientOptions(transports=names)
+
+
+def test_what_came_too_early_is_tried_again_soon_for_a_while() -> None:
+    it = ladder()
+    it.welcomed("poll", 0.0)
+    it.too_early = True
+    it.climb_soon(10.0)
+    for now in (10.0, 12.0, 14.9):
+        it.not_climbed(now, in_vain=True)
+        assert it.climb_at is not None
+        assert now < it.climb_at <= now + 0.5
+    it.not_climbed(15.0, in_vain=True)
+    assert it.climb_at is not None
+    assert it.climb_at > 20.0
