@@ -116,6 +116,7 @@ class StageLeader:
         self._reports: dict[str, _Report] = {}
         self._file: FlagFile | None = None
         self._plans: Mapping[str, Plan] = {}
+        self._off: frozenset[str] = frozenset()
         self._schedules: Mapping[str, str] = {}
         self._began: float | None = None
         """Since when this node leads and can hear the others, without a break."""
@@ -182,9 +183,9 @@ class StageLeader:
             self._file = file
             plans = map(Plan.of, file.flags.values())
             self._plans = {plan.flag: plan for plan in plans if plan is not None}
+            self._off = frozenset(flag for flag in self._plans if not file.flags[flag].enabled)
             self._schedules = {
-                flag: f"{plan.digest} {'on' if file.flags[flag].enabled else 'off'}"
-                for flag, plan in self._plans.items()
+                flag: f"{plan.digest} {'off' if flag in self._off else 'on'}" for flag, plan in self._plans.items()
             }
         now = self._cohorts.now()
         self._orphans = {flag: self._orphans.get(flag, now) for flag in states if flag not in self._plans}
@@ -266,7 +267,7 @@ class StageLeader:
         return Situation(
             now,
             held=plan.flag in self._rows.stored.overrides,
-            off=not self._rows.file.flags[plan.flag].enabled,
+            off=plan.flag in self._off,
             trip=None if state is None else self._trip(plan, state),
             blind=blind,
             agreed=settled and agreed,

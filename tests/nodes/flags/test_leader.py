@@ -322,3 +322,17 @@ async def test_another_schedule_is_followed_when_all_nodes_have_it(nodes: StageN
     after = await nodes.state()
     assert (after.percent, after.started_at) == (10_000, before.started_at)
     assert after.schedule != before.schedule
+
+
+async def test_a_file_that_changes_in_the_middle_of_a_turn(nodes: StageNodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes.file = load_flags(FILE + FILE.replace("flags:", "").replace("chat:", "uploads:"), "two")
+    node = nodes.add()
+    set_stage = node.rows.set_stage
+
+    async def another_file(*given: Any, **more: Any) -> int:
+        node.rows.file = load_flags(FILE, "one")
+        return await set_stage(*given, **more)
+
+    monkeypatch.setattr(node.rows, "set_stage", another_file)
+    await node.tick()
+    assert set(node.rows.stored.stages) == {FLAG, "uploads"}
