@@ -35,6 +35,7 @@ class SessionSaver:
         self._changed: set[Connection] = set()
         self._left: dict[str, SessionSave] = {}
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     def changed(self, connection: Connection) -> None:
         """The connection has something to store."""
@@ -61,13 +62,22 @@ class SessionSaver:
 
     async def close(self) -> None:
         """Stores what is left."""
+        async with self._turn:  # what is under way would be lost
+            if self._task is not None:
+                self._task.cancel()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self.save()
 
     async def save(self) -> None:
-        """Stores everything that changed, in batches. What Redis does not take is tried again the next time."""
+        """Stores everything that changed, in batches. What Redis does not take is tried again the next time.
+
+        When this returns, what an earlier call had taken up has been stored too; a later one never overtakes it.
+        """
+        async with self._turn:
+            await self._save()
+
+    async def _save(self) -> None:
         while self._left:
             ids = list(self._left)[:SAVES_PER_BATCH]
             saves = [self._left.pop(name) for name in ids]

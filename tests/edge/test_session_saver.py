@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -53,8 +54,8 @@ class Store:
         return [self.owned] * len(saves)
 
 
-def saver_of(store: Store) -> SessionSaver:
-    return SessionSaver(Settings(redis_url="x", database_url="x"), cast(Sessions, store))
+def saver_of(store: Store, **settings: Any) -> SessionSaver:
+    return SessionSaver(Settings(redis_url="x", database_url="x", **settings), cast(Sessions, store))
 
 
 async def test_what_redis_refused_is_saved_the_next_time() -> None:
@@ -67,6 +68,31 @@ async def test_what_redis_refused_is_saved_the_next_time() -> None:
     assert store.taken == []
     await saver.save()
     assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 4), "a:2": Position("e", 5)}]
+
+
+async def test_a_save_that_is_under_way_is_waited_for_and_not_cut_off() -> None:
+    """Whoever drains tells clients to go when it is done; and a node that ends must not lose it."""
+    store, client = Store(), Client()
+    saver, under_way, goes_on = saver_of(store, session_save_s=0.001), asyncio.Event(), asyncio.Event()
+    save_many = store.save_many
+
+    async def slow(saves: Sequence[SessionSave]) -> list[bool | HubError]:
+        under_way.set()
+        await goes_on.wait()
+        return await save_many(saves)
+
+    store.save_many = slow  # type: ignore[method-assign]
+    client.acked = {"a:1": Position("e", 3)}
+    saver.changed(cast(Connection, client))
+    saver.start()
+    await under_way.wait()
+    asked, closing = asyncio.create_task(saver.save()), asyncio.create_task(saver.close())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not asked.done()
+    goes_on.set()
+    await asyncio.gather(asked, closing)
+    assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 3)}]
 
 
 async def test_who_lost_the_session_has_a_moment_for_the_message_of_the_newer_connection(
