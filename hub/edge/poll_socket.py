@@ -118,9 +118,9 @@ class PollSocket(HttpSocket):
         self._line = None
         self._left_at = time.monotonic()
         if not self._opened and not self._takes_over:
-            # Nobody has a cursor to come back with.
+            # Nobody has a cursor to come back with. At once, or it would still take a session over.
             self._closing = True
-            self._lose(CLIENT_GONE)
+            self._connection.lost(CLIENT_GONE)
 
     # --- requests
 

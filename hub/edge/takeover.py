@@ -132,6 +132,8 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
         await settled(connection, SETTLE_S)
         if connection.calls:
             await asyncio.wait(connection.calls, timeout=SETTLE_S)
+        if connection.session_id != message.session:
+            return left  # Redis gave it the session and could not say so; it has begun another one
         if not connection.gone and connection.session.state is State.OPEN:
             # Else it was only about to take over itself, and knows of no topics yet.
             left = _left_by(socket, message.going_on)
@@ -141,7 +143,8 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
 
 def _named(gateway: Gateway, message: TakeOver) -> Connection | None:
     connection = gateway.connections.of_id(message.connection)
-    return connection if connection is not None and connection.session_id == message.session else None
+    # Without a session it has this one all the same: what Redis answered is on its way to it.
+    return connection if connection is not None and connection.session_id in ("", message.session) else None
 
 
 def _polled(connection: Connection) -> PollSocket | None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from hub.edge.connection import Connection
+from hub.edge.gateway import Gateway
+from hub.edge.http_line import Line
+from hub.edge.poll_socket import PollSocket
 from hub.embedded import RedisServer
 from hub.flags import FixedFlags
+from hub.protocol.cursor import Cursor
 from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.presence_service import presence_service
@@ -540,6 +546,47 @@ async def test_a_poll_that_is_cut_while_the_session_moves_loses_nothing(
         assert [(frame["type"], frame.get("id")) for frame in again["frames"]] == [("reply", 7)]
         await one.publish(1, "room:b")
         assert data(await one.poll(again["cursor"])) == [1]
+
+
+async def test_who_has_the_session_before_he_knows_it_hands_it_on(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis gave it to one connection and then to another, which asks the first one before that has heard of it."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        subscribe = {"type": "subscribe", "id": 7, "topics": [{"topic": "room:b"}]}
+        assert await one.say(subscribe, session=first["frames"][0]["session"]) == []
+        resume, heard, claims = two.hub.gateway.sessions.resume, asyncio.Event(), []
+
+        async def late(*what: Any) -> Any:
+            resumed = await resume(*what)
+            claims.append(resumed)
+            if len(claims) == 1:
+                await heard.wait()
+            else:
+                asyncio.get_running_loop().call_soon(heard.set)
+            return resumed
+
+        monkeypatch.setattr(two.hub.gateway.sessions, "resume", late)
+        older = asyncio.create_task(two.asked(first["cursor"]))
+        await until(lambda: len(claims) == 1, what="the session to be claimed")
+        answer = await two.poll(first["cursor"], 1)
+        assert [(frame["type"], frame.get("id")) for frame in answer["frames"]] == [("reply", 7)]
+        await older
+        assert len(connections(two)) == 1
+
+
+async def test_a_poll_that_is_cut_before_its_hello_takes_nothing_over() -> None:
+    """Not in the next turn of the event loop: by then it may have claimed the session."""
+    lost: list[int] = []
+    line, connection = SimpleNamespace(), SimpleNamespace(principal=None, close_code=0, lost=lost.append)
+    connection.receive = lambda _: None
+    cursor = Cursor(b"", "s_1", "c1", 1, 1, 0, ())
+    socket = PollSocket(cast(Gateway, None), cast(Line, line), 1.0, 1, cursor)
+    socket.run(cast(Connection, connection), "{}")
+    socket.line_lost(cast(Line, line))
+    assert lost == [1006]
 
 
 async def test_of_two_polls_on_two_nodes_the_newer_one_is_answered(redis_server: RedisServer) -> None:
