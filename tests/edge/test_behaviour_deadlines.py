@@ -55,12 +55,15 @@ async def test_a_heartbeat_comes_when_nothing_else_does(hub_with: HubWith, encod
 async def test_no_heartbeat_comes_while_something_else_does(hub_with: HubWith) -> None:
     peers = await hub_with(heartbeat_s=0.5)
     client = await peers.join(subscribe=[{"topic": "room:a"}])
-    started = time.monotonic()
-    while time.monotonic() - started < 1.2:
+    started = before = time.monotonic()
+    longest_s = 0.0
+    while before - started < 1.2:
         await client.publish("room:a")
-        await client.expect(Event)
+        await client.await_kind(Event)
         await asyncio.sleep(0.02)  # a steady trickle, well within the heartbeat
-    assert not [frame for frame in client.came if isinstance(frame, Heartbeat)]
+        before, longest_s = time.monotonic(), max(longest_s, time.monotonic() - before)
+    # Where the machine itself stood still for so long, one was due.
+    assert longest_s > 0.4 or not [frame for frame in client.came if isinstance(frame, Heartbeat)]
 
 
 async def hello_by_hand(link: RawSocket) -> None:
@@ -85,11 +88,11 @@ async def test_a_client_that_answers_no_ping_is_4510(hub_with: HubWith, socket_k
 async def test_a_client_that_answers_pings_stays(hub_with: HubWith, socket_kind: SocketKind) -> None:
     if socket_kind == "asgi":
         pytest.skip("ASGI lets nobody send a ping; the server does that itself")
-    peers = await hub_with(heartbeat_s=0.1, pong_timeout_s=0.3)
+    peers = await hub_with(heartbeat_s=0.1, pong_timeout_s=0.8)
     async with raw_socket(peers.hub.port, peers.token()) as link:
         await hello_by_hand(link)
         pings = 0
-        while pings < 4:
+        while pings < 10:  # a second
             if (frame := await link.frame()).opcode == OPCODE_PING:
                 pings += 1
                 link.write(masked(frame.payload, OPCODE_PONG))
@@ -107,10 +110,10 @@ async def test_idle_without_subscription_and_frame_is_4408(hub_with: HubWith) ->
 
 
 async def test_whoever_says_something_is_not_idle(hub_with: HubWith) -> None:
-    peers = await hub_with(idle_timeout_s=0.6)
+    peers = await hub_with(idle_timeout_s=1.2)
     client = await peers.join()
-    for _ in range(6):
-        await asyncio.sleep(0.2)  # less than the timeout, and together twice as long
+    for _ in range(8):
+        await asyncio.sleep(0.2)  # less than the timeout, and together longer
         await client.nothing_came()
 
 

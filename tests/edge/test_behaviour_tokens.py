@@ -73,7 +73,7 @@ async def test_the_end_of_a_token_is_announced_and_then_closes(hub_with: HubWith
 
 async def test_a_fresh_token_in_time_keeps_the_connection(hub_with: HubWith) -> None:
     peers = await hub_with(expiring_notice_s=1)
-    client = await peers.open(peers.token(ttl_s=1.1))
+    client = await peers.open(peers.token(ttl_s=2.0))
     await client.hello(subscribe=[{"topic": "room:a"}])
     await client.expect(Expiring)
     await client.result({"type": "auth", "token": peers.token(ttl_s=2.2)})
@@ -91,8 +91,8 @@ async def test_tokens_with_a_short_life_are_not_announced_again_and_again(hub_wi
     for _ in range(3):
         await client.result({"type": "auth", "token": peers.token(ttl_s=600)})
         await client.nothing_came()
-    old = peers.token(ttl_s=1.0)
-    await asyncio.sleep(0.55)  # more than half of its life is over
+    old = peers.token(ttl_s=3.0)
+    await asyncio.sleep(1.6)  # more than half of its life is over
     await client.result({"type": "auth", "token": old})
     await client.nothing_came()
 

@@ -49,13 +49,13 @@ async def test_who_acknowledges_and_lags_slows_the_stream_and_who_does_not_ackno
         epoch = str(verdict.epoch)
         await until(lambda: slowed(house) >= 1, what="the stream to be slowed down")
         await next_chunks(editor, 1)
-        assert await next_chunks(editor, 2) > 1.5, "a chunk a second"
+        assert await next_chunks(editor, 3) > 1.5, "a chunk a second"
 
         received: list[Any] = []
         while len(received) < MANY:
             received.append(await lagging.await_kind(Event))
         await lagging.ack(topic, epoch, received[-1].seq)
-        assert await next_chunks(editor, 20) < 5, "and recovers"
+        assert await next_chunks(editor, 20) < 15, "and recovers"
 
         while received[-1].name != "stream_complete":
             received.append(await lagging.await_kind(Event, 20))
