@@ -67,7 +67,7 @@ class Run:
 
     async def shows(self, text: str, *, where: str = "out") -> None:
         """Waits until it has printed ``text``."""
-        await until(lambda: text in getattr(self, where), timeout=20, what=f"{text!r} in {self.out!r} / {self.err!r}")
+        await until(lambda: text in getattr(self, where), timeout=60, what=f"{text!r} in {self.out!r} / {self.err!r}")
 
     async def type(self, text: str) -> None:
         """Types into its stdin, which was a pipe."""
@@ -80,7 +80,7 @@ class Run:
 
     async def ends(self) -> int:
         """Waits for the end; returns the exit code. Never with a traceback."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             code = await self.process.wait()
             await asyncio.gather(*self._readers)
         # The hub's own log lines, which are JSON, may hold one; the command shows none.
