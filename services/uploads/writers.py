@@ -46,6 +46,8 @@ class Writers:
         self._asking: dict[Key, asyncio.Task[None]] = {}
         """Of each upload one waits for its writer on another node, however many want to go on with it."""
         self._opening = 0
+        self._last: dict[Key, asyncio.Event] = {}
+        """Of each upload, who came last to write it; set when that one does, or has given up. As many as open."""
         self._closing = False
         self.held = 0
         """Bytes that all writers may hold: what was granted and is not acknowledged."""
@@ -80,22 +82,35 @@ class Writers:
         ``on_ack``: called with the new offset each time some more is acknowledged; ``on_end``: once, with what ended
         it (None: its own ``finish``, or all bytes are there). Raises ``not_found``, ``conflict`` in another state than
         receiving, ``quota_exceeded`` for an upload in too many parts, ``unavailable``.
+
+        On this node they take over in the order in which they come: of two requests the older one may be dead, since
+        browsers repeat what was on a connection that broke.
         """
         self.check_room(org)
+        key = (org, upload_id)
+        before, mine = self._last.get(key), asyncio.Event()
+        self._last[key] = mine
         self._opening += 1
         try:
-            await self._ask_to_finish(org, upload_id, taken_over())
-            token = secrets.token_urlsafe(_TOKEN_BYTES)
-            seized = await self._records.seize(org, upload_id, token)
-            if seized is None:
-                raise not_found("upload")
-            if self._closing:
-                await self._records.release(org, upload_id, token)
-                raise unavailable("a node for this upload")
+            if before is not None:
+                await before.wait()
+            return await self._seized(key, on_ack, on_end, hold=hold)
         finally:
             self._opening -= 1
+            mine.set()
+            if self._last.get(key) is mine:
+                del self._last[key]
+
+    async def _seized(self, key: Key, on_ack: OnAck, on_end: OnEnd, *, hold: bool) -> Writer:
+        await self._ask_to_finish(*key, taken_over())
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        seized = await self._records.seize(*key, token)
+        if seized is None:
+            raise not_found("upload")
+        if self._closing:
+            await self._records.release(*key, token)
+            raise unavailable("a node for this upload")
         upload, parts = seized
-        key = (org, upload_id)
         if (other := self._writers.get(key)) is not None:
             other.stop(taken_over())  # it came while this one did, and does not count any more
         tools = (self._records, self._store, self._settings, self)
