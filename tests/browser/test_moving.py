@@ -135,7 +135,8 @@ async def test_a_node_that_has_not_heard_yet_keeps_no_page_down(
     await visitor.uses("websocket")
     visitor.hub.flip(realtime_v2=False)
     await visitor.uses("sse")
-    flags, early = visitor.hub.gateway.flags, []
+    flags, early = visitor.hub.flags, list[Subject]()
+    assert flags is not None
 
     def late(flag: str, subject: Subject) -> bool:
         if flag == REALTIME and not early:
