@@ -119,20 +119,25 @@ class _Measured(Struct, frozen=True):
     observations: int
 
 
-def judge(guards: Guards, cohort: Figures, rest: Figures) -> Trip | None:
-    """The first guard that trips, of figures of the last ``window_s``.
+def judge(guards: Guards, cohort: Figures, rest: Figures, *, whole: bool = True) -> Trip | None:
+    """The first guard that trips, of figures of the last ``window_s``. ``whole``: it is all over since the last step.
 
     A guard needs ``least`` observations of the cohort. With fewer than that of the rest nothing is compared: the cohort
-    counts alone, against the limit.
+    counts alone, against the limit. Not before the window is ``whole``, if there are connections in the rest: where it
+    is the smaller part it shows later what is so for everybody.
     """
-    return (
-        _compare(
-            guards, "gap_rate", guards.gap_rate, (_gap_rate(cohort, guards), _gap_rate(rest, guards), "connections")
-        )
-        or _compare(guards, "error_rate", guards.error_rate, (_error_rate(cohort), _error_rate(rest), "requests"))
-        or _compare(guards, "p99_ms", guards.p99_ms, (_p99(cohort.replies), _p99(rest.replies), "replies"))
-        or _compare(guards, "p99_ms", guards.p99_ms, (_p99(cohort.acks), _p99(rest.acks), "acknowledgements"))
+    alone = whole or rest.connections < 1
+    gaps = (_gap_rate(cohort, guards), _gap_rate(rest, guards), "connections")
+    errors = (_error_rate(cohort), _error_rate(rest), "requests")
+    replies = (_p99(cohort.replies), _p99(rest.replies), "replies")
+    acks = (_p99(cohort.acks), _p99(rest.acks), "acknowledgements")
+    trips = (
+        _compare(guards, "gap_rate", guards.gap_rate, gaps),
+        _compare(guards, "error_rate", guards.error_rate, errors),
+        _compare(guards, "p99_ms", guards.p99_ms, replies),
+        _compare(guards, "p99_ms", guards.p99_ms, acks),
     )
+    return next((trip for trip in trips if trip is not None and (alone or trip.rest is not None)), None)
 
 
 def _compare(

@@ -121,6 +121,8 @@ class StageLeader:
         self._began: float | None = None
         """Since when this node leads and can hear the others, without a break."""
         self._led_at = 0.0
+        self._steps: dict[tuple[str, int], float] = {}
+        """Since when this node counts, by flag and version of the step."""
         self._orphans: dict[str, float] = {}
         self._split: set[str] = set()
         self._shown: set[str] = set()
@@ -189,13 +191,14 @@ class StageLeader:
             }
         now = self._cohorts.now()
         self._orphans = {flag: self._orphans.get(flag, now) for flag in states if flag not in self._plans}
-        self._cohorts.watch(
-            {
-                plan.flag: Watched.by(plan.guards, state.version)
-                for plan, state in self._running(states)
-                if plan.guards is not None and state.stage >= 0
-            }
-        )
+        watched = {
+            plan.flag: Watched.by(plan.guards, state.version)
+            for plan, state in self._running(states)
+            if plan.guards is not None and state.stage >= 0
+        }
+        self._cohorts.watch(watched)
+        steps = [(flag, one.version) for flag, one in watched.items()]
+        self._steps = {step: self._steps.get(step, now) for step in steps}
         gone = dict.fromkeys(self._shown - states.keys(), 0)
         self._shown = set(states)
         for flag, percent in (gone | {state.flag: state.percent for state in states.values()}).items():
@@ -268,7 +271,7 @@ class StageLeader:
             now,
             held=plan.flag in self._rows.stored.overrides,
             off=plan.flag in self._off,
-            trip=None if state is None else self._trip(plan, state),
+            trip=None if state is None else self._trip(plan, state, settled),
             blind=blind,
             agreed=settled and agreed,
         )
@@ -277,15 +280,18 @@ class StageLeader:
         oldest = self._cohorts.now() - reach_s
         return [one for one in self._reports.values() if one.at >= oldest]
 
-    def _trip(self, plan: Plan, state: StageState) -> Trip | None:
+    def _trip(self, plan: Plan, state: StageState, settled: bool) -> Trip | None:
         """What the figures of all nodes say. Those of a node that has died count for as long as they are recent."""
-        if plan.guards is None:
+        since = self._steps.get((plan.flag, state.version))
+        if plan.guards is None or since is None:
             return None
         # However seldom nodes report.
         recent = self._recent(max(plan.guards.window_s, self._patience_s))
         told = [figures for one in recent if (figures := _of_step(one, state)) is not None]
         cohort, rest = Figures.sum(one for one, _ in told), Figures.sum(one for _, one in told)
-        return judge(plan.guards, cohort, rest)
+        trip = judge(plan.guards, cohort, rest, whole=self._cohorts.now() - since >= plan.guards.window_s)
+        # That there is no rest cannot be said before all have been heard.
+        return trip if trip is None or trip.rest is not None or settled else None
 
     async def _perform(self, step: Step) -> None:
         back = step.happening is Happening.TRIPPED

@@ -58,6 +58,14 @@ def test_a_guard(cohort: Figures, rest: Figures, guard: str | None) -> None:
         assert judge(Guards(window_s=60.0, least=20), cohort, rest) is None, "no guard, no trip"
 
 
+def test_the_cohort_counts_alone_when_the_rest_had_its_time_or_is_nobody() -> None:
+    cohort, few = side(connections=90, ms=(400.0,) * 90), side(connections=10, ms=(400.0,) * 10)
+    assert judge(GUARDS, cohort, few, whole=False) is None
+    assert judge(GUARDS, cohort, few) is not None
+    assert judge(GUARDS, cohort, side(connections=0.5), whole=False) is not None
+    assert judge(GUARDS, cohort, side(connections=10, ms=(10.0,) * 20), whole=False) is not None
+
+
 @pytest.mark.parametrize(("window_s", "gaps"), [(10.0, 50), (60.0, 300), (600.0, 3000)])
 def test_gaps_are_per_minute_whatever_the_window(window_s: float, gaps: int) -> None:
     guards = Guards(gap_rate=3.0, window_s=window_s, least=20)

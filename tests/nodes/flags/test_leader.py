@@ -141,6 +141,7 @@ async def test_what_a_dead_node_has_said_counts_for_a_window(nodes: StageNodes) 
         await reach(nodes, 10_000)
         assert nodes.leading is leader
         other.serve(9, 9)
+        other.serve(20, 0, flags=OFF)
         await other.tick()
         if window_over:
             nodes.steady.now += WINDOW_S + 1
@@ -187,6 +188,23 @@ async def test_at_a_hundred_percent_the_cohort_counts_alone(nodes: StageNodes) -
     assert (state.percent, state.stopped) == (10_000, "gap_rate")
 
 
+async def test_a_rest_that_is_the_smaller_part_has_its_time_to_show_that_it_is_no_better(nodes: StageNodes) -> None:
+    node = nodes.add()
+    await reach(nodes, 10_000)
+    for passed_s in range(0, int(WINDOW_S), 2):
+        node.serve(5, 1)
+        if passed_s % 10 == 0:
+            node.serve(2, 1, flags=OFF)
+        await nodes.tick()
+        assert (await nodes.state()).stopped is None
+    # It had its time: from here on the cohort counts alone where the rest says too little.
+    nodes.steady.now += WINDOW_S
+    node.serve(20, 4)
+    for _ in range(5):  # it was gone for so long that it has to hear the others first
+        await nodes.tick()
+    assert (await nodes.state()).stopped == "error_rate"
+
+
 async def test_somebody_who_changes_the_flag_takes_it_out_of_the_schedules_hands(nodes: StageNodes) -> None:
     node = nodes.add()
     await reach(nodes, 10_000)
@@ -202,6 +220,7 @@ async def test_somebody_who_changes_the_flag_takes_it_out_of_the_schedules_hands
     assert (state.percent, state.stopped) == (10_000, None), "where it was, and this stage begins anew"
     await nodes.tick()
     node.serve(20, 20)
+    node.serve(20, 0, flags=OFF)
     await nodes.tick()
     assert (await nodes.state()).stopped == "error_rate"
     await nodes.change(clear=True)
@@ -263,6 +282,7 @@ async def test_who_leads_anew_grows_nothing_before_it_has_heard_the_others(nodes
     await another_leads(nodes)
     failing = next(node for node in nodes.alive if not node.leader.leads)
     failing.serve(100, 100)
+    failing.serve(100, 0, flags=OFF)
     await nodes.leading.tick()
     assert (await nodes.state()).percent == 10_000
     for _ in range(4):
@@ -276,6 +296,7 @@ async def test_reports_that_come_less_often_than_the_window_are_counted(nodes: S
     assert nodes.leading is leader
     leader.leader._settings = structs.replace(leader.leader._settings, flags_report_s=90.0)
     other.serve(20, 20)
+    other.serve(20, 0, flags=OFF)
     await other.tick()
     nodes.steady.now += 80
     await leader.tick()
@@ -301,6 +322,7 @@ async def test_the_file_of_one_node_changes_nothing(nodes: StageNodes, monkeypat
     assert (state.percent, state.started_at) == (10_000, began)
     for _ in range(10):
         old.serve(20, 20)
+        old.serve(20, 0, flags=OFF)
         await nodes.tick()
     assert ((await nodes.state()).percent, (await nodes.state()).stopped) == (1000, "error_rate"), "guards still look"
     version = (await nodes.state()).version
