@@ -172,7 +172,7 @@ async def test_opposite_orders_are_a_conflict_to_be_tried_again(database: Databa
 
 
 async def test_waits_have_an_end(hub_database: HubDatabase) -> None:
-    database = await Database.open(hub_database.settings(database_pool=1, database_timeout_s=0.2))
+    database = await Database.open(hub_database.settings(database_pool=1, database_timeout_s=1.0))
     try:
         with pytest.raises(HubError, match="the database is not reachable"):
             async with database.transaction(ACME) as tx:
@@ -188,7 +188,7 @@ async def test_waits_have_an_end(hub_database: HubDatabase) -> None:
 
 async def test_a_transaction_that_hangs_is_ended_by_the_server(hub_database: HubDatabase) -> None:
     """It would hold the counters of its topics for ever."""
-    database = await Database.open(hub_database.settings(database_timeout_s=0.2))
+    database = await Database.open(hub_database.settings(database_timeout_s=1.0))
 
     async def hang() -> None:
         async with hub_database.connect("postgres") as superuser, database.transaction(ACME) as tx:

@@ -44,7 +44,7 @@ async def crowded(hub: RunningHub) -> AsyncIterator[None]:
 
 async def in_line(hub: RunningHub, count: int) -> None:
     """Waits until ``count`` steps wait."""
-    await until(lambda: hub.gateway.turnstile.waiting == count, 5, f"{count} in line")
+    await until(lambda: hub.gateway.turnstile.waiting == count, what=f"{count} in line")
 
 
 async def crowd(peers: Peers, count: int) -> list[RawClient]:
@@ -101,12 +101,12 @@ async def test_who_leaves_while_waiting_is_forgotten(hub_with: HubWith) -> None:
 
 
 async def test_a_hello_that_waits_for_the_hub_has_come_in_time(hub_with: HubWith) -> None:
-    peers = await hub_with(newcomer_steps_per_turn=1, hello_timeout_s=0.2)
+    peers = await hub_with(newcomer_steps_per_turn=1, hello_timeout_s=1.0)
     (newcomer,) = await crowd(peers, 1)
     async with crowded(peers.hub):
         await newcomer.send({"type": "hello"})
         await in_line(peers.hub, 1)
-        await asyncio.sleep(0.4)  # the deadline passes
+        await asyncio.sleep(1.2)  # the deadline passes
     await newcomer.expect(Welcome)
 
 

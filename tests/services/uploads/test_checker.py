@@ -220,7 +220,7 @@ async def test_faults_of_ours_are_tried_again_and_end(
 
     monkeypatch.setattr(checker, "inspect", fails)
     faults = ("upload_check_failed", "upload_given_up")
-    settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 3}
+    settings = {**QUICK, "uploads_check_lease_s": 0.3, "uploads_check_attempts": 3}
     async with depot(redis_url, hub_database, tmp_path, allowed_errors=faults, **settings) as house:
         ada = await house.person()
         good, bad = await sent(ada, TABLE, "later.csv"), await sent(ada, TABLE, "always.csv")
@@ -234,7 +234,7 @@ async def test_a_part_that_is_gone_is_not_waited_for_and_a_store_is(
     redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, away = tmp_path / "store", tmp_path / "away"
-    settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 2}
+    settings = {**QUICK, "uploads_check_lease_s": 0.3, "uploads_check_attempts": 2}
     faults = ("upload_check_failed", "upload_given_up")
     begin = Checker.begin
     monkeypatch.setattr(Checker, "begin", lambda *_: None)
@@ -249,7 +249,7 @@ async def test_a_part_that_is_gone_is_not_waited_for_and_a_store_is(
         store.mkdir()
         monkeypatch.setattr(Checker, "begin", begin)
         logs = house.nodes[0].logs
-        await until(lambda: len(logs.named("upload_checked_again")) > 6, 10.0, "several attempts of both")
+        await until(lambda: len(logs.named("upload_checked_again")) > 6, 30.0, "several attempts of both")
         assert not logs.named("upload_check_failed")
         store.rmdir()
         away.rename(store)
@@ -261,13 +261,13 @@ async def test_a_scanner_that_is_away_and_back(redis_url: str, hub_database: Hub
     """Nothing passes without it, and its absence is not counted against the file."""
     async with fake_clamd() as clamd:
         url = f"tcp://127.0.0.1:{clamd.port}"
-        settings = {**QUICK, "uploads_check_lease_s": 0.1, "uploads_check_attempts": 1, "uploads_scan_url": url}
+        settings = {**QUICK, "uploads_check_lease_s": 0.3, "uploads_check_attempts": 1, "uploads_scan_url": url}
         async with depot(redis_url, hub_database, tmp_path, **settings) as house:
             ada = await house.person()
             clamd.mood = "breaks_off"
             clean = await sent(ada, TABLE, "clean.csv")
             logs = house.nodes[0].logs
-            await until(lambda: len(logs.named("upload_checked_again")) > 3, 10.0, "several attempts")
+            await until(lambda: len(logs.named("upload_checked_again")) > 3, 30.0, "several attempts")
             assert (await ada.call("status", upload=clean))["state"] == "checking"
             clamd.mood = "well"
             await ada.ended(clean)
