@@ -83,7 +83,7 @@ class Person:
             if credit.handle == opened["handle"] and credit.offset >= offset:
                 return
 
-    async def ended(self, upload: str, state: str = "available", timeout: float = 10.0) -> Any:
+    async def ended(self, upload: str, state: str = "available", timeout: float = 30.0) -> Any:
         """Its shape, when it is in that state."""
         found: dict[str, Any] = {}
 
