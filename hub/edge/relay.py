@@ -16,6 +16,7 @@ from hub.edge.gateway import Gateway
 from hub.errors import ErrorCode, HubError, not_found
 from hub.fanout.control import Relayed
 from hub.flags import SOCKET
+from hub.protocol.session import State
 
 if TYPE_CHECKING:
     from hub.edge.connection import Connection
@@ -64,7 +65,7 @@ class Relay:
         found = self._gateway.connections.of_session(session)
         if found is not None and _is_of(found, str(principal.org), principal.user):
             _receive(found, frames)
-            if settle:
+            if settle or _is_moving(found):
                 await settled(found, SETTLE_S)
             return
         async with self._turn(f"{principal.org}/{principal.user}/{session}"):
@@ -125,7 +126,8 @@ def take_relayed(gateway: Gateway, message: Relayed) -> None:
             found.budget.paid(len(message.frames))
     except HubError as error:
         found, outcome = None, _Outcome(error.code, error.message, error.retry_after_ms)
-    gateway.inquiries.answer(message.inquiry, _told(outcome, found if message.settle else None))
+    settling = found if found is not None and (message.settle or _is_moving(found)) else None
+    gateway.inquiries.answer(message.inquiry, _told(outcome, settling))
 
 
 def no_connection() -> HubError:
@@ -153,6 +155,11 @@ def _is_of(connection: Connection, org: str, user: str) -> bool:
     if connection.gone or connection.close_code or connection.socket.transport == SOCKET:
         return False
     return who is not None and (str(who.org), who.user) == (org, user)
+
+
+def _is_moving(connection: Connection) -> bool:
+    """The connection before it may not know that yet: what is sent next could come to that, and take effect first."""
+    return connection.session.state is State.OPENING
 
 
 def _receive(connection: Connection, frames: Sequence[msgspec.Raw]) -> None:

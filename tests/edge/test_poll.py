@@ -13,6 +13,7 @@ from hub.edge.connection import Connection
 from hub.edge.gateway import Gateway
 from hub.edge.http_line import Line
 from hub.edge.poll_socket import PollSocket
+from hub.edge.relay import settled
 from hub.embedded import RedisServer
 from hub.flags import FixedFlags
 from hub.protocol.cursor import Cursor
@@ -546,6 +547,41 @@ async def test_a_poll_that_is_cut_while_the_session_moves_loses_nothing(
         assert [(frame["type"], frame.get("id")) for frame in again["frames"]] == [("reply", 7)]
         await one.publish(1, "room:b")
         assert data(await one.poll(again["cursor"])) == [1]
+
+
+async def test_what_is_said_to_a_session_that_moves_is_answered_when_it_has_moved(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what is said next could come to the older connection, and take effect first."""
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        session = first["frames"][0]["session"]
+        ask, moves_on, waits = two.hub.gateway.inquiries.ask, asyncio.Event(), []
+
+        async def slow(*what: Any) -> bytes | None:
+            await moves_on.wait()
+            return await ask(*what)
+
+        async def noted(connection: Any, within_s: float) -> None:
+            waits.append(connection)
+            two.hub.loop.call_soon_threadsafe(moves_on.set)
+            await settled(connection, within_s)
+
+        monkeypatch.setattr(two.hub.gateway.inquiries, "ask", slow)
+        monkeypatch.setattr("hub.edge.relay.settled", noted)
+        polling = asyncio.create_task(two.poll(first["cursor"]))
+        await until(lambda: bool(connections(two)) and connections(two)[0].session_id == session, what="the claim")
+        await two.say({"type": "subscribe", "id": 1, "topics": [{"topic": "room:b"}]}, session=session)
+        assert waits
+        assert not connections(one)
+        await one.say({"type": "unsubscribe", "id": 2, "topics": ["room:b"]}, session=session)
+        answer = await polling
+        ids = [frame["id"] for frame in answer["frames"]]
+        while len(ids) < 2:
+            answer = await two.poll(answer["cursor"])
+            ids += [frame["id"] for frame in answer["frames"]]
+        assert ids == [1, 2]
 
 
 async def test_who_has_the_session_before_he_knows_it_hands_it_on(
