@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hub.edge.connection import Connection
     from hub.edge.poll_socket import PollSocket
 
-SETTLE_S: Final = 0.5  # for what it was given to be performed, before it is closed
-ASK_S: Final = 2 * SETTLE_S + 1.0  # of a node that may have died
+SETTLE_S: Final = 1.0  # for what it was given to be performed, before it is closed
+ASK_S: Final = SETTLE_S + 1.0  # of a node that may have died
 _OWN: Final = frozenset(("reply", "error", "pong", "unsubscribed"))
 
 
@@ -129,9 +129,7 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
         return Unfetched()
     left, socket = Unfetched(), _polled(connection)
     if socket is not None and message.going_on is not None:
-        await settled(connection, SETTLE_S)
-        if connection.calls:
-            await asyncio.wait(connection.calls, timeout=SETTLE_S)
+        await _performed(connection)
         if connection.session_id != message.session:
             return left  # Redis gave it the session and could not say so; it has begun another one
         if not connection.gone and connection.session.state is State.OPEN:
@@ -139,6 +137,16 @@ async def _give_up(gateway: Gateway, message: TakeOver) -> Unfetched:
             left = _left_by(socket, message.going_on)
     connection.close(CloseCode.TAKEN_OVER)
     return left
+
+
+async def _performed(connection: Connection) -> None:
+    """Returns when all that it was handed has been answered, calls and what came meanwhile too, or after a while."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_S):
+            while connection.worker is not None or connection.calls:
+                await settled(connection, SETTLE_S)
+                if connection.calls:
+                    await asyncio.wait(connection.calls)
 
 
 def _named(gateway: Gateway, message: TakeOver) -> Connection | None:

@@ -584,6 +584,31 @@ async def test_what_is_said_to_a_session_that_moves_is_answered_when_it_has_move
         assert ids == [1, 2]
 
 
+async def test_what_is_said_while_an_older_connection_waits_for_its_calls_goes_along(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with webs("direct", redis_server.url, node="n1") as one, webs("direct", redis_server.url, node="n2") as two:
+        two.org = one.org
+        first = await one.poll()
+        older, called, join = connections(one)[0], asyncio.Event(), one.hub.gateway.membership.join
+
+        async def call() -> None:
+            older.calls = {asyncio.create_task(called.wait())}
+
+        async def ends_the_call(*what: Any) -> Any:
+            called.set()
+            older.calls.clear()
+            return await join(*what)
+
+        await one.hub.within(call)
+        monkeypatch.setattr(one.hub.gateway.membership, "join", ends_the_call)
+        asking = asyncio.create_task(two.poll(first["cursor"]))
+        await until(lambda: bool(one.hub.gateway.inquiries._answering), what="it to be asked")
+        subscribe = {"type": "subscribe", "id": 7, "topics": [{"topic": "room:b"}]}
+        assert await one.say(subscribe, session=first["frames"][0]["session"]) == []
+        assert [(frame["type"], frame.get("id")) for frame in (await asking)["frames"]] == [("reply", 7)]
+
+
 async def test_who_has_the_session_before_he_knows_it_hands_it_on(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
