@@ -287,7 +287,8 @@ async def test_a_window_that_is_full_ends_with_the_subscription(hub_with: HubWit
 
 
 async def test_drain_gives_a_slot_and_a_ticket_that_resumes_once(hub_with: HubWith) -> None:
-    leaving = await hub_with(drain_window_s=0.5, drain_grace_s=0.5, node="leaving")
+    leaving = await hub_with(drain_window_s=0.5, drain_grace_s=2.0, node="leaving")
+    there = await hub_with(org=leaving.org)
     writer = await leaving.join("bert")
     client = await leaving.join("anna", subscribe=[{"topic": "room:a"}])
     session = leaving.welcome.session
@@ -305,7 +306,6 @@ async def test_drain_gives_a_slot_and_a_ticket_that_resumes_once(hub_with: HubWi
     newcomer = await leaving.open(leaving.token("carl"))
     assert await newcomer.close_code() == 4503
 
-    there = await hub_with(org=leaving.org)
     moved = await there.open(query=f"?ticket={frame.ticket}")
     welcome = await moved.hello(subscribe=[{"topic": "room:a"}])
     assert (welcome.resumed, welcome.session, welcome.user) == (True, session, "anna")
