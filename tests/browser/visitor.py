@@ -119,7 +119,7 @@ async def visiting(chromium: Chromium, address: str, redis_url: str, **settings:
     page = await chromium.page()
     await page.visit(address)
     flags = FixedFlags({"realtime_v2": True, "finance_realtime_v2": True, "rooms": True})
-    changes = {"allowed_origins": (address.rstrip("/"),), "flags_drain_window_s": 0.2} | settings
+    changes = {"allowed_origins": (address.rstrip("/"),), "flags_drain_window_s": 0.2, "drain_grace_s": 2.0} | settings
     async with (
         running_hub("direct", redis_url, flags=flags, **changes) as hub,
         CutProxy(("127.0.0.1", hub.port)) as proxy,
