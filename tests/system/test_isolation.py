@@ -8,6 +8,7 @@ tests in ``tests/database``.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import struct
 from collections.abc import AsyncIterator
@@ -59,6 +60,8 @@ class Victim:
         self.written = ""
         """Its stream that a language model wrote."""
         self.client: RawClient
+        self.sender: RawClient
+        """Who sends files, and has a handle open."""
         self.count = 0
 
     async def settle(self) -> None:
@@ -123,7 +126,7 @@ class Victim:
     async def _send_files(self) -> None:
         """A document that is available, and one of which the first bytes have come. Its connection is another one."""
         content = f"name;{SECRET_DATA}\r\n1;2\r\n".encode()
-        sender = await self.peers.join("anna", scope=walkers.SCOPE)
+        sender = self.sender = await self.peers.join("anna", scope=walkers.SCOPE)
         for sent in (content, content[:4]):
             params = {"filename": f"{SECRET_DATA}.csv", "size": len(content), "document_type": "csv"}
             params["key"] = f"acme-key-{len(sent)}"
@@ -233,7 +236,12 @@ async def victim(hub: tuple[RunningHub, HubDatabase], redis_server: RedisServer)
     async with Peers(node, org=f"acme-{next(_runs)}") as peers:
         victim = Victim(peers, redis_server, database)
         await victim.settle()
+        # Credit comes to whoever has a handle open. Who leaves it lying is cut off, in the midst of what follows.
+        reading = asyncio.create_task(victim.sender.close_code(3600))
         yield victim
+        assert not reading.done(), "the one who sends files was cut off"
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def names_of(victim: Victim, transport: Transport = "websocket") -> Names:
