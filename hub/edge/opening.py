@@ -107,6 +107,7 @@ def _acknowledge(gateway: Gateway, connection: Connection, cursor: Cursor) -> No
         with contextlib.suppress(HubError):  # beyond what there is: its verdict said so
             if sub is not None and one.epoch and gateway.delivery.acknowledge(sub, position):
                 connection.acknowledged(one.topic, position)
+    gateway.saver.hurry(connection)
 
 
 async def _authenticate(gateway: Gateway, connection: Connection, hello: Hello) -> Principal:

@@ -1,11 +1,12 @@
 """Stores the acknowledged positions of sessions, and how their clients are present.
 
-Once a second for those that changed, and when a connection ends.
+Once a second for those that changed, when a connection ends, and at once for those that wander from node to node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,6 +34,8 @@ class SessionSaver:
         self._max_waiting = settings.max_connections
         self._sessions = sessions
         self._changed: set[Connection] = set()
+        self._hurried: set[Connection] = set()
+        self._hurry = asyncio.Event()
         self._left: dict[str, SessionSave] = {}
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -40,6 +43,12 @@ class SessionSaver:
     def changed(self, connection: Connection) -> None:
         """The connection has something to store."""
         self._changed.add(connection)
+
+    def hurry(self, connection: Connection) -> None:
+        """What it has to store, if anything, cannot wait: soon another node may have the session, and this one's saves
+        take no effect."""
+        self._hurried.add(connection)
+        self._hurry.set()
 
     async def save_at_once(self, connection: Connection) -> None:
         """So that a client that was answered finds it on other nodes. If it fails, the next turn tries it again."""
@@ -87,8 +96,17 @@ class SessionSaver:
                 self._left |= {i: s for i, s, bad in zip(ids, saves, failed, strict=True) if bad}
                 break
         changed, self._changed = list(self._changed), set()
-        for start in range(0, len(changed), SAVES_PER_BATCH):
-            await self._save_some(changed[start : start + SAVES_PER_BATCH])
+        await self._save_all(changed)
+
+    async def _save_hurried(self) -> None:
+        self._hurry.clear()
+        hurried, self._hurried = [one for one in self._hurried if one in self._changed], set()
+        self._changed.difference_update(hurried)
+        await self._save_all(hurried)
+
+    async def _save_all(self, connections: list[Connection]) -> None:
+        for start in range(0, len(connections), SAVES_PER_BATCH):
+            await self._save_some(connections[start : start + SAVES_PER_BATCH])
 
     async def _save_some(self, connections: list[Connection]) -> None:
         saves = []
@@ -116,9 +134,15 @@ class SessionSaver:
             self._changed.add(connection)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._pause_s)
+            due = loop.time() + self._pause_s
             try:
+                while loop.time() < due:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout_at(due):
+                            await self._hurry.wait()
+                    await self._save_hurried()
                 await self.save()
             except Exception:
                 log.exception("sessions not saved")

@@ -107,6 +107,23 @@ async def test_who_lost_the_session_has_a_moment_for_the_message_of_the_newer_co
     await until(lambda: client.closed == [4409], what="it to be closed without a message")
 
 
+async def test_who_is_in_a_hurry_does_not_wait_for_his_turn_nor_has_others_saved_early() -> None:
+    store, client, other = Store(), Client(), Client()
+    saver = SessionSaver(Settings(redis_url="x", database_url="x", session_save_s=3600), cast(Sessions, store))
+    for one in (client, other):
+        one.acked = {"a:1": Position("e", 1)}
+        saver.changed(cast(Connection, one))
+    saver.start()
+    for seq in (2, 3):
+        client.acked = {"a:1": Position("e", seq)}
+        saver.changed(cast(Connection, client))
+        saver.hurry(cast(Connection, client))
+        await until(lambda: client.acked is None, what="it to be saved")
+    assert [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", seq)} for seq in (2, 3)]
+    await saver.close()
+    assert len(store.taken) == 3
+
+
 async def test_how_a_client_is_present_is_stored_as_it_is_then() -> None:
     store, client = Store(), Client()
     saver = saver_of(store)
