@@ -216,14 +216,16 @@ async def test_a_file_goes_on_by_requests_where_the_socket_is_blocked(hub: Runni
     one = Tab(await chromium.page())
     async with CutProxy(("127.0.0.1", hub.port)) as proxy:
         await one.page.visit(f"http://127.0.0.1:{proxy.port}/demo")
-        proxy.throttle(2_000_000)
+        proxy.throttle(1_000_000)
         url = f"ws://127.0.0.1:{proxy.port}/ws"
         token = mint_token(hub.settings, "acme", "ann")
         sha256 = await one.page.run(SEND, url, token, 5_000_000)
         await until(lambda: one.run("return sending.offset > 400000"), WAIT_S, "some of it")
         proxy.drops = lambda direction, data: direction == "to_target" and b"Upgrade: websocket" in data
         proxy.cut()
-        for least in (1_200_000, 2_000_000):
+        await one.sees("hub.transport", "sse")
+        for _ in range(2):
+            least = await one.run("return sending.offset + 500000")
             await until(lambda least=least: one.run(f"return sending.offset > {least}"), WAIT_S, "some more")
             assert await one.run("return hub.transport") != "websocket"
             proxy.cut()

@@ -29,7 +29,7 @@ def any_way(options: ClientOptions) -> ClientOptions:
     return replace(
         options,
         transports=("websocket", "sse", "poll"),
-        try_next_after_s=0.3,
+        try_next_after_s=1.0,
         upgrade_after_s=60.0,
         move_jitter_s=0.01,
         poll_wait_s=2.0,
@@ -126,7 +126,7 @@ async def test_a_proven_way_is_not_given_up_at_once(front: Front, any_way: Clien
     async with HubClient(front.url, options=any_way) as client:
         front.refusals = 1
         front.hub.peers[0].drop()
-        await eventually(lambda: front.upgrades == 3)
+        await eventually(lambda: front.upgrades >= 3)
         await eventually(lambda: client.transport == "websocket")
 
 
@@ -386,7 +386,7 @@ async def test_it_tries_again_in_growing_pauses(front: Front, any_way: ClientOpt
     front.websockets = "refuse"
     async with HubClient(front.url, options=replace(any_way, upgrade_after_s=0.05)) as client:
         assert client.transport == "sse"
-        await eventually(lambda: front.upgrades == 3)
+        await eventually(lambda: front.upgrades >= 3)
         assert not front.peers("sse")[0].gone.is_set(), "the old connection goes on"
         front.websockets = "pass"
         await eventually(lambda: client.transport == "websocket")
