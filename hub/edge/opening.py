@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from hub.edge.gateway import Gateway
 from hub.edge.joining import activate, join
 from hub.edge.takeover import Unfetched, inherit, take_over
 from hub.errors import ErrorCode, HubError
-from hub.fanout.sessions import PreviousOwner
+from hub.fanout.sessions import PreviousOwner, Resumed
 from hub.fanout.turnstile import Step
 from hub.flags import SOCKET
 from hub.protocol.codec import Packet
@@ -130,22 +131,17 @@ async def _resume(
     of_ticket = connection.arrival.ticket_session if connection.arrival is not None else None
     wanted = hello.resume.session if hello.resume is not None else of_ticket
     if wanted:
+        claim = asyncio.ensure_future(gateway.sessions.resume(wanted, principal, gateway.node, connection.id))
         try:
-            resumed = await gateway.sessions.resume(wanted, principal, gateway.node, connection.id)
+            resumed = await asyncio.shield(claim)
+            if resumed is not None:
+                return resumed.positions, await _go_on(gateway, connection, wanted, resumed)
         except HubError as error:
             # Without Redis nothing can be resumed; explicit positions still work once it is back.
             log.warning("session not resumed", error=error.code)
-            resumed = None
-        if resumed is not None:
-            connection.session_id, connection.session_claim = wanted, resumed.claim
-            if connection.socket.transport != SOCKET:
-                gateway.connections.opened(connection)
-            unfetched = Unfetched()
-            if resumed.previous is not None:
-                unfetched = await _tell_previous(gateway, connection, wanted, resumed.previous)
-            if resumed.presence:
-                connection.attending(resumed.presence)
-            return resumed.positions, unfetched
+        except asyncio.CancelledError:
+            gateway.saver.give_back(wanted, principal, claim)
+            raise
     connection.session_id = gateway.sessions.create()
     if connection.socket.transport == SOCKET:
         gateway.saver.changed(connection)
@@ -153,6 +149,18 @@ async def _resume(
         gateway.connections.opened(connection)
         await gateway.saver.save_at_once(connection)  # what its client sends may come to another node
     return None, Unfetched()
+
+
+async def _go_on(gateway: Gateway, connection: Connection, session: str, resumed: Resumed) -> Unfetched:
+    connection.session_id, connection.session_claim = session, resumed.claim
+    if connection.socket.transport != SOCKET:
+        gateway.connections.opened(connection)
+    unfetched = Unfetched()
+    if resumed.previous is not None:
+        unfetched = await _tell_previous(gateway, connection, session, resumed.previous)
+    if resumed.presence:
+        connection.attending(resumed.presence)
+    return unfetched
 
 
 async def _tell_previous(gateway: Gateway, connection: Connection, session: str, previous: PreviousOwner) -> Unfetched:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from hub.auth.principal import Principal
 from hub.config import Settings
 from hub.errors import HubError
-from hub.fanout.sessions import Sessions, SessionSave
+from hub.fanout.sessions import Resumed, SessionOwner, Sessions, SessionSave
 from hub.protocol.codes import CloseCode
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class SessionSaver:
         self._left: dict[str, SessionSave] = {}
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     def changed(self, connection: Connection) -> None:
         """The connection has something to store."""
@@ -65,6 +67,15 @@ class SessionSaver:
         save = SessionSave(connection.session_id, connection.owner, positions, release=True, presence=presence)
         self._left[connection.id] = save
 
+    def give_back(self, session: str, principal: Principal, claim: asyncio.Future[Resumed | None]) -> None:
+        """Who claimed it was lost before its client heard of that: an older connection that is still there keeps it.
+
+        Bounded by the hellos that are under way.
+        """
+        task = asyncio.create_task(self._give_back(session, principal, claim), name="give back")
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+
     def start(self) -> None:
         """Starts the task; ``close`` must follow."""
         self._task = asyncio.create_task(self._run(), name="session-saver")
@@ -77,6 +88,7 @@ class SessionSaver:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         await self.save()
+        await asyncio.gather(*self._giving_back)
 
     async def save(self) -> None:
         """Stores everything that changed, in batches. What Redis does not take is tried again the next time.
@@ -97,6 +109,17 @@ class SessionSaver:
                 break
         changed, self._changed = list(self._changed), set()
         await self._save_all(changed)
+
+    async def _give_back(self, session: str, principal: Principal, claim: asyncio.Future[Resumed | None]) -> None:
+        try:
+            resumed = await claim
+            if resumed is None or resumed.previous is None:
+                return
+            older, number = resumed.previous, resumed.claim + 1  # so that the claim itself is outdated
+            owner = SessionOwner(principal.org, principal.user, older.node, older.connection, number)
+            await self._sessions.save(session, owner, {})
+        except HubError as error:
+            log.warning("session not given back", error=error.code)
 
     async def _save_hurried(self) -> None:
         self._hurry.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,41 @@ async def test_the_newest_connection_wins_on_another_node_too(redis_server: Redi
     await newer.ack("room:a", epoch, 3)
     await stored.position(session, "room:a", epoch, 3)
     await live_marker(writer, newer, "room:a")
+
+
+async def test_who_is_lost_while_claiming_a_session_gives_it_back(
+    redis_server: RedisServer, hub_with: HubWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells the older connection, so it must not find out by a save that takes no effect any more."""
+    here = await hub_with(node="here")
+    stored = Stored(redis_server, here.org)
+    there = await hub_with(node="there", org=here.org)
+    older = await here.join(subscribe=[{"topic": "room:a"}])
+    session = here.welcome.session
+    await stored.session(session)
+    sessions, claims, heard = there.hub.gateway.sessions, list[object](), asyncio.Event()
+    resume = sessions.resume
+
+    async def late(*what: Any) -> Any:
+        resumed = await resume(*what)
+        claims.append(resumed)
+        await heard.wait()
+        return resumed
+
+    monkeypatch.setattr(sessions, "resume", late)
+    newer = await there.open(there.token())
+    saying = asyncio.create_task(newer.send({"type": "hello", "id": 1, "resume": {"session": session}}))
+    await until(lambda: bool(claims), what="the session to be claimed")
+    newer.socket.transport.abort()
+    await until(lambda: not list(there.hub.gateway.connections), what="it to be lost")
+    await asyncio.gather(saying, return_exceptions=True)
+    there.hub.loop.call_soon_threadsafe(heard.set)
+    await until(lambda: not there.hub.gateway.saver._giving_back, what="it to be given back")
+    epoch = await published(older, "room:a", 1)
+    await older.events(1)
+    await older.ack("room:a", epoch, 1)
+    await stored.position(session, "room:a", epoch, 1)
+    await live_marker(older, older, "room:a")
 
 
 async def test_positions_are_stored_while_the_connection_lives(peers: Peers, stored: Stored) -> None:
