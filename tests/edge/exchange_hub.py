@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from tests.support.running_hub import RunningHub, SocketKind, running_hub
+from tests.support.waiting import until
 
 ORIGIN = "https://app.example"
 SETTINGS: dict[str, Any] = {
@@ -135,3 +136,29 @@ async def webs(kind: SocketKind, redis_url: str, **changes: Any) -> AsyncIterato
     """A client of a node of its own."""
     async with running_hub(kind, redis_url, **(SETTINGS | changes)) as hub, web_of(hub) as web:
         yield web
+
+
+@contextlib.asynccontextmanager
+async def two_webs(redis_url: str, other: SocketKind = "direct", **changes: Any) -> AsyncIterator[tuple[Web, Web]]:
+    """One client of two nodes, as behind a balancer that knows no sessions. ``other``: the second one's kind."""
+    async with (
+        webs("direct", redis_url, node="n1", **changes) as one,
+        webs(other, redis_url, node="n2", **changes) as two,
+    ):
+        two.org = one.org
+        yield one, two
+
+
+def connections(web: Web) -> list[Any]:
+    """Those of its organisation on its node."""
+    return [one for one in web.hub.gateway.connections if one.principal and one.principal.org == web.org]
+
+
+async def waiting(web: Web) -> None:
+    """Somebody's request waits for something to happen."""
+    await until(lambda: any(one.socket._line is not None and one.socket._opened for one in connections(web)))
+
+
+def data(answer: dict[str, Any]) -> list[Any]:
+    """What the events of a poll's answer say."""
+    return [frame["data"] for frame in answer["frames"] if frame["type"] == "event"]
