@@ -118,12 +118,12 @@ class Ordeal:
             ) from None
 
     async def burst(self, until_true: Callable[[], bool]) -> None:
-        """Large events on two topics, through the last node, until ``until_true``."""
+        """Large events on every topic, whoever listens to which, through the last node, until ``until_true``."""
         sender = HttpWay(lambda: [self.nodes[-1].address], token("burst"), 60_000)
         try:
             async with asyncio.timeout(SETTLE_S):
                 while not until_true():
-                    entries = [self.publisher.ledger.new(topic, "http") for topic in TOPICS[:2] * 5]
+                    entries = [self.publisher.ledger.new(topic, "http") for topic in TOPICS]
                     await sender.send(entries)
         finally:
             await sender.close()
