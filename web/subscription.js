@@ -12,6 +12,8 @@ export class Subscription {
   seen = 0;
   /** Where to go on after a reconnect. @type {{epoch: string, seq: number} | null} */
   position = null;
+  /** What the hub was asked to go on from. @type {{epoch: string, seq: number} | null} */
+  asked = null;
   unacknowledged = false;
   /** Refusals in a row. */
   refusals = 0;
@@ -32,6 +34,7 @@ export class Subscription {
   /** What to ask the hub for. */
   item() {
     const { filter } = this.first;
+    this.asked = this.position;
     if (this.position === null) return { topic: this.topic, ...this.first };
     return { topic: this.topic, since: this.position, ...(filter && { filter }) };
   }
@@ -79,8 +82,9 @@ export class Subscription {
       this.#reach(frame.epoch, frame.to);
     } else {
       // Another epoch. The old position stays until there is an event: only it tells where this client came from.
+      // Into that epoch an older connection may have brought it already, after this one had asked.
+      if (frame.epoch !== this.epoch || this.asked?.epoch === frame.epoch) this.seen = 0;
       this.epoch = frame.epoch;
-      this.seen = 0;
     }
     this.handlers.onGap?.(frame);
   }

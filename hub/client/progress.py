@@ -25,7 +25,7 @@ class Progress:
     A filtered topic may leave numbers out; there only the order is checked.
     """
 
-    __slots__ = ("_ceiling", "_filtered", "_floor", "_next", "_owed", "epoch", "position", "received")
+    __slots__ = ("_ceiling", "_filtered", "_floor", "_kept", "_next", "_owed", "epoch", "position", "received")
 
     def __init__(self, *, filtered: bool = False) -> None:
         self._filtered = filtered
@@ -34,6 +34,7 @@ class Progress:
         self.received = 0
         """Highest number seen on this connection, repeats included: what may be acknowledged on it."""
         self._floor = 0
+        self._kept = 0  # the floor that the gap of a verdict must not take away
         self._next: int | None = None  # None: whatever comes next is the start
         self._ceiling: int | None = None  # the highest number that may be that start
         self._owed = False  # the verdict said that something is missing and no gap has said what
@@ -42,6 +43,7 @@ class Progress:
         """A verdict came. ``asked`` is the position that was asked for, ``live_only`` that nothing older was wanted."""
         self._owed = not recovered
         self._ceiling = top + 1
+        self._kept = 0
         if asked is None:
             self.epoch, self.received, self._floor, self._next = epoch, 0, 0, None
             if epoch and (live_only or top == 0):
@@ -49,7 +51,9 @@ class Progress:
             return
         self.received = asked.seq if asked.epoch == epoch else 0
         if asked.epoch != epoch:
-            self.epoch, self._floor, self._next = epoch, 0, None
+            # After a planned move the old connection may have brought us into this epoch already.
+            self._kept = self._floor if self.epoch == epoch else 0
+            self.epoch, self._floor, self._next = epoch, self._kept, None
         elif epoch != self.epoch or self._next is None:
             self.epoch = epoch
             self._reached(max(asked.seq, self._floor))
@@ -76,7 +80,8 @@ class Progress:
         if last is None:
             # No range: start over. `position` stays, because only it tells the hub where this client came from.
             self._ceiling = self._ceiling if epoch == self.epoch and self._owed else None
-            self.epoch, self._floor, self._next, self.received = epoch, 0, None, 0
+            self._floor = self._kept if epoch == self.epoch else 0
+            self.epoch, self._kept, self._next, self.received = epoch, 0, None, 0
             self._owed = False
             return Outcome.NEW
         if epoch != self.epoch:

@@ -103,6 +103,20 @@ def test_a_move_with_both_connections_open_brings_repeats_only() -> None:
     assert progress.event(7) is Outcome.NEW
 
 
+def test_a_move_into_an_epoch_in_which_the_old_connection_was_already() -> None:
+    """Its successor has asked with the position before, the only one there was."""
+    progress = live(5)
+    asked = progress.position
+    assert progress.gap("b", None, None) is Outcome.NEW
+    assert progress.event(6) is Outcome.NEW  # still by the old connection
+    progress.joined(asked, epoch="b", top=6, recovered=False, live_only=False)
+    assert progress.gap("b", None, None) is Outcome.NEW
+    assert progress.event(6) is Outcome.REPEAT
+    assert progress.event(7) is Outcome.NEW
+    assert progress.gap("c", None, None) is Outcome.NEW
+    assert progress.event(3) is Outcome.NEW
+
+
 def test_filtered() -> None:
     progress = live(0, filtered=True)
     assert progress.event(3) is Outcome.NEW
