@@ -29,6 +29,7 @@ from hub.orgs import OrgId, limit_key, session_key, ticket_key, topic_names
 from hub.protocol.frames import Chunk, ClientFrame, Event, Position
 from hub.topics.topic import parse_topic
 from services.main import SERVICES
+from tests.support.files import files_in
 from tests.support.hub_database import HubDatabase, empty_database
 from tests.support.hub_services import TestService
 from tests.support.peers import Peers
@@ -174,8 +175,8 @@ class Victim:
 
 def in_store(victim: Victim) -> dict[str, bytes]:
     """Every file that it has sent."""
-    files = (Path(victim.peers.hub.settings.uploads_store.removeprefix("file:")) / victim.peers.org).rglob("*")
-    return {str(path): path.read_bytes() for path in files if path.is_file()}
+    folder = Path(victim.peers.hub.settings.uploads_store.removeprefix("file:")) / victim.peers.org
+    return {str(path): path.read_bytes() for path in files_in(folder)}
 
 
 def in_redis(victim: Victim) -> dict[bytes, bytes | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hub.embedded import RedisServer
 from tests.support.cut_proxy import CutProxy
+from tests.support.files import files_in
 from tests.support.hub_database import HubDatabase
 from tests.support.hub_process import HubProcess
 from tests.system.chat_world import ChatWorld, environment, running
@@ -62,10 +63,9 @@ class UploadWorld(ChatWorld):
     def stored(self) -> dict[str, list[Path]]:
         """Every file in the store, by upload."""
         found: dict[str, list[Path]] = {}
-        for path in self.store.rglob("*"):
-            if path.is_file():
-                _, upload, *_ = *path.relative_to(self.store).parts, ""
-                found.setdefault(upload, []).append(path)
+        for path in files_in(self.store):
+            _, upload, *_ = *path.relative_to(self.store).parts, ""
+            found.setdefault(upload, []).append(path)
         return found
 
 

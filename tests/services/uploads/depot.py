@@ -16,6 +16,7 @@ from hub.protocol.codec import Encoding
 from hub.protocol.frames import Credit, Error
 from services.events.service import events
 from services.uploads.service import uploads
+from tests.support.files import files_in
 from tests.support.hub_database import HubDatabase
 from tests.support.raw_client import RawClient, raw_client
 from tests.support.running_hub import EVERYTHING, RunningHub, SocketKind, running_hub
@@ -133,7 +134,7 @@ class Depot:
 
     def stored(self) -> list[str]:
         """The names of all objects in the store."""
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self.folder)) for path in files_in(self.folder))
 
     def content(self, upload: str, org: str = "acme") -> bytes:
         """What the store has of it."""
