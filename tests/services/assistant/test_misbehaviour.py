@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from hub.errors import ErrorCode
 from hub.fake_llm import Behaviour, FakeLlmServer, fake_llm_server, fake_text
 from hub.fake_llm.application import HUGE_CHARACTERS
+from services.content.assistant import Outcome
 from services.content.assistant.provider import Fault
 from tests.services.assistant.conftest import (
     KEY,
@@ -44,7 +46,6 @@ class Case(NamedTuple):
 MISBEHAVIOURS = [
     # in the middle: what is written is kept, and the call is not made again
     Case("end=cut", Fault.UNREACHABLE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
-    Case("end=stall", Fault.STALLED, ErrorCode.TIMEOUT, WRITTEN, 1),
     Case("end=error", Fault.OVERLOADED, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     Case("end=unfinished", Fault.UNFINISHED, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     Case("end=bad_json", Fault.GARBAGE, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
@@ -56,8 +57,6 @@ MISBEHAVIOURS = [
     Case("end=withheld", Fault.WITHHELD, ErrorCode.UPSTREAM_FAILED, WRITTEN, 1),
     # before any text: again where that may help
     Case("end=cut&after=0", Fault.UNREACHABLE, ErrorCode.UPSTREAM_FAILED, "", 3),
-    Case("end=stall&after=0", Fault.NO_FIRST_TOKEN, ErrorCode.TIMEOUT, "", 3),
-    Case("first_token_s=600", Fault.NO_FIRST_TOKEN, ErrorCode.TIMEOUT, "", 3),
     Case("end=error&after=0", Fault.OVERLOADED, ErrorCode.UPSTREAM_FAILED, "", 3),
     Case("end=unfinished&after=0", Fault.UNFINISHED, ErrorCode.UPSTREAM_FAILED, "", 3),
     Case("end=no_stream", Fault.UNFINISHED, ErrorCode.UPSTREAM_FAILED, "", 3),
@@ -87,21 +86,67 @@ MISBEHAVIOURS = [
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", MISBEHAVIOURS, ids=lambda case: case.knobs)
 async def test_each_misbehaviour_has_its_end(fake: FakeLlmServer, library: str, case: Case) -> None:
-    silent = "first_token_s" in case.knobs or "after=0" in case.knobs
-    patience = {
-        "first_token_timeout_s": 0.05 if silent and case.fault is Fault.NO_FIRST_TOKEN else 30.0,
-        "token_timeout_s": 0.2 if case.fault is Fault.STALLED else 30.0,
-    }
-    text, outcome = await written(fake_settings(fake, library, model=f"fake?{case.knobs}", **patience))
+    text, outcome = await written(fake_settings(fake, library, model=f"fake?{case.knobs}"))
+    check_end(library, case, text, outcome)
+    assert fake.llm.stats["requests"] == case.calls
+
+
+def check_end(library: str, case: Case, text: str, outcome: Outcome) -> None:
     assert text == case.text
     assert outcome.failures == ((library, case.fault),) * case.calls
     assert outcome.error is not None
     assert outcome.error.code == case.code
     assert outcome.error.details == {"provider": library, "fault": case.fault}
-    assert fake.llm.stats["requests"] == case.calls
-    if case.fault in (Fault.STALLED, Fault.NO_FIRST_TOKEN):
-        # The fake would go on for ever: it saw every call being ended.
-        await until(lambda: fake.llm.stats["gone"] == case.calls)
+
+
+SILENCES = [
+    Case("end=stall", Fault.STALLED, ErrorCode.TIMEOUT, WRITTEN, 1),
+    Case("end=stall&after=0", Fault.NO_FIRST_TOKEN, ErrorCode.TIMEOUT, "", 3),
+    Case("first_token_s=600", Fault.NO_FIRST_TOKEN, ErrorCode.TIMEOUT, "", 3),
+]
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """Its clock can be put forward: what waits for a time that is passed over does not wait any more."""
+
+    leapt_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.leapt_s
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", SILENCES, ids=lambda case: case.knobs)
+def test_each_silence_has_its_end(library: str, case: Case) -> None:
+    """The time-outs are over when the fake is silent, and not while something is still on its way."""
+    loop = LeapingLoop()
+
+    async def play() -> None:
+        async with fake_llm_server() as fake:
+            patience = {"first_token_timeout_s": 30.0, "token_timeout_s": 30.0}
+            settings = fake_settings(fake, library, model=f"fake?{case.knobs}", **patience)
+            async with writing(settings) as writer:
+                heard: list[str | Outcome] = []
+                writes = asyncio.ensure_future(listen(writer.write(chat()), heard))
+                for call in range(1, case.calls + 1):
+                    await until(lambda call=call: fake.llm.stats["requests"] == call, what="the call")
+                    await until(lambda: "".join(map(str, heard)) == case.text, what="the text before the silence")
+                    loop.leapt_s += 31.0
+                await writes
+                *pieces, outcome = heard
+                assert isinstance(outcome, Outcome)
+                check_end(library, case, "".join(map(str, pieces)), outcome)
+                # The fake would go on for ever: it saw every call being ended.
+                await until(lambda: fake.llm.stats["gone"] == case.calls, what="the calls to be ended")
+                assert fake.llm.stats["requests"] == case.calls
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(play())
+
+
+async def listen(items: AsyncGenerator[str | Outcome, None], heard: list[str | Outcome]) -> None:
+    async for item in items:
+        heard.append(item)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -118,7 +163,7 @@ async def test_a_good_answer(fake: FakeLlmServer, library: str) -> None:
     text, outcome = await written(fake_settings(fake, library))
     assert text == fake_text(TOKENS)
     assert (outcome.provider, outcome.error, outcome.failures) == (library, None, ())
-    assert fake.llm.stats == {"requests": 1, "finished": 1}
+    await until(lambda: fake.llm.stats == {"requests": 1, "finished": 1}, what="the answer to end")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -179,11 +224,12 @@ async def test_the_key_does_not_go_where_a_redirect_leads(fake: FakeLlmServer, l
 
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_nobody_listens(library: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    there = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "anthropic_base_url": f"http://127.0.0.1:{port}"}
     known = {"openai_model": "m", "anthropic_model": "m", "anthropic_key": KEY}
-    text, outcome = await written(assistant_settings(providers=(library,), **there, **known))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody else listens there meanwhile
+        port = closed.getsockname()[1]
+        there = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "anthropic_base_url": f"http://127.0.0.1:{port}"}
+        text, outcome = await written(assistant_settings(providers=(library,), **there, **known))
     assert text == ""
     assert outcome.failures == ((library, Fault.UNREACHABLE),) * 3
 
@@ -252,7 +298,7 @@ async def test_the_built_in_writer_ends_what_others_began(fake: FakeLlmServer) -
 
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_connections_are_used_again(fake: FakeLlmServer, library: str) -> None:
-    async with writing(fake_settings(fake, library)) as writer:
+    async with writing(fake_settings(fake, library, tail_timeout_s=30.0)) as writer:
         for _ in range(3):
             await collected(writer.write(chat()))
     assert len({request.peer for request in fake.llm.requests}) == 1

@@ -85,7 +85,7 @@ def chat_hub_with(redis_server: RedisServer, fake: FakeLlmServer) -> ChatHubWith
         service = functools.partial(chat_service, providers=providers)
         async with (
             running_hub(kind, redis_server.url, factories=[service], **settings) as hub,
-            httpx.AsyncClient(base_url=hub.http_url, timeout=20) as client,
+            httpx.AsyncClient(base_url=hub.http_url, timeout=45) as client,
         ):
             yield ChatHub(hub, client, fake)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -74,13 +75,34 @@ async def test_it_comes_while_it_is_written(chat_hub_with: ChatHubWith) -> None:
             assert chat.fake.llm.open == 1
 
 
+class Thinker:
+    """A provider that thinks until it is told to write."""
+
+    name = "thinker"
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+    async def generate(self, prompt: Prompt) -> AsyncGenerator[str, None]:
+        while not self.done.is_set():
+            await asyncio.sleep(0.01)
+        yield "At last."
+
+    async def close(self) -> None:
+        pass
+
+
 async def test_signs_of_life(chat_hub_with: ChatHubWith) -> None:
-    async with chat_hub_with(sse_keepalive_s=0.05) as chat:
-        chat.fake.llm.behave(Behaviour(first_token_s=0.3))
-        text = (await chat.post()).text
-    silence = text.partition("event: chunk")[0]
-    assert silence.count(": keep-alive\n\n") >= 2
-    assert events(text)[-1].name == "stream_complete"
+    thinker = Thinker()
+    async with chat_hub_with(providers=[thinker], sse_keepalive_s=0.05) as chat, chat.streaming() as response:
+        came: list[str] = []
+        async for block in blocks(response):
+            came.append(block)
+            if came.count(": keep-alive") == 2:
+                thinker.done.set()
+    told = events("".join(f"{block}\n\n" for block in came))
+    assert [told[0].name, told[-1].name] == ["stream_start", "stream_complete"]
+    assert document(told) == "<p>At last.</p>"
 
 
 @pytest.mark.parametrize("path", [PATH, AI_SDK])
@@ -133,12 +155,12 @@ async def test_refusals(chat_hub_with: ChatHubWith) -> None:
 
 
 async def test_requests_are_counted(chat_hub_with: ChatHubWith) -> None:
-    async with chat_hub_with(assistant_requests_burst=2) as chat:
+    async with chat_hub_with(assistant_requests_burst=2, assistant_requests_per_minute=1) as chat:
         for _ in range(2):
             assert (await chat.post(user="often")).status_code == 200
         refused = await chat.post(user="often")
         assert_problem(refused, "rate_limited")
-        assert 0 < int(refused.headers["retry-after"]) <= 3
+        assert 0 < int(refused.headers["retry-after"]) <= 60
         assert (await chat.post(user="seldom")).status_code == 200
         assert chat.fake.llm.stats["requests"] == 3
 
@@ -159,7 +181,7 @@ async def test_addresses_are_counted(chat_hub_with: ChatHubWith) -> None:
 
 
 async def test_texts_at_once_are_counted(chat_hub_with: ChatHubWith) -> None:
-    async with chat_hub_with(assistant_max_per_user=1) as chat:
+    async with chat_hub_with(assistant_max_per_user=1, assistant_requests_burst=10_000) as chat:
         chat.fake.llm.behave(Behaviour(**FOR_EVER))
         async with chat.streaming(user="one"):
             refused = await chat.post(user="one")
@@ -168,8 +190,11 @@ async def test_texts_at_once_are_counted(chat_hub_with: ChatHubWith) -> None:
             async with chat.streaming(user="two"):
                 pass
         chat.fake.llm.behave(Behaviour())
-        await until(lambda: chat.fake.llm.open == 0, what="the calls to be ended")
-        assert (await chat.post(user="one")).status_code == 200
+
+        async def again() -> bool:
+            return (await chat.post(user="one")).status_code == 200
+
+        await until(again, 30, "the node to notice that he left")
 
 
 # --- those who leave, and those who do not read
@@ -207,7 +232,7 @@ def unread_connection(chat: ChatHub) -> socket.socket:
 
 
 class Torrent:
-    """A provider that writes faster than anybody reads, until it is ended."""
+    """A provider that writes until it is ended: faster than a client that does not read, not than a busy pipeline."""
 
     name = "torrent"
 
@@ -219,7 +244,7 @@ class Torrent:
         self.calls += 1
         try:
             while True:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.01)
                 yield "many words in a row " * 100
         finally:
             self.ended += 1
@@ -228,14 +253,14 @@ class Torrent:
         pass
 
 
-ROOM: dict[str, Any] = {"assistant_max_output_bytes": 4_000_000, "assistant_unread_bytes": 8192}
+ROOM: dict[str, Any] = {"assistant_max_output_bytes": 4_000_000, "assistant_unread_bytes": 65_536}
 
 
 async def test_whoever_does_not_read_ends_the_call_and_is_told(chat_hub_with: ChatHubWith) -> None:
     torrent = Torrent()
     async with chat_hub_with(providers=[torrent], **ROOM) as chat:
         with unread_connection(chat) as link:
-            await until(lambda: torrent.ended == 1, 20, "the call to be ended")
+            await until(lambda: torrent.ended == 1, 30, "the call to be ended")
             read = await asyncio.to_thread(read_all, link)
         last = read.rpartition(b"event: ")[2]
         assert last.startswith(b"stream_error")
@@ -256,7 +281,7 @@ async def test_whoever_leaves_without_having_read_ends_everything(chat_hub_with:
     torrent = Torrent()
     async with chat_hub_with(providers=[torrent], assistant_max_per_user=1, **ROOM) as chat:
         with unread_connection(chat):
-            await until(lambda: torrent.ended == 1, 20, "the call to be ended")
+            await until(lambda: torrent.ended == 1, 30, "the call to be ended")
             assert event_streams(chat)
         await until(lambda: not event_streams(chat), what="the sending to be ended")
 
@@ -264,7 +289,7 @@ async def test_whoever_leaves_without_having_read_ends_everything(chat_hub_with:
 async def test_whoever_takes_no_byte_is_given_up(chat_hub_with: ChatHubWith) -> None:
     async with chat_hub_with(providers=[Torrent()], no_progress_s=0.3, **ROOM) as chat:
         with unread_connection(chat) as link:
-            await until(lambda: bool(chat.hub.logs.named("event_stream_stalled")), 20, "the client to be given up")
+            await until(lambda: bool(chat.hub.logs.named("event_stream_stalled")), 30, "the client to be given up")
             await until(lambda: not event_streams(chat), what="the sending to be ended")
             with pytest.raises((ConnectionError, AssertionError)):
                 await asyncio.to_thread(read_all, link)
@@ -288,9 +313,15 @@ async def test_an_answer_ends_when_the_node_leaves(chat_hub_with: ChatHubWith) -
 async def test_an_answer_ends_with_its_token_and_after_a_kick(chat_hub_with: ChatHubWith) -> None:
     async with chat_hub_with() as chat:
         chat.fake.llm.behave(Behaviour(**FOR_EVER))
-        short = {"Authorization": f"Bearer {chat.hub.token(user='short', ttl_s=2)}"}
-        async with chat.client.stream("POST", PATH, headers=short, json=ask()) as response:
-            assert (await last_told(response))["code"] == "token_expired"
+        for ttl_s in (2, 10, 30):
+            short = {"Authorization": f"Bearer {chat.hub.token(user='short', ttl_s=ttl_s)}"}
+            async with chat.client.stream("POST", PATH, headers=short, json=ask()) as response:
+                if response.status_code == 401:
+                    continue  # it was over before the node had read it
+                assert (await last_told(response))["code"] == "token_expired"
+                break
+        else:
+            pytest.fail("no token lived long enough")
         async with chat.streaming(user="kicked") as response:
             await until(lambda: chat.fake.llm.open == 1, what="the call to begin")
             admin = chat.headers(user="boss", scope="admin")
