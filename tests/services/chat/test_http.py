@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -81,11 +80,10 @@ class Thinker:
     name = "thinker"
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = asyncio.Event()
 
     async def generate(self, prompt: Prompt) -> AsyncGenerator[str, None]:
-        while not self.done.is_set():
-            await asyncio.sleep(0.01)
+        await self.done.wait()
         yield "At last."
 
     async def close(self) -> None:
@@ -99,7 +97,7 @@ async def test_signs_of_life(chat_hub_with: ChatHubWith) -> None:
         async for block in blocks(response):
             came.append(block)
             if came.count(": keep-alive") == 2:
-                thinker.done.set()
+                chat.hub.loop.call_soon_threadsafe(thinker.done.set)
     told = events("".join(f"{block}\n\n" for block in came))
     assert [told[0].name, told[-1].name] == ["stream_start", "stream_complete"]
     assert document(told) == "<p>At last.</p>"
