@@ -69,6 +69,19 @@ def _left_out(item: pytest.Function) -> bool:
     return bool(transports.reason_to_leave_out(item.originalname, params.get("socket_kind", "direct"), name))
 
 
+@pytest.fixture
+def patient_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes wait for one another however long one of them stands still."""
+    for name, seconds in (
+        ("takeover.SETTLE_S", 10.0),
+        ("takeover.ASK_S", 20.0),
+        ("relay.SETTLE_S", 10.0),
+        ("relay._ASK_S", 20.0),
+        ("session_saver.MESSAGE_S", 20.0),
+    ):
+        monkeypatch.setattr(f"hub.edge.{name}", seconds)
+
+
 @pytest.fixture(scope="module")
 def socket_kind(request: pytest.FixtureRequest) -> SocketKind:
     """By which server and transport the test asks."""

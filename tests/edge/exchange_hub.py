@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 
 from tests.support.running_hub import RunningHub, SocketKind, running_hub
 from tests.support.waiting import until
 
 ORIGIN = "https://app.example"
 SETTINGS: dict[str, Any] = {
-    "poll_wait_s": 5.0,
-    "poll_linger_s": 1.0,
+    # Nothing in these tests takes that long, but a stall of the machine may take a part of it.
+    "poll_wait_s": 20.0,
+    "poll_linger_s": 30.0,
     "heartbeat_s": 0.2,
     "sse_keepalive_s": 0.1,
     "sse_position_ms": 5.0,
@@ -44,7 +47,7 @@ class Web:
         """Somebody else at the same node."""
         return Web(self.hub, self.client, org or self.org, user)
 
-    async def poll(self, cursor: str = "", wait: float = 5, **more: Any) -> dict[str, Any]:
+    async def poll(self, cursor: str = "", wait: float = 20, **more: Any) -> dict[str, Any]:
         """A poll that must be answered with 200."""
         answer = await self.asked(cursor, wait, **more)
         assert answer.status_code == 200, answer.text
@@ -52,7 +55,7 @@ class Web:
         assert answer.headers["cache-control"] == "no-store"
         return dict(answer.json())
 
-    async def asked(self, cursor: str = "", wait: float = 5, topics: str = "room:a") -> httpx.Response:
+    async def asked(self, cursor: str = "", wait: float = 20, topics: str = "room:a") -> httpx.Response:
         """A poll. With a cursor the topics stand in it."""
         params = {"cursor": cursor, "wait": str(wait)} if cursor else {"topics": topics}
         return await self.client.get("/v1/poll", params=params, headers=self.headers())
@@ -60,7 +63,7 @@ class Web:
     async def until_polled(self, cursor: str, kind: str, count: int = 1) -> tuple[str, list[dict[str, Any]]]:
         """Polls until so many frames of a type have come; all frames."""
         frames: list[dict[str, Any]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while sum(frame["type"] == kind for frame in frames) < count:
                 answer = await self.poll(cursor)
                 cursor = answer["cursor"]
@@ -103,7 +106,7 @@ class Stream:
 
     async def frame(self, *kinds: str) -> dict[str, Any]:
         """The next frame, or the next of these types."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             async for line in self._lines:
                 name, _, value = line.partition(":")
                 self.comments += line.startswith(":")
@@ -115,7 +118,7 @@ class Stream:
 
     async def position(self, after: str = "") -> str:
         """The next ``id``, unlike ``after``; frames that come before are dropped."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             async for line in self._lines:
                 if line.startswith("id:"):
                     self.last_id = line[3:].strip()
@@ -127,7 +130,7 @@ class Stream:
 @contextlib.asynccontextmanager
 async def web_of(hub: RunningHub) -> AsyncIterator[Web]:
     """A client of a node."""
-    async with httpx.AsyncClient(base_url=hub.http_url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=hub.http_url, timeout=30) as client:
         yield Web(hub, client, f"org-{secrets.token_hex(4)}")
 
 
@@ -152,6 +155,18 @@ async def two_webs(redis_url: str, other: SocketKind = "direct", **changes: Any)
 def connections(web: Web) -> list[Any]:
     """Those of its organisation on its node."""
     return [one for one in web.hub.gateway.connections if one.principal and one.principal.org == web.org]
+
+
+async def expire(web: Web, user: str) -> None:
+    """The tokens of a user's connections end now, wherever the test has got to."""
+
+    async def ends() -> None:
+        for one in connections(web):
+            if one.principal.user == user:
+                one.principal = msgspec.structs.replace(one.principal, expires_at=time.time())
+                web.hub.gateway.keeper.watch(one)
+
+    await web.hub.within(ends)
 
 
 async def waiting(web: Web) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.edge.exchange_hub import Web, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("patient_nodes")
 
 PUBLISH = {"type": "publish", "id": 1, "topic": "room:a", "name": "n", "data": 1}
 
@@ -95,9 +98,13 @@ async def test_more_calls_at_once_than_allowed(web: Web) -> None:
 
 async def test_frames_count_as_on_a_socket(redis_server: RedisServer, socket_kind: SocketKind) -> None:
     async with webs(socket_kind, redis_server.url, messages_per_second=1, messages_burst=5) as web:
+        began = time.monotonic()
         answers = await web.say(*({"type": "ping", "id": number} for number in range(10)))
-        assert told(answers)[4:6] == [(4, "pong"), (5, "rate_limited")]
-        assert answers[5]["retry_after_ms"] > 0
+        passed_s = int(time.monotonic() - began)  # each has brought another one
+        codes = [code for _, code in told(answers)]
+        assert codes[:5] == ["pong"] * 5
+        assert codes.count("pong") <= 5 + passed_s
+        assert answers[codes.index("rate_limited")]["retry_after_ms"] > 0
 
 
 async def test_a_connection_on_another_node_gets_its_frames(redis_server: RedisServer) -> None:
@@ -133,20 +140,20 @@ async def test_what_another_node_refuses_is_answered_by_its_id(redis_server: Red
 
 
 async def test_what_goes_to_another_node_is_paid_for_before_and_once(redis_server: RedisServer) -> None:
-    how = {"messages_per_second": 1, "messages_burst": 6}
+    how = {"messages_per_second": 1, "messages_burst": 60, "max_frames_per_request": 50}
     async with (
         webs("direct", redis_server.url, **how, node="n1") as one,
         webs("direct", redis_server.url, **how, node="n2") as two,
     ):
         two.org = one.org
         first = await one.poll()
-        frames = [{"type": "unsubscribe", "id": number, "topics": ["room:x"]} for number in range(5)]
+        frames = [{"type": "unsubscribe", "id": number, "topics": ["room:x"]} for number in range(50)]
         session = first["frames"][0]["session"]
         assert await two.say(*frames, session=session) == []
-        _, answers = await one.until_polled(first["cursor"], "reply", 5)
-        assert [frame["id"] for frame in answers] == list(range(5))
+        _, answers = await one.until_polled(first["cursor"], "reply", 50)
+        assert [frame["id"] for frame in answers] == list(range(50))
         refused = await two.say(*frames, session=session)
-        assert told(refused) == [(number, "rate_limited") for number in range(5)]
+        assert told(refused) == [(number, "rate_limited") for number in range(50)]
         assert refused[0]["retry_after_ms"] > 0
 
 

@@ -28,7 +28,7 @@ async def test_any_server_can_run_it(redis_server: RedisServer) -> None:
     with caught_logs() as logs:
         thread.start()
         try:
-            await until(lambda: server.started, 10, "the server to listen")
+            await until(lambda: server.started, 30, "the server to listen")
             port = server.servers[0].sockets[0].getsockname()[1]
             token = mint_token(settings, "hub-app", "u1", scope=EVERYTHING)
             async with raw_client(f"ws://127.0.0.1:{port}/ws", token) as client:
@@ -37,7 +37,7 @@ async def test_any_server_can_run_it(redis_server: RedisServer) -> None:
                 await client.expect(Event, seq=1, data=1)
         finally:
             server.should_exit = True
-            await until(lambda: not thread.is_alive(), 10, "the server to stop")
+            await until(lambda: not thread.is_alive(), 30, "the server to stop")
         assert logs.named("stopped")
         assert not logs.errors()
 
@@ -48,4 +48,4 @@ async def test_a_stock_server_with_a_limit_stops_although_a_stream_is_open(redis
         await stream.frame("welcome")
         web.hub.leave()
         assert (await stream.frame("close"))["code"] == 4504
-        await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")
+        await until(lambda: not web.hub._thread.is_alive(), 30, "the hub to stop")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
 from hub.embedded import RedisServer
-from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, connections, data, waiting, webs
+from tests.edge.exchange_hub import ORIGIN, SETTINGS, Web, connections, data, expire, waiting, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
@@ -108,7 +108,15 @@ async def test_a_client_that_gives_up_waiting_may_come_back(web: Web) -> None:
     assert len(connections(web)) == 1
 
 
-async def test_a_client_that_stays_away_is_forgotten_and_its_cursor_is_still_good(web: Web) -> None:
+@pytest.fixture
+async def impatient(redis_server: RedisServer, socket_kind: SocketKind) -> AsyncIterator[Web]:
+    """A client of a node that soon forgets whoever does not ask."""
+    async with webs(socket_kind, redis_server.url, poll_linger_s=0.2) as web:
+        yield web
+
+
+async def test_a_client_that_stays_away_is_forgotten_and_its_cursor_is_still_good(impatient: Web) -> None:
+    web = impatient
     first = await web.poll()
     await until(lambda: not connections(web), what="the linger to end")
     await web.publish(1)
@@ -117,7 +125,8 @@ async def test_a_client_that_stays_away_is_forgotten_and_its_cursor_is_still_goo
     assert data(back) == [1]
 
 
-async def test_another_connection_says_welcome_only_when_there_is_something_to_say(web: Web) -> None:
+async def test_another_connection_says_welcome_only_when_there_is_something_to_say(impatient: Web) -> None:
+    web = impatient
     first = await web.poll(topics="small:s")
     await until(lambda: not connections(web), what="the linger to end")
     for number in range(10):
@@ -171,16 +180,12 @@ async def test_a_kick_answers_the_poll_that_waits(web: Web) -> None:
 
 
 async def test_a_token_that_ends_while_a_poll_waits(web: Web) -> None:
-    token = {"Authorization": "Bearer " + web.hub.token(web.org, "short", ttl_s=1.0)}
-    first = (await web.client.get("/v1/poll?topics=room:a", headers=token)).json()
-    frames: list[Any] = []
-    cursor = first["cursor"]
-    while not frames or frames[-1]["type"] != "close":
-        answer = await web.client.get("/v1/poll", params={"cursor": cursor, "wait": "5"}, headers=token)
-        assert answer.status_code == 200, answer.text
-        cursor = answer.json()["cursor"]
-        frames += answer.json()["frames"]
-    assert frames[-1]["code"] == 4401
+    first = await web.poll()
+    asking = asyncio.create_task(web.poll(first["cursor"]))
+    await waiting(web)
+    await expire(web, web.user)
+    frames = (await asking)["frames"]
+    assert [(frame["type"], frame["code"]) for frame in frames] == [("error", "token_expired"), ("close", 4401)]
 
 
 async def test_a_poll_with_a_fresh_token_keeps_the_connection(web: Web) -> None:
@@ -313,7 +318,7 @@ async def test_a_full_node_says_when_to_come_back(redis_server: RedisServer, soc
 
 
 async def test_drain_answers_the_polls_that_wait(redis_server: RedisServer) -> None:
-    async with webs("direct", redis_server.url, drain_window_s=0.2, drain_grace_s=0.2) as web:
+    async with webs("direct", redis_server.url, drain_window_s=0.2, drain_grace_s=1.0) as web:
         first = await web.poll()
         await web.another("u2").poll()
         asking = asyncio.create_task(web.poll(first["cursor"]))
@@ -324,7 +329,7 @@ async def test_drain_answers_the_polls_that_wait(redis_server: RedisServer) -> N
         last = await web.poll(drained["cursor"])
         assert [(frame["type"], frame["code"]) for frame in last["frames"]] == [("close", 4504)]
         # The other one does not come back, and nobody waits for that.
-        await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")
+        await until(lambda: not web.hub._thread.is_alive(), 30, "the hub to stop")
     async with webs("direct", redis_server.url) as elsewhere:
         elsewhere.org = web.org
         ticket = drained["frames"][0]["ticket"]
@@ -335,8 +340,9 @@ async def test_drain_answers_the_polls_that_wait(redis_server: RedisServer) -> N
 
 
 async def test_what_is_kept_of_connections_that_have_ended_is_bounded(
-    redis_server: RedisServer, socket_kind: SocketKind
+    redis_server: RedisServer, socket_kind: SocketKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hub.edge.poll_socket.CLOSING_S", 600.0)
     async with webs(socket_kind, redis_server.url, max_connections=3) as web:
         registry = web.hub.gateway.connections
         admin = {"Authorization": "Bearer " + web.hub.token(web.org, "root", scope="admin")}

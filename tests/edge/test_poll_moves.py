@@ -23,10 +23,12 @@ from tests.support.presence_service import presence_service
 from tests.support.servers import client as redis_client
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.usefixtures("patient_nodes")
+
 
 async def test_nodes_that_take_turns_do_not_make_polls_spin(redis_server: RedisServer) -> None:
     """A balancer that knows nothing of sessions: an answer comes when something happened, and says only that."""
-    how: dict[str, Any] = {"factories": [presence_service], "poll_linger_s": 5.0}
+    how: dict[str, Any] = {"factories": [presence_service]}
     async with two_webs(redis_server.url, "asgi", **how) as (one, two):
         cursor = (await one.poll(topics="party:p,lobby:l"))["cursor"]
         while (answer := await one.poll(cursor, 0.3))["frames"]:
@@ -131,7 +133,7 @@ async def test_what_is_said_while_the_session_moves_is_performed(redis_server: R
                 assert await (one, two)[number // 2 % 2].say(subscribe, session=session) == []
 
         saying = asyncio.create_task(say())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while got != wanted:
                 for node in (two, one):
                     answer = await node.poll(cursor)
@@ -305,6 +307,7 @@ async def test_of_two_polls_on_two_nodes_the_newer_one_is_answered(redis_server:
 async def test_a_connection_that_is_not_open_yet_takes_no_topics_away(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hub.edge.takeover.SETTLE_S", 0.5)  # it never settles
     async with two_webs(redis_server.url) as (one, two):
         first = await one.poll()
 

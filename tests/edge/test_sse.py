@@ -11,7 +11,7 @@ import pytest
 from hub.edge import sse_socket
 from hub.embedded import RedisServer
 from hub.protocol.codec import Encoding, Packet
-from tests.edge.exchange_hub import ORIGIN, Stream, Web, webs
+from tests.edge.exchange_hub import ORIGIN, Stream, Web, expire, webs
 from tests.edge.http_hub import assert_problem
 from tests.support.running_hub import SocketKind
 from tests.support.waiting import until
@@ -40,7 +40,7 @@ async def test_frames_and_positions_by_which_everything_goes_on(web: Web) -> Non
         before = await stream.position()
         await web.publish(1)
         await web.publish(2, "room:b")
-        assert [(await stream.frame("event"))["data"] for _ in range(2)] == [1, 2]
+        assert sorted([(await stream.frame("event"))["data"] for _ in range(2)]) == [1, 2]
         last = await stream.position(before)
     await web.publish(3)
     await web.publish(4, "room:b")
@@ -82,6 +82,7 @@ async def test_what_was_changed_on_the_way_stands_in_the_positions_too(web: Web)
 
 
 async def test_positions_of_many_topics_cost_little(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse_socket, "_MOST_PAUSE_S", 3600.0)
     names = [f"room:{number}-{secrets.token_hex(16)}" for number in range(100)]
     async with web.client.stream(
         "POST", "/v1/sse", json={"type": "hello", "topics": names}, headers=web.headers()
@@ -110,8 +111,8 @@ async def test_silence_has_comments_and_heartbeats(web: Web) -> None:
     async with web.stream() as stream:
         await welcomed(stream)
         await stream.frame("heartbeat")
-        await stream.frame("heartbeat")
-        assert stream.comments > 0
+        while not stream.comments:  # none between two heartbeats if the hub looks after it too late
+            await stream.frame("heartbeat")
 
 
 async def test_a_client_that_leaves_leaves_its_session(web: Web) -> None:
@@ -147,14 +148,14 @@ async def test_the_newest_connection_of_a_session_wins(web: Web) -> None:
 
 
 async def test_a_kick_and_a_token_that_ends(web: Web) -> None:
-    token = {"Authorization": "Bearer " + web.hub.token(web.org, "short", ttl_s=1.0)}
-    async with web.stream() as stream, web.client.stream("GET", "/v1/sse?topics=room:a", headers=token) as answer:
+    async with web.stream() as stream, web.another("short").stream() as short:
         await welcomed(stream)
-        short = Stream(answer)
+        await welcomed(short)
         admin = {"Authorization": "Bearer " + web.hub.token(web.org, "root", scope="admin")}
         assert (await web.client.post("/v1/admin/kick", json={"user": web.user}, headers=admin)).status_code == 200
         assert (await stream.frame("error"))["code"] == "unauthenticated"
         assert (await stream.frame("close"))["code"] == 4401
+        await expire(web, "short")
         assert (await short.frame("error"))["code"] == "token_expired"
         assert (await short.frame("close"))["code"] == 4401
 
@@ -207,7 +208,7 @@ async def test_drain_ends_the_stream_and_the_node_stops(redis_server: RedisServe
             assert (await stream.frame("close"))["code"] == 4504
             with pytest.raises(EOFError):
                 await stream.frame()
-        await until(lambda: not web.hub._thread.is_alive(), 10, "the hub to stop")
+        await until(lambda: not web.hub._thread.is_alive(), 30, "the hub to stop")
 
 
 # --- on the hub's own server: what clients of HTTP do to a connection
@@ -218,7 +219,7 @@ async def talk(web: Web, *pieces: bytes, until_seen: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", web.hub.port)
     came = b""
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
