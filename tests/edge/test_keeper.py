@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from hub.config import Settings
 from hub.edge.connection import Connection
 from hub.edge.keeper import SLOT_S, Keeper
 from hub.fanout.delivery import Delivery
+from tests.support.clock import Clock
 from tests.support.waiting import until
 
 
@@ -75,15 +77,23 @@ async def test_a_deadline_that_is_past_is_looked_at_again_after_a_slot(running: 
     assert all(later - sooner >= SLOT_S for sooner, later in pairwise(client.looks))
 
 
-async def test_who_was_looked_at_meanwhile_is_passed_over(running: Scripted) -> None:
+def test_who_was_looked_at_meanwhile_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands in an older slot still; a second chain of looks must not begin there."""
+    clock, kept = Clock(), keeper()
+    monkeypatch.setattr("hub.edge.keeper.time", SimpleNamespace(monotonic=clock))
     moved, other = Client(0.2, 3600.0), Client(0.2)
-    watch(running, moved, other)
-    await until(lambda: moved.looks)
-    watch(running, moved)
-    await until(lambda: len(moved.looks) == 2)
-    await until(lambda: len(other.looks) == 2)
-    assert len(moved.looks) == 2
+
+    def looks() -> tuple[int, int]:
+        for _ in kept._look_at_due():
+            pass
+        return len(moved.looks), len(other.looks)
+
+    watch(kept, moved, other)
+    assert looks() == (1, 1)
+    watch(kept, moved)
+    assert looks() == (2, 1)
+    clock.now += 0.3
+    assert looks() == (2, 2)
 
 
 async def test_a_look_that_fails_closes_that_connection_and_no_other(running: Scripted) -> None:
@@ -95,7 +105,7 @@ async def test_a_look_that_fails_closes_that_connection_and_no_other(running: Sc
 
 
 async def test_who_is_gone_is_forgotten(running: Scripted) -> None:
-    clients = [Client(0.1)]
+    clients = [Client(*[0.1] * 1000)]
     watch(running, *clients)
     await until(lambda: clients[0].looks)
     clients[0].gone = True
