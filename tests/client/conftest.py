@@ -25,8 +25,8 @@ def options() -> ClientOptions:
         backoff_floor_s=0.005,
         now_jitter_s=0.01,
         close_timeout_s=0.5,
-        request_timeout_s=5.0,
-        first_connect_timeout_s=5.0,
+        request_timeout_s=30.0,
+        first_connect_timeout_s=30.0,
         ack_interval_s=0.05,
         use_system_proxy=False,
     )

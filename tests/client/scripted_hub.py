@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 Frame = dict[str, Any]
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def eventually(condition: Callable[[], Any], what: str = "the condition") -> None:

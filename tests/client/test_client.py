@@ -27,7 +27,7 @@ from tests.client.scripted_hub import Frame, Peer, ScriptedHub, eventually
 
 
 async def take(subscription: Subscription, count: int) -> list[Event]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [await anext(subscription) for _ in range(count)]
 
 

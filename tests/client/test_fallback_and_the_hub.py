@@ -75,15 +75,15 @@ class Story:
         self._speaking = False
         await self._tasks.pop()
         last = self.sent
-        await until(lambda: all(numbers[-1:] == [last] for numbers in self.read.values()), 10, "the last event")
+        await until(lambda: all(numbers[-1:] == [last] for numbers in self.read.values()), 30, "the last event")
         assert self.read == {topic: list(range(1, last + 1)) for topic in TOPICS}
         assert self.client.counters.gaps == self.client.counters.violations == 0
 
     async def over(self, transport: str) -> None:
         """The client has moved, and some more events have come there."""
-        await until(lambda: self.client.transport == transport, 10, transport)
+        await until(lambda: self.client.transport == transport, 30, transport)
         goal = self.sent + 5
-        await until(lambda: min(max(numbers, default=0) for numbers in self.read.values()) >= goal, 10, "events there")
+        await until(lambda: min(max(numbers, default=0) for numbers in self.read.values()) >= goal, 30, "events there")
 
     async def _read(self, topic: str, ready: asyncio.Event) -> None:
         async with self.client.subscribe(topic, since="start") as subscription:
@@ -162,17 +162,17 @@ async def test_a_node_that_has_not_heard_yet_keeps_nobody_down(nodes: list[Runni
     async with CutProxy(("127.0.0.1", here.port)) as door:
         url, org = f"ws://127.0.0.1:{door.port}/ws", uuid.uuid4().hex
         async with client_of(here, url, org) as client, client.subscribe("room:a"):
-            await until(lambda: client.transport == "websocket", 10, "the socket")
+            await until(lambda: client.transport == "websocket", 30, "the socket")
             there.flip(realtime_v2=False)
             here.flip(realtime_v2=False)
-            await until(lambda: client.transport == "sse", 10, "the fallback")
+            await until(lambda: client.transport == "sse", 30, "the fallback")
             door.target = ("127.0.0.1", there.port)
             here.flip(realtime_v2=True)
             registry = there.gateway.metrics.registry
             refused = functools.partial(registry.get_sample_value, "hub_errors_total", {"code": "feature_disabled"})
-            await until(refused, 10, "an attempt that comes too early")
+            await until(refused, 30, "an attempt that comes too early")
             there.flip(realtime_v2=True)
-            await until(lambda: client.transport == "websocket", 10, "the socket again")
+            await until(lambda: client.transport == "websocket", 30, "the socket again")
 
 
 async def test_what_a_welcome_has_on_again_brings_a_client_back(nodes: list[RunningHub]) -> None:
@@ -186,11 +186,11 @@ async def test_what_a_welcome_has_on_again_brings_a_client_back(nodes: list[Runn
             client.subscribe("room:a"),
             client_of(here, here.url, org, transports=("poll",)) as speaker,
         ):
-            await until(lambda: client.transport == "websocket", 10, "the socket")
+            await until(lambda: client.transport == "websocket", 30, "the socket")
             there.flip(realtime_v2=False)
             here.flip(realtime_v2=False)
-            await until(lambda: client.transport == "poll", 10, "the fallback")
+            await until(lambda: client.transport == "poll", 30, "the fallback")
             there.flip(realtime_v2=True)
             door.target = ("127.0.0.1", there.port)
             await speaker.publish("room:a", "n", 1)  # ends the poll that waits
-            await until(lambda: client.transport == "websocket", 10, "the socket again")
+            await until(lambda: client.transport == "websocket", 30, "the socket again")

@@ -48,7 +48,7 @@ class SlowCalls:
 
 async def test_calls_hold_nothing_else_back(front: Front, over_sse: ClientOptions) -> None:
     calls = SlowCalls(front)
-    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(30):
         slow = [asyncio.create_task(client.call("slow")) for _ in range(4)]
         await eventually(lambda: calls.begun == 2, "as many as there may be posts beside one")
         await client.publish(TOPIC, "n", 1)
@@ -59,17 +59,17 @@ async def test_calls_hold_nothing_else_back(front: Front, over_sse: ClientOption
 
 async def test_a_call_that_is_given_up_leaves_its_place(front: Front, over_sse: ClientOptions) -> None:
     calls = SlowCalls(front)
-    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(30):
         for _ in range(2):
             with pytest.raises(RequestTimeout):
-                await asyncio.gather(*(client.call("slow", timeout_s=0.1) for _ in range(2)))
+                await asyncio.gather(*(client.call("slow", timeout_s=0.5) for _ in range(2)))
         assert calls.begun == 4
         assert await client.call("echo", {"x": 1}) == {"x": 1}
 
 
 async def test_a_failed_call_fails_alone(front: Front, over_sse: ClientOptions) -> None:
     calls = SlowCalls(front)
-    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(30):
         slow = asyncio.create_task(client.call("slow"))
         await eventually(lambda: calls.begun)
         front.refuse = lambda path: (504, None)
@@ -88,7 +88,7 @@ async def test_what_may_be_repeated_is_repeated_in_pauses(front: Front, over_sse
         refused.append(path)
         return (502, None) if len(refused) < 4 else None
 
-    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(5):
+    async with HubClient(front.url, options=over_sse) as client, asyncio.timeout(30):
         front.refuse = refuse
         assert (await client.publish(TOPIC, "n", 1)).seq == 1
         assert len(refused) == 4
@@ -101,7 +101,7 @@ async def test_acknowledgements_that_cannot_be_posted_wait(front: Front, over_ss
         refusals = [502, 502]
         front.refuse = lambda _: (refusals.pop(), None) if refusals else None
         await front.hub.publish(TOPIC, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await anext(sub)
             sub.ack()
         await eventually(lambda: peer.got("ack"), "the acknowledgement")
@@ -114,7 +114,7 @@ async def test_calls_under_way_outlive_their_connection(front: Front, over_sse: 
     ways = replace(over_sse, transports=("websocket", "sse"), upgrade_after_s=60.0, move_jitter_s=0.01)
     calls = SlowCalls(front)
     front.websockets = "refuse" if then == "up" else "pass"
-    async with HubClient(front.url, lambda: "t", options=ways) as client, asyncio.timeout(10):
+    async with HubClient(front.url, lambda: "t", options=ways) as client, asyncio.timeout(30):
         slow = asyncio.create_task(client.call("slow"))
         await eventually(lambda: calls.begun)
         if then == "up":
@@ -136,7 +136,7 @@ async def test_closing_ends_the_calls(front: Front, over_sse: ClientOptions) -> 
     async with HubClient(front.url, options=over_sse) as client:
         slow = asyncio.create_task(client.call("slow"))
         await eventually(lambda: calls.begun)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(ConnectionLost):
             await slow
 
@@ -184,7 +184,7 @@ async def test_a_poll_that_a_proxy_gives_up_waits_less(front: Front, over_sse: C
         assert front.waits[0] == 1.0
         assert all(wait < 0.2 for wait in front.waits[2:]), front.waits
         await front.hub.publish(TOPIC, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await anext(sub)).seq == 1
         assert client.counters.connections == 1
 
@@ -206,7 +206,7 @@ async def test_what_a_proxy_says_is_not_the_hubs_word(front: Front, over_sse: Cl
         front.refuse = lambda _: None
         await eventually(lambda: client.transport, "a connection")
         await front.hub.publish(TOPIC, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await anext(sub)).seq == 1
 
 
@@ -219,26 +219,24 @@ async def test_who_has_refused_everything_is_named(front: Front, over_sse: Clien
 
 async def test_a_token_that_expires_at_once_is_renewed_in_pauses(hub: ScriptedHub, options: ClientOptions) -> None:
     """The hub says so again with each one that it gets."""
-    asked = 0
+    asked: list[float] = []
 
     def get_token() -> str:
-        nonlocal asked
-        asked += 1
-        return f"token {asked}"
+        asked.append(asyncio.get_running_loop().time())
+        return f"token {len(asked)}"
 
     async def says_so(peer: Any, frame: Frame) -> bool:
         if frame["type"] == "auth":
             await hub.answer(peer, frame)
-            await peer.send({"type": "expiring", "expires_in_ms": 400})
+            await peer.send({"type": "expiring", "expires_in_ms": 800})
             return True
         return False
 
     hub.script = says_so
     async with HubClient(hub.url, get_token, options=options) as client:
-        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 400})
-        await eventually(lambda: len(hub.peers[0].got("auth")) == 2, "renewals all the same")
-        assert [frame["token"] for frame in hub.peers[0].got("auth")] == ["token 2", "token 3"]
-        began = asyncio.get_running_loop().time()
-        await eventually(lambda: asked > 3)
-        assert asyncio.get_running_loop().time() - began >= 0.2, "half of its life is the least by now"
+        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 800})
+        await eventually(lambda: len(hub.peers[0].got("auth")) >= 2, "renewals all the same")
+        assert [frame["token"] for frame in hub.peers[0].got("auth")][:2] == ["token 2", "token 3"]
+        await eventually(lambda: len(asked) > 3)
+        assert asked[3] - asked[2] >= 0.4, "half of its life is the least by now"
         assert client.counters.connections == 1

@@ -22,7 +22,7 @@ def chat(hub: ScriptedHub) -> ScriptedChat:
 
 @pytest.fixture
 def options(options: ClientOptions) -> ClientOptions:
-    return msgspec.structs.replace(options, attempt_timeout_s=0.2, presence_patience_s=0.1)
+    return msgspec.structs.replace(options, attempt_timeout_s=1.0, presence_patience_s=0.1)
 
 
 class Watched:
@@ -77,7 +77,7 @@ async def test_no_seam_between_the_page_and_the_events(
         assert it.room.view.me == "u1"
         assert it.room.view.room["name"] == "Lobby"
         assert it.names() == ["message.created", "message.edited"]
-    assert hub.peers[0].got("unsubscribe")
+    await eventually(lambda: hub.peers[0].got("unsubscribe"), "unsubscribe")
 
 
 @pytest.mark.parametrize("method", ["_chat_get", "_chat_history"])
@@ -128,7 +128,7 @@ async def test_refusals_that_pass_are_waited_for_and_others_told(
 
 
 async def test_nobody_insists_for_ever(hub: ScriptedHub, chat: ScriptedChat, options: ClientOptions) -> None:
-    options = msgspec.structs.replace(options, insist_s=0.5, attempt_timeout_s=0.1)
+    options = msgspec.structs.replace(options, insist_s=1.5, attempt_timeout_s=0.3)
     async with watched(hub, options) as it:
         chat.lose = ["answer"] * 20
         with pytest.raises(RequestTimeout, match=r"chat\.send"):
@@ -276,6 +276,8 @@ async def test_typing_of_others_expires(hub: ScriptedHub, chat: ScriptedChat, op
 async def test_presence_is_asked_for_when_the_snapshot_does_not_come(
     hub: ScriptedHub, chat: ScriptedChat, options: ClientOptions
 ) -> None:
+    # Whoever asks before the first snapshot has come is told that there is no presence here.
+    options = msgspec.structs.replace(options, presence_patience_s=0.5)
     async with watched(hub, options) as it:
         presence = it.room.presence
         await chat.snapshot("ann", version=3)

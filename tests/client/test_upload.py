@@ -37,7 +37,7 @@ def uploads(hub: ScriptedHub) -> ScriptedUploads:
 
 @pytest.fixture
 def options(options: ClientOptions) -> ClientOptions:
-    return msgspec.structs.replace(options, upload_stall_s=0.3, upload_patience_s=3.0, upload_ask_s=0.3)
+    return msgspec.structs.replace(options, upload_stall_s=0.3, upload_patience_s=20.0, upload_ask_s=0.3)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 
 
 async def end_of(upload: Upload) -> UploadInfo:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return await upload
 
 
@@ -211,7 +211,7 @@ async def test_it_goes_where_the_hub_says(
         return lose
 
     uploads.faults = lost
-    async with HubClient(hub.url, options=options) as client:
+    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_stall_s=1000)) as client:
         await end_of(client.upload(file))
     assert uploads.only.content == BYTES
     assert not uploads.called("upload.resume")
@@ -301,7 +301,7 @@ async def test_patience_ends(hub: ScriptedHub, uploads: ScriptedUploads, options
         return False
 
     uploads.faults = full
-    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_patience_s=0.3)) as client:
+    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_patience_s=1.0)) as client:
         upload = client.upload(file)
         failure = await failure_of(upload)
         assert (failure.code, failure.retry) == ("unavailable", "later")
@@ -388,7 +388,7 @@ async def test_many_at_once_share_the_line(hub: ScriptedHub, uploads: ScriptedUp
 
     uploads.faults = count
     async with HubClient(hub.url, options=msgspec.structs.replace(options, max_uploads=3)) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await asyncio.gather(*(client.upload(BYTES, filename=f"f{n}") for n in range(5)))
     assert at_once == 3
     # Of the first three none gets far ahead while the others still have something to send.
@@ -489,7 +489,7 @@ async def test_it_is_stopped_before_it_has_begun(
                 raise ZeroDivisionError
         with pytest.raises(ConnectionLost):
             await end_of(upload)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await upload.pause()
             assert await upload.cancel() is False
     with pytest.raises(ConnectionLost):
@@ -513,11 +513,11 @@ def cut_off(hub: ScriptedHub) -> list[float]:
 
 def hasty(options: ClientOptions) -> ClientOptions:
     """Patience that is shorter than the outages here."""
-    return msgspec.structs.replace(options, request_timeout_s=0.2, upload_patience_s=0.4, upload_stall_s=1000)
+    return msgspec.structs.replace(options, request_timeout_s=0.5, upload_patience_s=1.0, upload_stall_s=1000)
 
 
 def longer_than_patience(tried: list[float]) -> bool:
-    return len(tried) > 1 and tried[-1] - tried[0] > 1.2
+    return len(tried) > 1 and tried[-1] - tried[0] > 2.5
 
 
 async def test_time_without_a_connection_does_not_count(
@@ -554,13 +554,13 @@ async def test_cancelled_without_a_connection(
         assert await upload.pause() is True
         await upload.resume()
         tried = cut_off(hub)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await upload.pause() is False
         cancelling = asyncio.create_task(upload.cancel())
         await eventually(lambda: longer_than_patience(tried))
         assert not cancelling.done()
         hub.reject = lambda _: None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await cancelling is True
     assert uploads.only.state == "cancelled"
 
@@ -570,7 +570,7 @@ async def test_a_cancel_that_is_refused(hub: ScriptedHub, uploads: ScriptedUploa
         return True
 
     uploads.faults = never
-    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_patience_s=0.1)) as client:
+    async with HubClient(hub.url, options=msgspec.structs.replace(options, upload_patience_s=0.5)) as client:
         for refusal in (Refused("unavailable", "the database is away", "later"), Refused("forbidden", "no", "never")):
             upload = client.upload(BYTES, filename="f")
             await eventually(lambda upload=upload: upload.id)
