@@ -40,7 +40,7 @@ class Editor:
         """The data of all events of that name."""
         return [event.data for event in self.events if event.name == name]
 
-    async def ended(self, timeout: float = 10.0) -> dict[str, Any]:
+    async def ended(self, timeout: float = 30.0) -> dict[str, Any]:
         """Waits for the end of the stream."""
         await until(lambda: self.result is not None, timeout, "the stream's end")
         assert self.result is not None

@@ -122,7 +122,7 @@ async def peer(house: Studio) -> AsyncIterator[RawClient]:
 
 
 async def call(client: RawClient, method: str, params: Any) -> Reply | Error:
-    answer = await client.request({"type": "call", "method": method, "params": params}, 20)
+    answer = await client.request({"type": "call", "method": method, "params": params}, 30)
     assert isinstance(answer, Reply | Error)
     if isinstance(answer, Error):
         assert answer.code in REFUSALS | {"rate_limited"}, answer
@@ -138,7 +138,7 @@ async def completes(client: RawClient, answer: Reply) -> dict[str, Any]:
         row = await client.result({"type": "call", "method": "content.get", "params": {"stream": stream}})
         return row if row["finished_ms"] else None
 
-    return dict(await until(over, 20, "the end"))
+    return dict(await until(over, 30, "the end"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

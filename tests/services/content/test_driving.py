@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from hub.api import HubError
 from hub.nodes.duties import Duties
 from hub.orgs import OrgId, duty_text
+from services.content.assistant import Prompt
+from services.content.assistant.offline import OfflineWriter
 from services.content.pipeline import Document, Pipeline
 from services.content.store import Store
 from tests.services.content.studio import Studio, studio
@@ -37,11 +41,27 @@ async def stored(client: Any, stream: str) -> dict[str, Any]:
         found = await client.call("content.get", {"stream": stream})
         return found if found["finished_ms"] else None
 
-    return dict(await until(row, 10, "the end to be stored"))
+    return dict(await until(row, 30, "the end to be stored"))
 
 
-async def test_a_text_goes_on_although_somebody_else_wrote_into_its_journal(house: Studio) -> None:
+async def test_a_text_goes_on_although_somebody_else_wrote_into_its_journal(
+    house: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node that hung has written one more entry when it woke up; this node has the duty, and must not give in."""
+    go_on, generate = asyncio.Event(), OfflineWriter.generate
+
+    async def held_up(self: OfflineWriter, prompt: Prompt) -> AsyncGenerator[str, None]:
+        """It has not come to its end before the other has written."""
+        async with aclosing(generate(self, prompt)) as pieces:
+            for count in itertools.count():
+                if count == 40:
+                    await go_on.wait()
+                piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece
+
+    monkeypatch.setattr(OfflineWriter, "generate", held_up)
     client = await house.client()
     stream = (await client.call("assistant.generate", CHAT))["stream"]
     editor = await house.watch(stream)
@@ -59,7 +79,8 @@ async def test_a_text_goes_on_although_somebody_else_wrote_into_its_journal(hous
             return
 
     await house.nodes[0].within(interfere)
-    await editor.ended(20)
+    house.nodes[0].loop.call_soon_threadsafe(go_on.set)
+    await editor.ended()
     assert "Foreign words." in editor.document.html
     assert [chunk["index"] for chunk in editor.chunks] == list(range(len(editor.chunks)))
     row = await stored(client, stream)
@@ -129,7 +150,7 @@ async def test_a_duty_that_is_lost_and_comes_back_is_done_again(house: Studio) -
     await house.nodes[0].within(lose_and_adopt)
     await client.call("content.speed", {"stream": streams[0], "speed": "superfast"})
     for editor, stream in zip(editors, streams, strict=True):
-        await editor.ended(20)
+        await editor.ended()
         assert [chunk["index"] for chunk in editor.chunks] == list(range(len(editor.chunks)))
         assert (await stored(client, stream))["html"] == editor.document.html
 

@@ -33,7 +33,7 @@ class Watched(Pipeline):
         self.most = max(self.most, self._now)
         self.threads.append(threading.get_ident())
         self._loop.call_soon_threadsafe(self.begun.set)
-        assert self.gate.wait(10)
+        assert self.gate.wait(30)
         self._now -= 1
         return super().document(source, declared, unit)
 
@@ -65,7 +65,7 @@ async def test_the_loop_runs_meanwhile_and_one_thread_at_a_time_works() -> None:
     pipeline.gate.clear()
     preparer = Preparer(pipeline)
     tasks = [asyncio.create_task(preparer.prepare(LONG, "markdown", Unit.WORD)) for _ in range(4)]
-    await asyncio.wait_for(pipeline.begun.wait(), 10)
+    await asyncio.wait_for(pipeline.begun.wait(), 30)
     pipeline.gate.set()
     await asyncio.gather(*tasks)
     assert (len(pipeline.threads), pipeline.most) == (4, 1)

@@ -33,7 +33,7 @@ class Listener:
         """The data of all events of these names, in order."""
         return [event.data for event in self.events if event.name in names]
 
-    async def heard(self, name: str, count: int = 1, timeout: float = 5.0) -> dict[str, Any]:
+    async def heard(self, name: str, count: int = 1, timeout: float = 30.0) -> dict[str, Any]:
         """The ``count``-th event of that name, when it is there."""
         await until(lambda: len(self.named(name)) >= count, timeout, f"{count} {name} on {self.topic}")
         return self.named(name)[count - 1]

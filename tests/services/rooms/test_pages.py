@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from hub.client import RequestRefused
 from hub.errors import ErrorCode
+from hub.protocol.frames import Reply
 from tests.services.rooms.parlour import Parlour, Person, parlour
 from tests.support.hub_database import HubDatabase
+from tests.support.peers import Peers
 from tests.support.waiting import until
 
 # Every message of a moment has the same time, as those of one batch may; and none is at a whole millisecond.
@@ -145,33 +146,45 @@ async def test_a_search_that_takes_too_long_is_given_up(redis_url: str, hub_data
             for where in ({}, {"room": "r"}):
                 refused = await ada.refused("search", query="boiler", **where)
                 assert (refused.code, refused.retry) == (ErrorCode.TIMEOUT, "never")
-        assert len(await walked(ada, query="boiler")) == 1
+
+        async def found() -> Any:
+            try:
+                return await walked(ada, query="boiler")
+            except RequestRefused as refused:
+                if refused.code != ErrorCode.TIMEOUT:  # which a busy machine may take as well
+                    raise
+                return None
+
+        assert len(await until(found, 30, "a search that is quick enough")) == 1
 
 
 async def test_few_search_at_once(redis_url: str, hub_database: HubDatabase) -> None:
     limits = {"chat_searches_at_once": 2, "chat_searches_waiting": 3, "chat_search_timeout_s": 30, "database_pool": 3}
-    async with parlour(redis_url, hub_database, **limits) as house:
+    async with parlour(redis_url, hub_database, **limits) as house, Peers(house.nodes[0], org="acme") as peers:
         ada = await house.person()
+        client = await peers.join("ada")  # who does not wait and try again by itself
         await ada.do("create", "r", name="Room")
         await ada.send("r", "boiler")
         async with house.database.connect("postgres") as link, house.database.connect("postgres") as other:
             hold = link.transaction()
             await hold.start()
             await link.execute(_HOLD)
-            searches = [asyncio.create_task(ada.do("search", query="boiler")) for _ in range(5)]
+            search = {"type": "call", "method": "chat.search", "params": {"query": "boiler"}}
+            for n in range(5):
+                await client.send(search | {"id": n})
 
             async def waiting() -> bool:
                 return bool(await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") == 2)
 
             await until(waiting, what="two searches")
-            with pytest.raises(RequestRefused) as refused:  # in less time than the client would wait to try again
-                await ada.client.call("chat.search", {"query": "boiler"}, timeout_s=0.5)
-            assert refused.value.code == ErrorCode.RATE_LIMITED
+            await client.refusal(search | {"id": 5}, ErrorCode.RATE_LIMITED)
             await ada.do("members", "r")  # the third connection is not taken
             assert await waiting()
             await hold.rollback()
-        for page in await asyncio.gather(*searches):
-            assert len(page["messages"]) == 1
+        for n in range(5):
+            answer = await client.answer_to(n, 30)
+            assert isinstance(answer, Reply), answer
+            assert len(answer.result["messages"]) == 1
 
 
 async def test_who_is_in_many_rooms_finds_the_same(house: Parlour) -> None:
