@@ -25,7 +25,7 @@ class Progress:
     A filtered topic may leave numbers out; there only the order is checked.
     """
 
-    __slots__ = ("_ceiling", "_filtered", "_floor", "_kept", "_next", "_owed", "epoch", "position", "received")
+    __slots__ = ("_ceiling", "_filtered", "_floor", "_next", "_owed", "epoch", "position", "received")
 
     def __init__(self, *, filtered: bool = False) -> None:
         self._filtered = filtered
@@ -34,16 +34,24 @@ class Progress:
         self.received = 0
         """Highest number seen on this connection, repeats included: what may be acknowledged on it."""
         self._floor = 0
-        self._kept = 0  # the floor that the gap of a verdict must not take away
         self._next: int | None = None  # None: whatever comes next is the start
         self._ceiling: int | None = None  # the highest number that may be that start
         self._owed = False  # the verdict said that something is missing and no gap has said what
 
+    def has_left(self, asked: Position | None) -> bool:
+        """Whether the older connection of a planned move has led beyond what a verdict about ``asked`` speaks of.
+
+        Numbers of two epochs cannot be compared, and one who asked without a position cannot tell where it begins.
+        """
+        return self.position is not None and (asked is None or asked.epoch != self.position.epoch)
+
     def joined(self, asked: Position | None, *, epoch: str, top: int, recovered: bool, live_only: bool) -> None:
-        """A verdict came. ``asked`` is the position that was asked for, ``live_only`` that nothing older was wanted."""
+        """A verdict came. ``asked`` is the position that was asked for, ``live_only`` that nothing older was wanted.
+
+        Not called for what it ``has_left``: that is asked for again.
+        """
         self._owed = not recovered
         self._ceiling = top + 1
-        self._kept = 0
         if asked is None:
             self.epoch, self.received, self._floor, self._next = epoch, 0, 0, None
             if epoch and (live_only or top == 0):
@@ -51,12 +59,10 @@ class Progress:
             return
         self.received = asked.seq if asked.epoch == epoch else 0
         if asked.epoch != epoch:
-            # After a planned move the old connection may have brought us into this epoch already.
-            self._kept = self._floor if self.epoch == epoch else 0
-            self.epoch, self._floor, self._next = epoch, self._kept, None
+            self.epoch, self._floor, self._next = epoch, 0, None
         elif epoch != self.epoch or self._next is None:
             self.epoch = epoch
-            self._reached(max(asked.seq, self._floor))
+            self._reached(max(asked.seq, self.position.seq if self.position is not None else 0))
         # Else nothing changes: after a planned move the old connection may have brought us beyond `asked` already.
 
     def event(self, seq: int) -> Outcome:
@@ -80,8 +86,7 @@ class Progress:
         if last is None:
             # No range: start over. `position` stays, because only it tells the hub where this client came from.
             self._ceiling = self._ceiling if epoch == self.epoch and self._owed else None
-            self._floor = self._kept if epoch == self.epoch else 0
-            self.epoch, self._kept, self._next, self.received = epoch, 0, None, 0
+            self.epoch, self._floor, self._next, self.received = epoch, 0, None, 0
             self._owed = False
             return Outcome.NEW
         if epoch != self.epoch:

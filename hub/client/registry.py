@@ -81,7 +81,7 @@ class Registry:
     def __init__(self, options: ClientOptions) -> None:
         self._options = options
         self._subscriptions: dict[str, Subscription] = {}
-        self._asked: dict[str, Subscription] = {}
+        self._asked: dict[str, tuple[Subscription, Position | None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._off = SwitchedOff()
         self._failure: ClientError | None = None
@@ -156,7 +156,7 @@ class Registry:
     def hello_items(self) -> list[SubscribeItem]:
         """Everything but what is waiting for its consumer."""
         wanted = [one for one in self._subscriptions.values() if one.state not in (State.BEHIND, State.ENDED)]
-        self._asked = {one.topic: one for one in wanted}
+        self._asked = {one.topic: (one, one.progress.position) for one in wanted}
         return [one.item() for one in wanted]
 
     def on_welcome(self, connection: Connection, welcome: Welcome) -> None:
@@ -166,11 +166,14 @@ class Registry:
         self.welcome = welcome
         self._off.on_again(welcome.flags)  # the verdicts say the rest
         asked, self._asked = self._asked, {}
-        for verdict in welcome.topics:
-            subscription = asked.get(verdict.topic)
-            if subscription is None:
-                continue
-            if self._subscriptions.get(verdict.topic) is subscription and subscription.state is not State.BEHIND:
+        for verdict in (one for one in welcome.topics if one.topic in asked):
+            subscription, since = asked[verdict.topic]
+            wanted = self._subscriptions.get(verdict.topic) is subscription and subscription.state is not State.BEHIND
+            if wanted and verdict.ok and subscription.progress.has_left(since):
+                del asked[verdict.topic]  # below it is asked for from where it is now
+                wanted = False
+            if wanted:
+                subscription.asked = since
                 self._verdict(subscription, verdict)
             elif verdict.ok:
                 self.link.spawn(self._unsubscribe(connection, verdict.topic))

@@ -180,6 +180,70 @@ async def test_drain_moves_with_the_old_connection_open(hub: ScriptedHub, option
         assert len(hub.peers) == 2
 
 
+async def _follow(client: HubClient, seen: list[int]) -> None:
+    async for event in client.subscribe("events:a", on_gap=lambda _: None):
+        seen.append(event.seq or 0)
+
+
+async def test_a_move_that_began_before_the_first_verdict(hub: ScriptedHub, options: ClientOptions) -> None:
+    """The new connection is live from a later number on than the old one was."""
+    seen: list[int] = []
+
+    async def script(peer: Peer, frame: Frame) -> bool:
+        if frame["type"] == "hello" and len(hub.peers) == 2:
+            await hub.answer(hub.peers[0], hub.peers[0].got("subscribe")[0])
+            await hub.publish("events:a", "by the old connection")
+            await eventually(lambda: seen == [1])
+            del hub.peers[0].live["events:a"]
+            await hub.publish("events:a", "by none")
+        return frame["type"] == "subscribe" and peer is hub.peers[0]
+
+    hub.script = script
+    async with HubClient(hub.url, options=replace(options, move_patience_s=0.01, request_timeout_s=30.0)) as client:
+        follower = asyncio.create_task(_follow(client, seen))
+        await eventually(lambda: hub.peers[0].got("subscribe"))
+        await hub.peers[0].send({"type": "drain", "after_ms": 0, "ticket": "t"})
+        await eventually(lambda: len(seen) == 2, "what came while it moved")
+        await hub.publish("events:a", "by the new connection")
+        await eventually(lambda: len(seen) == 3)
+    await follower
+    assert seen == [1, 2, 3]
+
+
+async def test_a_move_to_a_node_that_has_not_heard_of_a_new_epoch(hub: ScriptedHub, options: ClientOptions) -> None:
+    """The old connection was first to tell, after the new one had asked."""
+    seen: list[int] = []
+    log = hub.log("events:a")
+    gap = {"type": "gap", "topic": "events:a", "epoch": "e2", "reason": "epoch_changed"}
+
+    async def script(peer: Peer, frame: Frame) -> bool:
+        if frame["type"] != "hello" or len(hub.peers) != 2:
+            return False
+        await hub.peers[0].send(gap)
+        await hub.publish("events:a", "by the old connection")
+        await eventually(lambda: seen == [1, 2])
+        await hub.answer(peer, frame)
+        log.epoch = "e2"
+        await peer.send(gap)
+        await peer.send(log.events[1])
+        return True
+
+    hub.script = script
+    async with HubClient(hub.url, options=options) as client:
+        follower = asyncio.create_task(_follow(client, seen))
+        await eventually(lambda: hub.peers[0].live)
+        await hub.publish("events:a", "in the first epoch")
+        await eventually(lambda: seen == [1])
+        await hub.peers[0].send({"type": "drain", "after_ms": 0, "ticket": "t"})
+        second = await hub.peer(1)
+        await eventually(lambda: second.got("subscribe"))
+        assert second.got("subscribe")[0]["topics"][0]["since"] == {"epoch": "e2", "seq": 2}
+        await hub.publish("events:a", "by the new connection")
+        await eventually(lambda: 3 in seen)
+    await follower
+    assert seen == [1, 2, 3]
+
+
 async def test_answers_on_the_old_connection_still_count(hub: ScriptedHub, options: ClientOptions) -> None:
     async def hold_calls(_: Peer, frame: Frame) -> bool:
         return frame["type"] == "call"

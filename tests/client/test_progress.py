@@ -103,18 +103,26 @@ def test_a_move_with_both_connections_open_brings_repeats_only() -> None:
     assert progress.event(7) is Outcome.NEW
 
 
-def test_a_move_into_an_epoch_in_which_the_old_connection_was_already() -> None:
-    """Its successor has asked with the position before, the only one there was."""
+def test_a_move_to_a_node_that_has_not_heard_of_the_epoch_in_which_the_old_connection_is() -> None:
     progress = live(5)
     asked = progress.position
+    assert progress.event(6) is Outcome.NEW
     assert progress.gap("b", None, None) is Outcome.NEW
-    assert progress.event(6) is Outcome.NEW  # still by the old connection
-    progress.joined(asked, epoch="b", top=6, recovered=False, live_only=False)
-    assert progress.gap("b", None, None) is Outcome.NEW
+    assert not progress.has_left(asked)
+    progress.joined(asked, epoch="a", top=7, recovered=True, live_only=False)
     assert progress.event(6) is Outcome.REPEAT
     assert progress.event(7) is Outcome.NEW
-    assert progress.gap("c", None, None) is Outcome.NEW
-    assert progress.event(3) is Outcome.NEW
+
+
+def test_a_verdict_about_a_place_that_was_left() -> None:
+    assert live(5).has_left(None), "what came between that question and its answer nobody can tell"
+    progress = live(5)
+    asked = progress.position
+    progress.gap("b", None, None)
+    progress.event(6)
+    assert progress.has_left(asked)
+    assert not progress.has_left(progress.position)
+    assert not Progress().has_left(None)
 
 
 def test_filtered() -> None:
