@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NoReturn, Self
 
+from tests.support.servers import free_port
+
 Target = tuple[str, int] | Path
 Direction = Literal["both", "to_target", "to_client"]
 
@@ -31,6 +33,7 @@ class CutProxy:
         self.drops: Callable[[str, bytes], bool] = lambda _direction, _data: False
         """Asked about what goes on ``to_target`` or ``to_client``: True loses it, and its connection."""
         self._port = 0
+        self._open = False
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._flows = {"to_target": asyncio.Event(), "to_client": asyncio.Event()}
@@ -77,16 +80,19 @@ class CutProxy:
             link.abort()
 
     def refuse(self) -> None:
-        """New connections are refused; the open ones stay."""
+        """New connections are refused, or reset when the kernel has just accepted them; the open ones stay."""
+        self._open = False
         if self._server is not None:
             self._server.close()
             self._server = None
 
     async def allow(self) -> None:
         """New connections are accepted (again), on the same port."""
+        self._open = True
         if self._server is None:
+            # None that the kernel gives to an outgoing connection while this one is away.
+            self._port = self._port or free_port()
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=_CHUNK_BYTES)
-            self._port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Refuses, cuts, and waits until nothing is left."""
@@ -105,6 +111,9 @@ class CutProxy:
         return tuple(self._flows) if direction == "both" else (direction,)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._open:  # nobody would cut it
+            writer.transport.abort()
+            return
         self.accepted += 1
         link = _Link(writer)
         self._links.add(link)
@@ -128,11 +137,13 @@ class CutProxy:
             return
         far_reader, far_writer = opened
         link.writers.append(far_writer)
-        with contextlib.suppress(OSError):
-            await asyncio.gather(
-                self._pump(link, reader, far_writer, "to_target"),
-                self._pump(link, far_reader, writer, "to_client"),
-            )
+        try:
+            # Whichever fails takes the other along, also one that is stalled.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(link, reader, far_writer, "to_target"))
+                group.create_task(self._pump(link, far_reader, writer, "to_client"))
+        except* OSError:
+            pass
 
     async def _pump(
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import redis
 
 from hub.embedded import PostgresServer, RedisServer
 from hub.errors import ConfigError
+from tests.support.waiting import until_sync
 
 _ATTEMPTS = 5
 # Linux gives out 32768 and above. A server of a cluster may also use the port 10 000 above its own.
@@ -25,15 +27,23 @@ def free_port() -> int:
     """A TCP port that was free just now on loopback, out of a range of this test process.
 
     The kernel takes the ports of outgoing connections from elsewhere, so that a server which is away for a while finds
-    its port as it left it.
+    its port as it left it. For the same reason, and for servers that are not yet started, none is given out twice.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    begin = _PORTS_FROM + worker % _PORT_RANGES * _PORTS
     while True:
-        port = random.SystemRandom().randrange(begin, begin + _PORTS)
+        port = next(_ports)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) and _can_bind(port):
                 return port
+
+
+def _all_ports() -> Iterator[int]:
+    """Those of this process in a random order, since other runs on the machine use them too; then again."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = _PORTS_FROM + worker % _PORT_RANGES * _PORTS
+    return itertools.cycle(random.SystemRandom().sample(range(begin, begin + _PORTS), _PORTS))
+
+
+_ports = _all_ports()
 
 
 def _can_bind(port: int) -> bool:
@@ -54,7 +64,16 @@ def temporary_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        until_sync(lambda: _removed(folder), what=f"nobody to write to {folder} any more")
+
+
+def _removed(folder: Path) -> bool:
+    # The processes of a server that was killed may still be on their way out and remove files of their own.
+    try:
         shutil.rmtree(folder)
+    except OSError as error:
+        raise AssertionError(repr(error)) from None
+    return True
 
 
 @contextlib.contextmanager
