@@ -95,7 +95,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[[Path | None], Pa
     for parent in parents:
         parent.end(signal.SIGKILL)
         with contextlib.suppress(KeyError):
-            until_sync(parent.gone, what="the servers to be gone")
+            until_sync(parent.gone, 30, "the servers to be gone")
             if "hub-ephemeral-" in parent.said["path"]:
                 shutil.rmtree(parent.said["path"], ignore_errors=True)
 
@@ -117,7 +117,7 @@ def test_the_servers_end_with_the_hub(
     parent = start(folder)
     assert all(alive(pid) for pid in parent.said["pids"])
     parent.end(number)
-    until_sync(parent.gone, 10, "both servers to be gone")
+    until_sync(parent.gone, 30, "both servers to be gone")
 
 
 async def test_what_was_written_survives_a_killed_hub_and_the_next_start_needs_no_pause(

@@ -55,4 +55,4 @@ async def test_a_sentinel_promotes_the_replica_when_the_master_is_gone() -> None
     async with redis_sentinel() as (sentinel, pair):
         assert sentinel.master_port() == pair.master.port
         pair.master.kill()
-        await until(lambda: sentinel.master_port() == pair.replica.port, 30.0, "the failover")
+        await until(lambda: sentinel.master_port() == pair.replica.port, 75.0, "the failover")

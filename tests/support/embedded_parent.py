@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from hub.embedded import EmbeddedServers
@@ -37,7 +38,7 @@ def main() -> None:
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
             while True:
-                signal.pause()
+                time.sleep(0.5)  # not ``pause``: a signal that comes right before it would not end it
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
     except KeyboardInterrupt:

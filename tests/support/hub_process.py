@@ -155,7 +155,7 @@ class HubProcess:
 
     async def metric(self, name: str, label: str = "") -> float:
         """The sum of a metric over its labels; or over those with ``label``, as it is written there."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             text = (await client.get(f"http://{self.address}/metrics")).text
         lines = (line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{")))
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if label in line)

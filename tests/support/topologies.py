@@ -18,7 +18,10 @@ from tests.support.servers import client, free_port, start_redis, temporary_fold
 from tests.support.waiting import until
 
 _SLOTS = 16_384
-_SETTLE_S = 20.0
+_SETTLE_S = 60.0
+# What a machine that stands still for a moment must not be taken for.
+_DOWN_MS = 2000
+_CLUSTER_NODE_TIMEOUT_MS = 10_000
 
 
 class RedisPair:
@@ -114,7 +117,7 @@ class RedisCluster:
             there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
             here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
             while keys := here.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
-                here.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+                here.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 30_000, "KEYS", *keys)
             for link in (there, here):
                 link.execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
         await until(lambda: self._all_say(int(slot), target.port), _SETTLE_S, "all nodes to know the slot's new place")
@@ -134,7 +137,7 @@ async def redis_cluster() -> AsyncIterator[RedisCluster]:
     async with contextlib.AsyncExitStack() as stack:
         options = {
             "cluster-enabled": "yes",
-            "cluster-node-timeout": "2000",
+            "cluster-node-timeout": str(_CLUSTER_NODE_TIMEOUT_MS),
             "cluster-announce-ip": "127.0.0.1",
         }
         nodes: list[RedisServer] = []
@@ -186,7 +189,7 @@ def _holds(line: list[str], slot: int) -> bool:
 
 
 class Sentinel:
-    """One sentinel that watches a master and promotes its replica half a second after the master is gone."""
+    """One sentinel that watches a master and promotes its replica seconds after the master is gone."""
 
     MASTER = "hub-master"
 
@@ -208,7 +211,7 @@ class Sentinel:
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\n"
             f"sentinel monitor {self.MASTER} 127.0.0.1 {self._master.port} 1\n"
-            f"sentinel down-after-milliseconds {self.MASTER} 500\n"
+            f"sentinel down-after-milliseconds {self.MASTER} {_DOWN_MS}\n"
             f"sentinel failover-timeout {self.MASTER} 5000\n"
         )
         if self._home.account is not None:
