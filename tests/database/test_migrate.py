@@ -95,10 +95,12 @@ async def test_an_index_is_built_concurrently_while_another_runner_waits(fresh: 
         m0002_index="-- no transaction\n" + index.format("one") + "-- and another; really\n" + index.format("two"),
     )
     told: list[str] = []
-    applied = await asyncio.gather(*(migrate(fresh.settings(), told.append, folder) for _ in range(3)))
-    assert sorted(applied) == [0, 0, 2]
-    assert "waiting for another migration to end" in told
     async with fresh.connect("hub_owner") as link:
+        await link.execute("SELECT pg_advisory_lock($1, $2)", LOCK_SPACE, MIGRATION_LOCK)
+        runners = [asyncio.create_task(migrate(fresh.settings(), told.append, folder)) for _ in range(3)]
+        await until(lambda: told == ["waiting for another migration to end"] * 3, what="all runners to wait")
+        await link.execute("SELECT pg_advisory_unlock($1, $2)", LOCK_SPACE, MIGRATION_LOCK)
+        assert sorted(await asyncio.gather(*runners)) == [0, 0, 2]
         assert (
             await link.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'hub.t'::regclass AND indisvalid") == 2
         )

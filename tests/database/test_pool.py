@@ -23,7 +23,7 @@ GLOBEX = OrgId.from_row("globex")
 
 @pytest.fixture
 async def database(hub_database: HubDatabase) -> AsyncIterator[Database]:
-    pool = await Database.open(hub_database.settings(database_pool=2, database_timeout_s=3))
+    pool = await Database.open(hub_database.settings(database_pool=2))
     yield pool
     await pool.close()
 
@@ -172,7 +172,7 @@ async def test_opposite_orders_are_a_conflict_to_be_tried_again(database: Databa
 
 
 async def test_waits_have_an_end(hub_database: HubDatabase) -> None:
-    database = await Database.open(hub_database.settings(database_pool=1, database_timeout_s=1.0))
+    database = await Database.open(hub_database.settings(database_pool=1, database_timeout_s=3.0))
     try:
         with pytest.raises(HubError, match="the database is not reachable"):
             async with database.transaction(ACME) as tx:
@@ -188,14 +188,14 @@ async def test_waits_have_an_end(hub_database: HubDatabase) -> None:
 
 async def test_a_transaction_that_hangs_is_ended_by_the_server(hub_database: HubDatabase) -> None:
     """It would hold the counters of its topics for ever."""
-    database = await Database.open(hub_database.settings(database_timeout_s=1.0))
+    database = await Database.open(hub_database.settings(database_timeout_s=3.0))
 
     async def hang() -> None:
         async with hub_database.connect("postgres") as superuser, database.transaction(ACME) as tx:
             await tx.publish("events:tasks", "n", 1)
             pid = await tx.fetch_value("SELECT pg_backend_pid()")
             there = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
-            await until(lambda: gone(superuser, there, pid), 10, "the server to end the session")
+            await until(lambda: gone(superuser, there, pid), 30, "the server to end the session")
 
     try:
         with pytest.raises(HubError, match="the database is not reachable"):
@@ -232,7 +232,7 @@ async def test_a_role_that_bypasses_row_level_security_is_refused(hub_database: 
 async def test_it_heals_after_a_restart_and_starts_before_the_server() -> None:
     with running_postgres() as server:
         async with migrated_database(server) as own:
-            settings = own.settings(database_pool=3, database_timeout_s=3)
+            settings = own.settings(database_pool=3)
             server.stop()
             database = await Database.open(settings)
             try:

@@ -57,7 +57,7 @@ async def ear(hub_database: HubDatabase) -> AsyncIterator[Ear]:
 
 @pytest.fixture
 async def database(hub_database: HubDatabase) -> AsyncIterator[Database]:
-    pool = await Database.open(hub_database.settings(database_pool=4, database_timeout_s=5))
+    pool = await Database.open(hub_database.settings(database_pool=4, database_timeout_s=30))
     yield pool
     await pool.close()
 
@@ -215,7 +215,7 @@ async def test_a_wake_up_that_fails_is_nobodys_error_and_made_up_for() -> None:
                 await until(lambda: len(logs) >= 2, what="attempts while PostgreSQL is away")
             assert {line["event"] for line in logs} == {"relays were not woken; they look by themselves"}
             server.start()
-            await until(lambda: woke(own), 10, "the wake-up")
+            await until(lambda: woke(own), 30, "the wake-up")
             await database.close()
 
 

@@ -101,18 +101,18 @@ class Storm:
 
     async def _calm(self) -> None:
         reader = self.world.broker.reader
-        await until(lambda: self.world.broker.ready and len(reader._home) == reader.wanted, 10, "the links to stand")
+        await until(lambda: self.world.broker.ready and len(reader._home) == reader.wanted, 30, "the links to stand")
         wanted = list(reader._wanted.values())
         assert wanted
         for subject in wanted:
             top = (await page(self.world.broker, subject, "top")).state.top
             channel = subject.names.channel.encode()
-            await until(lambda c=channel, t=top: self.ear.reached.get(c) == t, 5, f"{subject} to be at its top")
+            await until(lambda c=channel, t=top: self.ear.reached.get(c) == t, 30, f"{subject} to be at its top")
         await self.world.broker.publish_many([draft(subject) for subject in wanted])
         for subject in wanted:
             top = (await page(self.world.broker, subject, "top")).state.top
             channel = subject.names.channel.encode()
-            await until(lambda c=channel, t=top: self.ear.reached.get(c) == t, 5, f"{subject} to hear its next event")
+            await until(lambda c=channel, t=top: self.ear.reached.get(c) == t, 30, f"{subject} to hear its next event")
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -267,7 +267,7 @@ async def test_in_a_cluster() -> None:
 
 async def test_without_redis_it_is_unavailable(redis_server: RedisServer) -> None:
     with running_redis() as server:
-        async with world(server.url, listening=False, redis_timeout_s=0.3) as hub:
+        async with world(server.url, listening=False, redis_timeout_s=2.0) as hub:
             desk = Desk(hub)
             epoch = await desk.fill(topic("a", "chat"), 1)
             server.stop()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
+import redis
 
 from hub.errors import HubError
 from hub.fanout.broker import HistoryPage, Published, TopicState
@@ -36,7 +38,7 @@ async def hears(it: World, subject: Topic, body: bytes) -> None:
         await it.broker.publish_many([draft(subject, body)])
         return body in [event.body for event in it.ear.heard(subject)]
 
-    await until(heard, 15, f"{subject} to be heard")
+    await until(heard, 30, f"{subject} to be heard")
 
 
 async def test_topics_are_spread_and_every_one_is_heard(hub: World, cluster: RedisCluster) -> None:
@@ -63,12 +65,15 @@ async def test_a_call_for_many_topics_costs_one_write_or_batch_per_master(cluste
         before = hub.broker.reader.writes
         await hub.broker.subscribe(subjects)
         assert hub.broker.reader.writes == before + 3
-        reads = _reads(cluster)
-        answers = await hub.broker.read([wanted(subject) for subject in subjects])
-        assert all(isinstance(answer, HistoryPage) for answer in answers)
-        idle = _reads(cluster)
-        # What looking costs by itself must come off.
-        assert (idle - reads) - (_reads(cluster) - idle) == 3
+        with contextlib.ExitStack() as stack:
+            # Open for all looks: what opening one costs is not always the same.
+            links = [stack.enter_context(client(node)) for node in cluster.nodes]
+            _reads(links)
+            reads = _reads(links)
+            answers = await hub.broker.read([wanted(subject) for subject in subjects])
+            assert all(isinstance(answer, HistoryPage) for answer in answers)
+            # Looking is itself one on each node.
+            assert _reads(links) - reads == 3 + len(links)
 
 
 async def test_a_slot_that_moves_takes_its_topics_along(hub: World, cluster: RedisCluster) -> None:
@@ -94,16 +99,17 @@ async def test_a_slot_that_moves_takes_its_topics_along(hub: World, cluster: Red
     await hears(hub, subject, b"home")
 
 
-async def test_a_link_outlives_the_slot_of_its_own_probe(hub: World, cluster: RedisCluster) -> None:
+async def test_a_link_outlives_the_slot_of_its_own_probe(cluster: RedisCluster) -> None:
     subject = topic("probe")
-    await hub.broker.subscribe([subject])
-    source = cluster.node_of(subject.names.channel)
-    supervisor = hub.broker.reader._links[f"127.0.0.1:{source.port}"]
-    target = next(node for node in cluster.nodes if node is not source)
-    await cluster.move_slot(supervisor._probe.names.position, target)
-    await until(lambda: False in hub.ear.links, 10, "the probe to be missed")
-    await hub.ready()
-    await hears(hub, subject, b"heard")
+    async with world(cluster.url, probe_timeout_s=0.5) as hub:
+        await hub.broker.subscribe([subject])
+        source = cluster.node_of(subject.names.channel)
+        supervisor = hub.broker.reader._links[f"127.0.0.1:{source.port}"]
+        target = next(node for node in cluster.nodes if node is not source)
+        await cluster.move_slot(supervisor._probe.names.position, target)
+        await until(lambda: False in hub.ear.links, 30, "the probe to be missed")
+        await hub.ready()
+        await hears(hub, subject, b"heard")
 
 
 async def test_a_topic_can_be_published_to_while_its_slot_is_on_the_move(hub: World, cluster: RedisCluster) -> None:
@@ -117,11 +123,11 @@ async def test_a_topic_can_be_published_to_while_its_slot_is_on_the_move(hub: Wo
         there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
         here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
         # One key is here and one is there: Redis answers TRYAGAIN until the other has followed.
-        here.execute_command("MIGRATE", "127.0.0.1", target.port, subject.names.history, 0, 5000)
+        here.execute_command("MIGRATE", "127.0.0.1", target.port, subject.names.history, 0, 30_000)
         waiting = asyncio.create_task(hub.broker.publish(draft(subject, b"1")))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        here.execute_command("MIGRATE", "127.0.0.1", target.port, subject.names.position, 0, 5000)
+        here.execute_command("MIGRATE", "127.0.0.1", target.port, subject.names.position, 0, 30_000)
         assert (await waiting).seq == 2
         for link in (there, here):
             link.execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
@@ -135,7 +141,7 @@ async def test_a_lost_link_of_one_master_spares_the_others(hub: World, cluster: 
     victim = cluster.nodes[0]
     with client(victim) as link:
         link.client_kill_filter(_type="pubsub")
-    await until(lambda: hub.ear.links[-2:] == [False, True], 10)
+    await until(lambda: hub.ear.links[-2:] == [False, True], 30)
     touched = {subject for subject in subjects if hub.ear.state_of(subject)}
     assert touched == {subject for subject in subjects if cluster.node_of(subject.names.channel) is victim}
     assert touched
@@ -145,7 +151,7 @@ async def test_a_lost_link_of_one_master_spares_the_others(hub: World, cluster: 
 
 async def test_a_master_that_is_down_makes_its_topics_unavailable_and_no_others() -> None:
     subjects = [topic(f"down-{number}") for number in range(30)]
-    async with redis_cluster() as own, world(own.url, redis_timeout_s=1.0) as hub:
+    async with redis_cluster() as own, world(own.url, redis_timeout_s=2.0) as hub:
         own_victim = own.nodes[1]
         lost = {subject for subject in subjects if own.node_of(subject.names.channel) is own_victim}
         for node in own.nodes:
@@ -157,7 +163,7 @@ async def test_a_master_that_is_down_makes_its_topics_unavailable_and_no_others(
         assert failed == lost
         await until(lambda: not hub.broker.ready)
         own_victim.start()
-        await hub.ready(20)
+        await hub.ready()
 
 
 async def test_a_failover_by_sentinel_is_followed() -> None:
@@ -168,11 +174,11 @@ async def test_a_failover_by_sentinel_is_followed() -> None:
         first = await hub.broker.publish(draft(subject, b"before", key="k"))
         await pair.synced()
         pair.master.stop()
-        await until(lambda: sentinel.master_port() == pair.replica.port, 20, "the sentinel to promote the replica")
-        await until(lambda: _takes_writes(hub, subject), 10, "the new master to take writes")
+        await until(lambda: sentinel.master_port() == pair.replica.port, 75, "the sentinel to promote the replica")
+        await until(lambda: _takes_writes(hub, subject), 30, "the new master to take writes")
         again = await hub.broker.publish(draft(subject, b"before", key="k"))
         assert (again.duplicate, again.epoch, again.seq) == (True, first.epoch, 1)
-        await hub.ready(15)
+        await hub.ready()
         assert hub.ear.state_of(quiet)[-1].server == again.server != first.server
         assert hub.ear.state_of(subject)[-1].previous_epoch == first.epoch
         await hears(hub, subject, b"after")
@@ -194,7 +200,7 @@ async def test_an_address_that_has_become_a_replica_is_left_for_the_new_master()
         after = await hub.broker.publish(draft(subject, b"after"))
         assert after.seq == 2
         assert after.server != first.server
-        await until(lambda: hub.ear.state_of(subject), 10, "the link to leave the demoted server")
+        await until(lambda: hub.ear.state_of(subject), 30, "the link to leave the demoted server")
         await hub.ready()
         await hears(hub, subject, b"there")
 
@@ -204,10 +210,6 @@ async def _takes_writes(hub: World, subject: Topic) -> bool:
     return isinstance(outcome, Published)
 
 
-def _reads(cluster: RedisCluster) -> int:
+def _reads(links: Sequence[redis.Redis]) -> int:
     """How often the nodes have read from a socket."""
-    total = 0
-    for node in cluster.nodes:
-        with client(node) as link:
-            total += link.info("stats")["total_reads_processed"]
-    return total
+    return sum(link.info("stats")["total_reads_processed"] for link in links)

@@ -23,7 +23,7 @@ from hub.flags import Evaluation, Evaluator, FlagsProvider, Subject, load_flags
 
 FEATURES = Path(__file__).parent / "openfeature"
 FLAGS = (FEATURES / "flags.yaml").read_text()
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 
 
 class Recording(Hook):
