@@ -18,14 +18,14 @@ from tests.support.waiting import until
 ACME, OTHER = OrgId.from_claim("acme"), OrgId.from_claim("other")
 PURPOSE = "work"
 ENDS, HOLDERS, CLOCK = duty_names(PURPOSE)
-WAIT_S = 15.0  # two cores that others use as well; leases here are 0.4 s
+WAIT_S = 30.0  # two cores that others use as well; leases here are 0.4 s
 
 
 class DutyNode:
     """A node with one service, which remembers what it is told."""
 
     def __init__(self, name: str, redis: Redis, nodes: DutyNodes, **changes: Any) -> None:
-        quick: dict[str, Any] = {"duty_lease_s": 0.4, "redis_timeout_s": 1.0}
+        quick: dict[str, Any] = {"duty_lease_s": 0.4}
         self._registry = CollectorRegistry()
         self.redis = redis
         settings = redis_settings("redis://unused", **quick | changes)
@@ -56,14 +56,16 @@ class DutyNode:
 
 
 class DutyNodes:
-    """Nodes on one Redis."""
+    """Nodes on one Redis. After a jump of its time the duty clock stands for ``redis_timeout_s``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, redis_timeout_s: float = 1.0) -> None:
         self.url = url
+        self._redis_timeout_s = redis_timeout_s
         self._opened: list[DutyNode] = []
 
     def add(self, *, url: str = "", start: bool = True, name: str = "", **changes: Any) -> DutyNode:
-        redis = Redis(redis_settings(url or self.url, redis_timeout_s=changes.get("redis_timeout_s", 1.0)))
+        changes = {"redis_timeout_s": self._redis_timeout_s} | changes
+        redis = Redis(redis_settings(url or self.url, redis_timeout_s=changes["redis_timeout_s"]))
         node = DutyNode(name or f"node-{len(self._opened)}", redis, self, **changes)
         self._opened.append(node)
         if start:

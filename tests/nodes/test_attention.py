@@ -95,7 +95,8 @@ async def test_who_unsubscribes_or_goes_away_is_not_waited_for(world: World) -> 
     await until(lambda: world.lag("paced:a") == 0)
 
 
-@pytest.mark.parametrize("world", [0.5], indirect=True)
+# Long enough that he is seen to lag before he has been silent for so long, on a machine that takes its time.
+@pytest.mark.parametrize("world", [3.0], indirect=True)
 async def test_who_is_silent_for_long_is_not_waited_for(world: World) -> None:
     reader = await world.there.join("reader", subscribe=[{"topic": "paced:a", "ack": True}])
     epoch = await world.write("paced:a", 30)
@@ -209,7 +210,7 @@ async def test_what_could_not_be_said_is_said_again(alone: Alone) -> None:
     usual, alone.hub.broker.delay = alone.hub.broker.delay, refuse
     alone.attention.start()
     try:
-        await until(lambda: refused == 2)
+        await until(lambda: refused >= 2)
         alone.hub.broker.delay = usual
         await until(lambda: alone.said[-1:] == [[("acme", "paced:1", 20)]])
     finally:

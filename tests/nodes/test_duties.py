@@ -31,7 +31,7 @@ async def test_one_node_has_it(nodes: DutyNodes) -> None:
 
 
 async def test_of_many_who_want_it_one_gets_it(nodes: DutyNodes) -> None:
-    several = [nodes.add(start=False) for _ in range(4)]
+    several = [nodes.add(start=False, duty_lease_s=60) for _ in range(4)]
     for name in map(str, range(20)):
         outcomes = await asyncio.gather(*(node.duties.take(ACME, name) for node in several * 3))
         winners = {number % 4 for number, outcome in enumerate(outcomes) if outcome}
@@ -293,7 +293,7 @@ async def test_a_node_that_hung_learns_what_it_has_lost(nodes: DutyNodes) -> Non
 
 
 async def test_a_node_that_stood_still_alone_has_lost_nothing(nodes: DutyNodes, redis: Redis) -> None:
-    one = nodes.add()
+    one = nodes.add(redis_timeout_s=1.0)
     await one.duties.take(ACME, "a")
     time.sleep(1.0)  # noqa: ASYNC251 - the event loop hangs, as is tested here
     await runs_on(redis, 600)

@@ -25,7 +25,7 @@ class LeaseNode:
     """A node as far as its lease goes."""
 
     def __init__(self, name: str, url: str, **changes: Any) -> None:
-        settings = redis_settings(url, **{"presence_lease_s": LEASE_S, "redis_timeout_s": 0.5} | changes)
+        settings = redis_settings(url, **{"presence_lease_s": LEASE_S, "redis_timeout_s": 5.0} | changes)
         self.redis = Redis(settings)
         self._registry = CollectorRegistry()
         self.book = DutyBook(name, settings, DutyMetrics(self._registry), self.redis, _send)
