@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import signal
 import sys
@@ -62,8 +63,9 @@ class Run:
         self._readers = [asyncio.create_task(self._read(stream, name)) for name, stream in streams.items() if stream]
 
     async def _read(self, stream: asyncio.StreamReader, name: str) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()  # what comes may end within a character
         while chunk := await stream.read(65536):
-            setattr(self, name, getattr(self, name) + chunk.decode())
+            setattr(self, name, getattr(self, name) + decoder.decode(chunk))
 
     async def shows(self, text: str, *, where: str = "out") -> None:
         """Waits until it has printed ``text``."""

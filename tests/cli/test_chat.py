@@ -34,7 +34,7 @@ def chat(hub: ScriptedHub) -> ScriptedChat:
 @asynccontextmanager
 async def visit(hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat, *arguments: str) -> AsyncIterator[Run]:
     run = await hub_command.start("chat", "lobby", *arguments, stdin=PIPE, HUB_URL=hub.url)
-    await until(lambda: any(TOPIC in peer.live for peer in hub.peers), 20, f"a subscription; {run.err!r}")
+    await until(lambda: any(TOPIC in peer.live for peer in hub.peers), 60, f"a subscription; {run.err!r}")
     yield run
     assert run.process.stdin is not None
     run.process.stdin.close()
@@ -194,7 +194,7 @@ async def test_lost_connections_are_told_and_made_good(
         await run.shows("hub: connected", where="err")
         await run.shows("while you were gone")
         await run.shows("typed meanwhile")
-        await eventually(lambda: len(chat.called("presence.set")) == 2)
+        await eventually(lambda: len(chat.called("presence.set")) >= 2)
     assert run.out.count("typed meanwhile") == 1
     assert run.out.count("while you were gone") == 1
 
@@ -237,12 +237,12 @@ async def test_ctrl_c_and_a_room_that_is_taken_away(
     hub_command: Commands, hub: ScriptedHub, chat: ScriptedChat
 ) -> None:
     run = await hub_command.start("chat", "lobby", stdin=PIPE, HUB_URL=hub.url)
-    await until(lambda: hub.peers and TOPIC in hub.peers[0].live, 20)
+    await until(lambda: hub.peers and TOPIC in hub.peers[0].live, 60)
     run.signal(signal.SIGINT)
     assert await run.ends() == 130
-    assert hub.peers[0].got("unsubscribe")
+    await eventually(lambda: hub.peers[0].got("unsubscribe"))
     run = await hub_command.start("chat", "lobby", stdin=PIPE, HUB_URL=hub.url)
-    await until(lambda: len(hub.peers) > 1 and TOPIC in hub.peers[1].live, 20)
+    await until(lambda: len(hub.peers) > 1 and TOPIC in hub.peers[1].live, 60)
     ended = {"type": "unsubscribed", "topic": TOPIC, "code": "not_found", "message": "removed", "retry": "never"}
     await hub.peers[1].send(ended)
     assert await run.ends() == 1
@@ -272,7 +272,7 @@ class Terminal:
         return self.screen.rpartition(b"\x1b[K")[2].decode()
 
     async def shows(self, text: str) -> None:
-        await until(lambda: text.encode() in self.screen, 20, f"{text!r} in {self.screen!r}")
+        await until(lambda: text.encode() in self.screen, 60, f"{text!r} in {self.screen!r}")
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self.ours)
@@ -285,7 +285,7 @@ async def test_in_a_terminal(hub_command: Commands, hub: ScriptedHub, chat: Scri
     hub_command.environ["TERM"] = "xterm"
     run = await hub_command.start("chat", "lobby", stdin=terminal.theirs, stdout=terminal.theirs, HUB_URL=hub.url)
     try:
-        await until(lambda: hub.peers and TOPIC in hub.peers[0].live, 20)
+        await until(lambda: hub.peers and TOPIC in hub.peers[0].live, 60)
         await chat.snapshot("ann", "ben")
         await terminal.shows("[here: Ann, Ben] > ")
         os.write(terminal.ours, "hällo x\x7f".encode())
@@ -295,7 +295,7 @@ async def test_in_a_terminal(hub_command: Commands, hub: ScriptedHub, chat: Scri
         await chat.tell()
         await terminal.shows("in between")
         await until(lambda: terminal.last_line == "[here: Ann, Ben] > hällo ", what="what was typed is there again")
-        await chat.ephemeral("typing", {"user": "ann", "name": "Ann", "on": True, "expires_in_ms": 300})
+        await chat.ephemeral("typing", {"user": "ann", "name": "Ann", "on": True, "expires_in_ms": 1500})
         await terminal.shows("[here: Ann, Ben · Ann types] > hällo ")
         await until(lambda: terminal.last_line == "[here: Ann, Ben] > hällo ", what="the end of typing")
         os.write(terminal.ours, b"again\r")
@@ -308,7 +308,7 @@ async def test_in_a_terminal(hub_command: Commands, hub: ScriptedHub, chat: Scri
         os.write(terminal.ours, b"\x04")
         assert await run.ends() == 0
         assert termios.tcgetattr(terminal.theirs) == terminal.before
-        assert terminal.last_line == ""
+        await until(lambda: terminal.last_line == "", what="the last that it wrote")
     finally:
         terminal.close()
 

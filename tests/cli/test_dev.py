@@ -106,7 +106,7 @@ async def test_servers_that_are_killed_come_back_with_what_they_had(hub_command:
         row = await hub_command("sql", "SELECT 1")
         return publication.process.returncode == row.process.returncode == 0
 
-    await until(healed, 30, "the hub to heal")
+    await until(healed, 60, "the hub to heal")
     tail = await hub_command.start("tail", "events:finance", "--since", "start", "--json")
     await tail.shows(f'"seq":{position.rpartition(":")[2]},')
     tail.signal(signal.SIGINT)

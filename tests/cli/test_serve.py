@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -50,7 +51,7 @@ async def all_workers(port: int, count: int) -> set[int]:
             seen.add(answer[0])
         return len(seen) == count
 
-    await until(asked, timeout=20)
+    await until(asked, timeout=60)
     return seen
 
 
@@ -72,7 +73,7 @@ async def test_serve(hub_command: Commands, workers: int) -> None:
 async def test_a_worker_that_is_killed_comes_back(hub_command: Commands) -> None:
     port = free_port()
     run = await hub_command.start("serve", "--workers", "2", "--port", str(port), **NOWHERE)
-    victim, _ = await until(lambda: ask(port), timeout=20)
+    victim, _ = await until(lambda: ask(port), timeout=60)
     os.kill(victim, signal.SIGKILL)
     await run.shows("ended with status -9", where="err")
     assert victim not in await all_workers(port, 2)
@@ -86,10 +87,10 @@ async def test_workers_do_not_outlive_their_supervisor(hub_command: Commands, tm
     # A folder for metrics of its own would stay behind.
     environ = {**NOWHERE, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     run = await hub_command.start("serve", "--workers", "2", "--port", str(port), **environ)
-    worker, _ = await until(lambda: ask(port), timeout=20)
+    worker, _ = await until(lambda: ask(port), timeout=60)
     run.signal(signal.SIGKILL)
     await run.process.wait()
-    await until(lambda: not alive(worker), timeout=20)
+    await until(lambda: not alive(worker), timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def workers_of(run: Run) -> set[int]:
 
 
 async def take(events: Subscription, count: int) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [(await anext(events)).data for _ in range(count)]
 
 
@@ -156,7 +157,8 @@ async def test_no_event_is_lost_when_workers_end(
     ):
         for turn, number in enumerate((None, signal.SIGTERM, signal.SIGKILL)):
             for worker in workers_of(run) if number is not None else ():
-                os.kill(worker, number or 0)
+                with contextlib.suppress(ProcessLookupError):  # one that drained may have ended meanwhile
+                    os.kill(worker, number or 0)
             for count in range(20):
                 published = await publisher.publish("events:finance", "n", turn * 20 + count)
                 assert published.seq == turn * 20 + count + 1
@@ -178,6 +180,6 @@ async def test_a_slow_consumer_catches_up_from_history(
     ):
         for number in range(400):
             await publisher.publish("events:finance", "n", number)
-        await until(lambda: reader.counters.overflows == 1)
+        await until(lambda: reader.counters.overflows == 1, 60)
         assert await take(events, 400) == list(range(400))
         assert reader.counters.violations == 0

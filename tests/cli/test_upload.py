@@ -144,7 +144,7 @@ async def test_on_a_terminal(hub: ScriptedHub, uploads: ScriptedUploads, hub_com
         process = await screen.run(hub_command, "upload", file, HUB_URL=hub.url)
         await eventually(lambda: "a file.csv uploading" in screen.text and "/51.2 kB" in screen.text)
         gate.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.wait() == 0
         await eventually(lambda: "available: text/csv" in screen.text)
     finally:

@@ -55,10 +55,10 @@ async def test_polls_are_asked_again_and_events_counted_once(programs: Programs,
         await measuring.wait()
         with client(redis_server) as publisher:
             for asked in (20, 40):
-                await until(lambda asked=asked: topics.asked == asked, 20, "all to wait")
+                await until(lambda asked=asked: topics.asked == asked, 45, "all to wait")
                 for number in range(20):
                     told = partial(publisher.publish, f"bench:{number:05d}", payload())
-                    await until(lambda told=told: asyncio.to_thread(told), 20, "Redis to know who listens")
+                    await until(lambda told=told: asyncio.to_thread(told), 45, "Redis to know who listens")
         done = await running
     topics.redis.close()
     assert (done["events"], done["fewest"], done["most"]) == (40, 2, 2)

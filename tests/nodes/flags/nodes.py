@@ -61,7 +61,7 @@ class World:
     async def node(self, **changes: Any) -> FlagNode:
         """A node that is started and hears the others."""
         node = await self.unready(**changes)
-        await until(lambda: node.node.gateway.broker.ready, 10, "the node to be ready")
+        await until(lambda: node.node.gateway.broker.ready, 30, "the node to be ready")
         return node
 
     async def unready(self, **changes: Any) -> FlagNode:

@@ -17,7 +17,7 @@ from tests.nodes.flags.stage_nodes import FILE, FLAG, HOUR, OFF, ON, WINDOW_S, S
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
