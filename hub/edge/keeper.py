@@ -123,8 +123,8 @@ class Keeper:
     def _look(self, connection: Connection, now: float) -> float:
         if connection.close_code:
             return self._look_at_closing(connection, now)
-        if connection.principal is None:
-            return self._look_at_hello(connection, now)
+        if connection.principal is None or connection.session.state is State.OPENING:
+            return self._look_at_hello(connection, now)  # nothing comes before `welcome`
         return min(
             self._look_at_token(connection, now),
             self._look_at_silence(connection, now),

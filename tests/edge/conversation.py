@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from hub.edge.connection import Connection
 from hub.protocol.frames import ErrorBody, Event, Verdict
+from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
 
 SHARED_TOPIC = "room:a"
@@ -31,3 +34,22 @@ async def live_marker(writer: RawClient, reader: RawClient, topic: str) -> None:
     await writer.publish(topic, "marker")
     event = await reader.expect(Event, topic=topic, data="marker")
     assert event.name == "thing.happened"
+
+
+async def older(peers: Peers, user: str = "u1", **seconds: float) -> Connection:
+    """As if so much more time had passed since moments that a user's only connection notes. The hub has looked then.
+
+    So a deadline can be long enough for a machine that stands still, and a test need not wait for it.
+    """
+    keeper = peers.hub.gateway.keeper
+    (connection,) = peers.hub.gateway.connections.of_user(peers.org, user)
+
+    async def age() -> None:
+        for name, passed_s in seconds.items():
+            setattr(connection, name, getattr(connection, name) - passed_s)
+        keeper.watch(connection)
+        while connection in keeper._soon:
+            await asyncio.sleep(0)
+
+    await peers.hub.within(age)
+    return connection
