@@ -134,6 +134,6 @@ async def _read(client: RawClient) -> None:
             await client.receive(3600)
 
 
-async def sees(present: Present, view: View | None, timeout: float = 5.0) -> None:
+async def sees(present: Present, view: View | None, timeout: float = 30.0) -> None:
     """Returns when it does."""
     await until(lambda: present.view == view, timeout, f"{view} to be seen; told: {present.told}")
