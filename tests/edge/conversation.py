@@ -36,13 +36,14 @@ async def live_marker(writer: RawClient, reader: RawClient, topic: str) -> None:
     assert event.name == "thing.happened"
 
 
-async def older(peers: Peers, user: str = "u1", **seconds: float) -> Connection:
-    """As if so much more time had passed since moments that a user's only connection notes. The hub has looked then.
+async def older(peers: Peers, whose: str | Connection = "u1", **seconds: float) -> Connection:
+    """As if so much more time had passed since moments that a connection (a user's only one) notes. The hub has looked
+    at it then.
 
     So a deadline can be long enough for a machine that stands still, and a test need not wait for it.
     """
     keeper = peers.hub.gateway.keeper
-    (connection,) = peers.hub.gateway.connections.of_user(peers.org, user)
+    (connection,) = peers.hub.gateway.connections.of_user(peers.org, whose) if isinstance(whose, str) else (whose,)
 
     async def age() -> None:
         for name, passed_s in seconds.items():

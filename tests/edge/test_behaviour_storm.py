@@ -11,7 +11,7 @@ import httpx
 from hub.fanout.turnstile import Step
 from hub.protocol.frames import Event, Position, Welcome
 from tests.edge.conftest import HubWith
-from tests.edge.conversation import live_marker, published
+from tests.edge.conversation import live_marker, older, published
 from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
 from tests.support.raw_socket import upgrade_request
@@ -101,12 +101,13 @@ async def test_who_leaves_while_waiting_is_forgotten(hub_with: HubWith) -> None:
 
 
 async def test_a_hello_that_waits_for_the_hub_has_come_in_time(hub_with: HubWith) -> None:
-    peers = await hub_with(newcomer_steps_per_turn=1, hello_timeout_s=1.0)
+    peers = await hub_with(newcomer_steps_per_turn=1, hello_timeout_s=60.0)
     (newcomer,) = await crowd(peers, 1)
     async with crowded(peers.hub):
         await newcomer.send({"type": "hello"})
         await in_line(peers.hub, 1)
-        await asyncio.sleep(1.2)  # the deadline passes
+        (connection,) = peers.hub.gateway.connections
+        await older(peers, connection, opened_at=61.0)  # the deadline passes
     await newcomer.expect(Welcome)
 
 
@@ -124,7 +125,7 @@ async def test_other_requests_do_not_wait_behind_the_crowd(hub_with: HubWith) ->
             gone.write(request)
             await in_line(peers.hub, 2)
             gone.transport.abort()
-            async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+            async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
                 assert (await http.get("/health/live")).status_code == 200
             assert not len(peers.hub.gateway.connections)
         async with asyncio.timeout(15):

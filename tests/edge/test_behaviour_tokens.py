@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import httpx
+import jwt
 import pytest
 
+from hub.edge import keeper
 from hub.protocol.frames import Error, Event, Expiring, Unsubscribed
 from tests.edge.conftest import HubWith
-from tests.edge.conversation import code_of, live_marker
+from tests.edge.conversation import code_of, live_marker, older
 from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
+from tests.support.running_hub import EVERYTHING, SECRET
 
 # --- auth
 
@@ -61,24 +65,55 @@ async def test_more_scope_allows_more_at_once(peers: Peers) -> None:
     await live_marker(client, client, "big:a")
 
 
-async def test_the_end_of_a_token_is_announced_and_then_closes(hub_with: HubWith) -> None:
-    peers = await hub_with(expiring_notice_s=1)
-    client = await peers.open(peers.token(ttl_s=1.3))
+class Later:
+    """For the hub's keeper it is ``seconds`` later by the clock that tokens go by."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(keeper, "time", self)
+
+    def time(self) -> float:
+        return time.time() + self.seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def token_by_hand(peers: Peers, ends_in_s: float, **claims: float) -> str:
+    """One that need not say when it was issued; or that says anything."""
+    user = {"sub": "u1", "org": peers.org, "aud": peers.hub.settings.jwt_audience, "scope": EVERYTHING}
+    return jwt.encode({**user, "exp": time.time() + ends_in_s, **claims}, SECRET, algorithm="HS256")
+
+
+async def test_the_end_of_a_token_is_announced_and_then_closes(
+    hub_with: HubWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers, later = await hub_with(expiring_notice_s=60), Later(monkeypatch)
+    client = await peers.open(token_by_hand(peers, 61))
     await client.hello()
     frame = await client.expect(Expiring)
-    assert 0 < frame.expires_in_ms <= 1000
+    assert 0 < frame.expires_in_ms <= 60_000
+    later.seconds = 61.0
+    await older(peers)
     await client.expect(Error, code="token_expired", id=None)
     assert await client.close_code() == 4401
 
 
-async def test_a_fresh_token_in_time_keeps_the_connection(hub_with: HubWith) -> None:
-    peers = await hub_with(expiring_notice_s=1)
-    client = await peers.open(peers.token(ttl_s=2.0))
+async def test_a_fresh_token_in_time_keeps_the_connection(hub_with: HubWith, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers, later = await hub_with(expiring_notice_s=60), Later(monkeypatch)
+    client = await peers.open(peers.token(ttl_s=600))
     await client.hello(subscribe=[{"topic": "room:a"}])
-    await client.expect(Expiring)
-    await client.result({"type": "auth", "token": peers.token(ttl_s=2.2)})
-    # Announced again for the fresh one, and nothing happened when the first one ended.
-    assert (await client.expect(Expiring)).expires_in_ms <= 1000
+    later.seconds = 550.0
+    await older(peers)
+    assert 0 < (await client.expect(Expiring)).expires_in_ms <= 50_000
+    await client.result({"type": "auth", "token": peers.token(ttl_s=1200)})
+    later.seconds = 601.0
+    await older(peers)
+    await client.nothing_came()  # when the first one ended
+    later.seconds = 1150.0
+    await older(peers)
+    # Announced again for the fresh one.
+    assert 0 < (await client.expect(Expiring)).expires_in_ms <= 50_000
     await live_marker(client, client, "room:a")
 
 
@@ -91,9 +126,8 @@ async def test_tokens_with_a_short_life_are_not_announced_again_and_again(hub_wi
     for _ in range(3):
         await client.result({"type": "auth", "token": peers.token(ttl_s=600)})
         await client.nothing_came()
-    old = peers.token(ttl_s=3.0)
-    await asyncio.sleep(1.6)  # more than half of its life is over
-    await client.result({"type": "auth", "token": old})
+    # More than half of its life is over.
+    await client.result({"type": "auth", "token": token_by_hand(peers, 80, iat=time.time() - 100)})
     await client.nothing_came()
 
 
@@ -101,7 +135,7 @@ async def test_tokens_with_a_short_life_are_not_announced_again_and_again(hub_wi
 
 
 async def kick(peers: Peers, user: str, org: str = "") -> httpx.Response:
-    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
         token = peers.token("root", scope="admin", org=org)
         return await http.post("/v1/admin/kick", json={"user": user}, headers={"Authorization": f"Bearer {token}"})
 
@@ -138,14 +172,14 @@ async def test_a_kick_closes_the_users_connections_on_all_nodes_and_refuses_thei
 
 
 async def new_ticket(peers: Peers, token: str) -> str:
-    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
         answer = await http.post("/v1/tickets", headers={"Authorization": f"Bearer {token}"})
     return str(answer.json()["ticket"])
 
 
 async def test_a_kick_needs_the_scope_admin(peers: Peers) -> None:
     client = await peers.join("anna", subscribe=[{"topic": "room:a"}])
-    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
         headers = {"Authorization": f"Bearer {peers.token('bert')}"}
         answer = await http.post("/v1/admin/kick", json={"user": "anna"}, headers=headers)
     assert answer.status_code == 403
@@ -165,7 +199,7 @@ async def test_two_users_whose_tokens_expire_do_not_disturb_each_other(hub_with:
     short = await peers.open(peers.token("short", ttl_s=0.5))
     await short.hello(subscribe=[{"topic": "room:a"}])
     long = await peers.join("long", subscribe=[{"topic": "room:a"}])
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         assert await short.close_code() == 4401
     await long.publish("room:a", "still here")
     await long.expect(Event, data="still here")
