@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from hub.edge.drain import drain
+from hub.edge.session_saver import SessionSaver
 from hub.embedded import RedisServer
 from hub.orgs import OrgId, session_key
 from hub.protocol.frames import Drain, Error, Event, Gap, Welcome
 from tests.edge.conftest import HubWith
-from tests.edge.conversation import live_marker, published
+from tests.edge.conversation import live_marker, older, published
 from tests.support.hub_services import SMALL
 from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
@@ -173,7 +174,7 @@ async def test_who_is_lost_while_claiming_a_session_gives_it_back(
     session = here.welcome.session
     await stored.session(session)
     sessions, claims, heard = there.hub.gateway.sessions, list[object](), asyncio.Event()
-    resume = sessions.resume
+    resume, give_back, given_back = sessions.resume, SessionSaver._give_back, list[object]()
 
     async def late(*what: Any) -> Any:
         resumed = await resume(*what)
@@ -181,7 +182,12 @@ async def test_who_is_lost_while_claiming_a_session_gives_it_back(
         await heard.wait()
         return resumed
 
+    async def noted(*what: Any) -> None:
+        await give_back(*what)
+        given_back.append(what)
+
     monkeypatch.setattr(sessions, "resume", late)
+    monkeypatch.setattr(SessionSaver, "_give_back", noted)
     newer = await there.open(there.token())
     saying = asyncio.create_task(newer.send({"type": "hello", "id": 1, "resume": {"session": session}}))
     await until(lambda: bool(claims), what="the session to be claimed")
@@ -189,7 +195,7 @@ async def test_who_is_lost_while_claiming_a_session_gives_it_back(
     await until(lambda: not list(there.hub.gateway.connections), what="it to be lost")
     await asyncio.gather(saying, return_exceptions=True)
     there.hub.loop.call_soon_threadsafe(heard.set)
-    await until(lambda: not there.hub.gateway.saver._giving_back, what="it to be given back")
+    await until(lambda: bool(given_back), what="it to be given back")
     epoch = await published(older, "room:a", 1)
     await older.events(1)
     await older.ack("room:a", epoch, 1)
@@ -323,7 +329,7 @@ async def test_a_window_that_is_full_ends_with_the_subscription(hub_with: HubWit
 
 
 async def test_drain_gives_a_slot_and_a_ticket_that_resumes_once(hub_with: HubWith) -> None:
-    leaving = await hub_with(drain_window_s=0.5, drain_grace_s=2.0, node="leaving")
+    leaving = await hub_with(drain_window_s=0.5, drain_grace_s=60.0, node="leaving")
     there = await hub_with(org=leaving.org)
     writer = await leaving.join("bert")
     client = await leaving.join("anna", subscribe=[{"topic": "room:a"}])
@@ -351,12 +357,13 @@ async def test_drain_gives_a_slot_and_a_ticket_that_resumes_once(hub_with: HubWi
     await again.expect(Error, code="unauthenticated")
     assert await again.close_code() == 4401
     # Who does not leave is closed a while after the slot.
+    await older(leaving, "bert", drain_at=61.0)
     assert await writer.close_code() == 4504
     await draining
 
 
 async def test_a_drain_ticket_is_bound_to_scope_and_organisation(hub_with: HubWith) -> None:
-    leaving = await hub_with(drain_window_s=0.0, drain_grace_s=5.0)
+    leaving = await hub_with(drain_window_s=0.0, drain_grace_s=60.0)
     client = await leaving.join("anna", scope="subscribe:room:*")
     gateway = leaving.hub.gateway
     draining = asyncio.create_task(leaving.hub.within(lambda: drain(gateway)))

@@ -61,7 +61,7 @@ async def read_until(client: RawClient, last: int) -> list[ServerFrame]:
     """Reads until the event with the number ``last``, or a gap up to it."""
     frames: list[ServerFrame] = []
     while True:
-        frame = await client.receive(10)
+        frame = await client.receive()
         assert isinstance(frame, Event | Gap), frame
         frames.append(frame)
         if (frame.seq if isinstance(frame, Event) else frame.to) == last:
@@ -149,7 +149,7 @@ async def test_a_kind_without_history_says_that_something_was_skipped(hub_with: 
     peers = await hub_with(**QUICK)
     async with flooded(peers, "typing:a") as (writer, slow):
         seen: list[int] = []
-        while isinstance(frame := await slow.receive(10), Event):
+        while isinstance(frame := await slow.receive(), Event):
             seen.append(frame.data[0])
         assert isinstance(frame, Gap)
         assert (frame.topic, frame.epoch, frame.reason, frame.from_) == ("typing:a", "", "overflow", None)
@@ -164,7 +164,7 @@ async def test_a_slow_client_with_a_window_and_a_filter_catches_up_too(hub_with:
         wanted = [number for number in range(1, EVENTS + 1) if number % 3 != 2]
         events = []
         while len(events) < len(wanted):
-            events.append(await slow.await_kind(Event, 10))
+            events.append(await slow.await_kind(Event))
         assert [event.data[0] for event in events] == wanted
 
 
@@ -183,7 +183,7 @@ async def test_unsubscribing_while_behind_ends_it(hub_with: HubWith) -> None:
     peers = await hub_with(**QUICK)
     async with flooded(peers, "big:a") as (writer, slow):
         await slow.send({"type": "unsubscribe", "id": "u", "topics": ["big:a"]})
-        await slow.answer_to("u", 10)
+        await slow.answer_to("u")
         slow.came.clear()
         await writer.publish("big:a", "unseen")
         await slow.send({"type": "ping", "id": "end"})
@@ -193,7 +193,7 @@ async def test_unsubscribing_while_behind_ends_it(hub_with: HubWith) -> None:
 
 
 async def test_no_progress_at_all_is_4508_and_harms_nobody_else(hub_with: HubWith) -> None:
-    peers = await hub_with(no_progress_s=0.6, **QUICK)
+    peers = await hub_with(no_progress_s=60.0, **QUICK)
     async with raw_socket(peers.hub.port, peers.token("stuck"), receive_buffer=4096) as link:
         link.write(masked(b'{"type":"hello","subscribe":[{"topic":"big:a"}]}'))
         await link.frame()
@@ -202,18 +202,44 @@ async def test_no_progress_at_all_is_4508_and_harms_nobody_else(hub_with: HubWit
         # From the beginning: who begins to read when the other is closed has made no progress either.
         reading = asyncio.create_task(reader.events(EVENTS))
         await flood(writer, "big:a")
-        await until(lambda: [e for e in peers.hub.logs.named("closed") if e["code"] == 4508], what="4508 to be logged")
         assert [event.data[0] for event in await reading] == list(range(1, EVENTS + 1))
+        stuck = connection_of(peers, "stuck")
+
+        async def closed() -> bool:
+            if not stuck.gone and not stuck.close_code:
+                await no_progress_for(peers, stuck, 61.0)
+            return any(entry["code"] == 4508 for entry in peers.hub.logs.named("closed"))
+
+        await until(closed, what="4508 to be logged")
         await link.ended()
 
 
+async def no_progress_for(peers: Peers, connection: Connection, seconds: float) -> float:
+    """As if it had taken nothing for so much longer. Returns since when."""
+
+    async def age() -> float:
+        fewest, since = connection.progress
+        connection.progress = (fewest, since - seconds)
+        peers.hub.gateway.keeper.watch(connection)
+        return connection.progress[1]
+
+    return await peers.hub.within(age)
+
+
 async def test_slow_but_moving_is_not_4508(hub_with: HubWith) -> None:
-    peers = await hub_with(no_progress_s=1.2, **QUICK)
+    peers = await hub_with(no_progress_s=60.0, **QUICK)
     async with flooded(peers, "big:a") as (_, slow):
         frames: list[ServerFrame] = []
+        connection = connection_of(peers, "slow")
         for _ in range(4):
-            frames += [await slow.receive(10) for _ in range(EVENTS // 5)]
-            await asyncio.sleep(0.5)  # in all longer than no_progress_s, and never without progress for as long
+            # In all longer than no_progress_s, and never without progress for as long.
+            since = await no_progress_for(peers, connection, 40.0)
+            frames += [await slow.receive() for _ in range(EVENTS // 5)]
+
+            async def moved(since: float = since) -> bool:
+                return not connection.congested or connection.progress[1] > since
+
+            await until(moved, what="the hub to see that something was taken")
         frames += await read_until(slow, EVENTS)
         assert_covers(frames, EVENTS)
 
