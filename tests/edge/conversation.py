@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from hub.edge.connection import Connection
 from hub.protocol.frames import ErrorBody, Event, Verdict
 from tests.support.peers import Peers
 from tests.support.raw_client import RawClient
+from tests.support.waiting import until
 
 SHARED_TOPIC = "room:a"
 """The topic that the fixture ``witness`` watches."""
@@ -49,8 +49,7 @@ async def older(peers: Peers, whose: str | Connection = "u1", **seconds: float) 
         for name, passed_s in seconds.items():
             setattr(connection, name, getattr(connection, name) - passed_s)
         keeper.watch(connection)
-        while connection in keeper._soon:
-            await asyncio.sleep(0)
+        await until(lambda: connection not in keeper._soon, what="the hub to look at the connection")
 
     await peers.hub.within(age)
     return connection

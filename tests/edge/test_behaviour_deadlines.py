@@ -65,7 +65,7 @@ async def test_no_heartbeat_comes_while_something_else_does(hub_with: HubWith) -
         await client.await_kind(Event)
         await asyncio.sleep(0.02)  # a steady trickle, well within the heartbeat
         before, longest_s = time.monotonic(), max(longest_s, time.monotonic() - before)
-    # From one round's event to the next one's are two rounds at most. Where the machine itself was so slow, one was due.
+    # From one round's event to the next one's it takes two rounds at most. Where the machine was so slow, one was due.
     assert longest_s > 0.2 or not [frame for frame in client.came if isinstance(frame, Heartbeat)]
 
 
