@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from hub.client import ClientOptions, ConnectionLost, HubClient, HubClosed, RequestTimeout
+from hub.client.tokens import Tokens
 from tests.client.scripted_front import Front, scripted_front
 from tests.client.scripted_hub import Frame, ScriptedHub, eventually
 
@@ -180,9 +181,10 @@ async def test_a_poll_that_a_proxy_gives_up_waits_less(front: Front, over_sse: C
     front.most_wait_s = 0.2
     polls = replace(over_sse, transports=("poll",), poll_wait_s=1.0, poll_least_wait_s=0.05)
     async with HubClient(front.url, options=polls) as client, client.subscribe(TOPIC) as sub:
-        await eventually(lambda: len(front.waits) > 3, "polls that pass")
+        # As long as it has taken to be given up says how much less, and that may be far longer than it needs.
+        await eventually(lambda: len(front.waits) > 3 and front.waits[-2] < 0.2, "polls that pass")
         assert front.waits[0] == 1.0
-        assert all(wait < 0.2 for wait in front.waits[2:]), front.waits
+        assert front.waits == sorted(front.waits, reverse=True)
         await front.hub.publish(TOPIC, 1)
         async with asyncio.timeout(30):
             assert (await anext(sub)).seq == 1
@@ -217,6 +219,12 @@ async def test_who_has_refused_everything_is_named(front: Front, over_sse: Clien
             pass
 
 
+async def test_a_growing_part_of_a_short_life_passes_before_the_next_token(options: ClientOptions) -> None:
+    tokens = Tokens(lambda: "t", options)
+    await tokens.fresh()
+    assert [tokens.renewal_pause_s(400.0) for _ in range(4)] == [100.0, 200.0, 300.0, 300.0]
+
+
 async def test_a_token_that_expires_at_once_is_renewed_in_pauses(hub: ScriptedHub, options: ClientOptions) -> None:
     """The hub says so again with each one that it gets."""
     asked: list[float] = []
@@ -228,15 +236,14 @@ async def test_a_token_that_expires_at_once_is_renewed_in_pauses(hub: ScriptedHu
     async def says_so(peer: Any, frame: Frame) -> bool:
         if frame["type"] == "auth":
             await hub.answer(peer, frame)
-            await peer.send({"type": "expiring", "expires_in_ms": 800})
+            await peer.send({"type": "expiring", "expires_in_ms": 2000})
             return True
         return False
 
     hub.script = says_so
     async with HubClient(hub.url, get_token, options=options) as client:
-        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 800})
+        await hub.peers[0].send({"type": "expiring", "expires_in_ms": 2000})
         await eventually(lambda: len(hub.peers[0].got("auth")) >= 2, "renewals all the same")
         assert [frame["token"] for frame in hub.peers[0].got("auth")][:2] == ["token 2", "token 3"]
-        await eventually(lambda: len(asked) > 3)
-        assert asked[3] - asked[2] >= 0.4, "half of its life is the least by now"
+        assert asked[2] - asked[1] >= 1.0, "half of its life is the least by now"
         assert client.counters.connections == 1
