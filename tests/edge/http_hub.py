@@ -123,10 +123,10 @@ async def running_hub(
     try:
         await until(lambda: server.started or running.done(), what="the server to start")
         port = server.servers[0].sockets[0].getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             hub = HttpHub(node, f"127.0.0.1:{port}", client)
             if ready:
-                await until(lambda: node.gateway.broker.ready, 10, "the node to be ready")
+                await until(lambda: node.gateway.broker.ready, 30, "the node to be ready")
             yield hub
     finally:
         server.should_exit = True
