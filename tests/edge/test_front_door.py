@@ -52,7 +52,7 @@ Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 @contextlib.asynccontextmanager
 async def refusing_server(**changes: Any) -> AsyncIterator[tuple[Connect, set[Any]]]:
-    """It answers each request as soon as its head has come. Gives its doors too; every connection has ended at the end."""
+    """It answers each request as soon as its head has come. Gives its doors too. Every connection ends at the end."""
 
     async def refuses(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
