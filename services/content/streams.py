@@ -22,6 +22,7 @@ from services.content.assistant import Writer, parse_prompt
 from services.content.dictation import Dictation
 from services.content.driver import Driver
 from services.content.journal import Journal
+from services.content.kinds import COMPLETE, ERROR, content_topic
 from services.content.metrics import ContentMetrics
 from services.content.preparing import Preparer
 from services.content.sources import BrokenSource, DocumentSource, Source, TakenOver
@@ -35,8 +36,10 @@ _EXPIRE_AT_ONCE = 500
 _EXPIRE_ROUNDS = 20
 _RETRY_S = 1.0
 _BEGIN_S = 0.1
-# Between the last event of a part and the release of its duty lies one write to the database.
+# Between the last event of a part and the release of its duty lies one write to a database that may be busy: whoever
+# has seen that event is not refused. The later tries are for a stream whose topic says that it has ended.
 _FREE_SOON_S = (0.01, 0.02, 0.05, 0.1, 0.2)
+_FREE_LATER_S = (0.2,) * 25
 
 Key = tuple[OrgId, str]
 
@@ -90,9 +93,19 @@ class Streams:
             if await self._claims(org, stream):
                 return
             await asyncio.sleep(pause_s)
-        if not await self._claims(org, stream):
-            text = "the stream is running; wait for its stream_complete, or begin another"
-            raise HubError(ErrorCode.CONFLICT, text, details={"state": "running"})
+        for pause_s in _FREE_LATER_S:
+            if await self._claims(org, stream):
+                return
+            if not await self._has_ended(org, stream):
+                break
+            await asyncio.sleep(pause_s)
+        text = "the stream is running; wait for its stream_complete, or begin another"
+        raise HubError(ErrorCode.CONFLICT, text, details={"state": "running"})
+
+    async def _has_ended(self, org: OrgId, stream: str) -> bool:
+        """Whether watchers have been told so; that is stored in a moment."""
+        page = await self._hub.read(org, content_topic(stream), last=1)
+        return any(event.name in (COMPLETE, ERROR) for event in page.events)
 
     async def _claims(self, org: OrgId, stream: str) -> bool:
         key = (org, stream)

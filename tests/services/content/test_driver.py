@@ -54,7 +54,7 @@ def test_whatever_happens_every_chunk_comes_once_and_in_order(assistant: bool, s
     async def play() -> None:
         scene, lost = Scene(assistant=assistant), False
         await scene.drive()
-        for what, count in steps:
+        for number, (what, count) in enumerate(steps, 1):
             await asyncio.sleep(0.03 * count)
             if what in ("no", "lost answer", "late"):
                 scene.hub.faults.extend([what] * count)  # type: ignore[list-item]
@@ -70,7 +70,7 @@ def test_whatever_happens_every_chunk_comes_once_and_in_order(assistant: bool, s
             elif what == "lose" and not scene.ended:
                 scene.hub.lose(CONTENT, count)
                 lost = True
-            elif what == "lose journal" and len(scene.drivers) == 1 and steps[-1] == (what, count):
+            elif what == "lose journal" and len(scene.drivers) == 1 and number == len(steps):
                 # Not followed by a death: what nobody has is lost for good.
                 scene.hub.lose(JOURNAL, count)
         await scene.finish()
