@@ -28,7 +28,9 @@ class Nodes:
         self._opened: list[tuple[Redis, Admission]] = []
 
     def add(self, clock: Clock | None = None, **changes: Any) -> Admission:
-        settings = Settings(redis_url=self.url, database_url="x", **changes)
+        # A machine that stands still must not pass for an outage of Redis.
+        patient = {"redis_timeout_s": 30.0, "redis_connect_timeout_s": 30.0}
+        settings = Settings(redis_url=self.url, database_url="x", **(patient | changes))
         redis = Redis(settings)
         clocks = [clock] if clock else []
         admission = Admission(redis, settings, SharedLimits(redis, settings, *clocks), *clocks)

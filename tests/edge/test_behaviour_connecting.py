@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 async def ticket(peers: Peers, user: str = "u1") -> str:
     """A fresh ticket, got over HTTP."""
-    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
         answer = await http.post("/v1/tickets", headers={"Authorization": f"Bearer {peers.token(user)}"})
     assert answer.status_code == 200, answer.text
     assert 0 < answer.json()["expires_in_ms"] <= 30_000
@@ -195,7 +195,7 @@ async def test_too_many_connections_of_a_user_are_4429(hub_with: HubWith) -> Non
 
 
 async def test_a_plain_request_for_the_socket_is_told_to_upgrade(peers: Peers) -> None:
-    async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
         answer = await http.get("/ws")
     assert answer.status_code == 426
     assert answer.headers["content-type"] == "application/problem+json"

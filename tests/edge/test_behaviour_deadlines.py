@@ -38,7 +38,7 @@ async def test_an_id_must_be_an_integer_or_a_short_text(peers: Peers, frame_id: 
 
 async def test_a_ping_of_the_websocket_is_answered(peers: Peers) -> None:
     client = await peers.join()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         await (await client.socket.ping(b"payload"))
 
 

@@ -292,7 +292,7 @@ async def test_paths_and_pages_that_are_off_say_so(hub_with: HubWith) -> None:
     await client.publish("room:a", 1)
     await client.publish("events:finance", 1)
     headers = {"Authorization": f"Bearer {peers.token()}"}
-    async with httpx.AsyncClient(base_url=peers.hub.http_url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=peers.hub.http_url, headers=headers, timeout=30) as http:
         assert (await http.get("/v1/topics/room:a/events")).status_code == 200
         peers.hub.flip(rooms=False, finance_realtime_v2=False)
         await client.expect(Flags)
@@ -308,6 +308,6 @@ async def test_compression_is_a_flag_of_who_connects(hub_with: HubWith, on: bool
     headers = {"Authorization": f"Bearer {peers.token()}"}
     extensions = [ClientPerMessageDeflateFactory()]
     async with connect(
-        peers.hub.url, additional_headers=headers, extensions=extensions, compression=None, proxy=None
+        peers.hub.url, additional_headers=headers, extensions=extensions, compression=None, open_timeout=30, proxy=None
     ) as socket:
         assert bool(socket.protocol.extensions) is (on and peers.hub.kind == "direct")

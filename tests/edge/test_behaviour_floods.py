@@ -83,19 +83,20 @@ async def test_smaller_ones_do_and_none_is_lost(hub_with: HubWith, encoding: Enc
     assert not [frame for frame in client.came if isinstance(frame, Error)]
 
 
-async def spent_by(peers: Peers, client: RawClient, messages: list[bytes]) -> None:
+async def spent_by(peers: Peers, client: RawClient, messages: list[bytes], intake: TestIntake, enough: int) -> None:
     """Chunks use up what the user may send on another connection, which had its own share of 30 and more."""
     other = await peers.join()
     for message in messages:
         await client.send_raw(message)
+    await until(lambda: len(intake.data) >= enough, what="most of it to be spent")
     await until_limited(other)
 
 
 async def test_tiny_chunks_are_paid_for(hub_with: HubWith) -> None:
     peers = await hub_with(messages_per_second=1, messages_burst=60, chunk_free_bytes=FREE)
     client = await peers.join()
-    await intake_of(peers, client)
-    await spent_by(peers, client, [chunk(client, 1, offset, b"x") for offset in range(90)])
+    intake = await intake_of(peers, client)
+    await spent_by(peers, client, [chunk(client, 1, offset, b"x") for offset in range(90)], intake, 50)
 
 
 async def test_chunks_that_are_refused_are_paid_for_however_large(hub_with: HubWith) -> None:
@@ -104,5 +105,6 @@ async def test_chunks_that_are_refused_are_paid_for_however_large(hub_with: HubW
     intake = await intake_of(peers, client)
     right = [chunk(client, 1, number * FREE, bytes(FREE)) for number in range(90)]
     wrong = chunk(client, 1, 1, bytes(FREE))
-    await spent_by(peers, client, [message for pair in zip(right, [wrong] * 90, strict=True) for message in pair])
+    pairs = [message for pair in zip(right, [wrong] * 90, strict=True) for message in pair]
+    await spent_by(peers, client, pairs, intake, 50 * FREE)
     assert len(intake.data) < 90 * FREE

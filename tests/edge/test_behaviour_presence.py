@@ -213,7 +213,7 @@ async def test_who_may_not_stay_has_no_grace(hub_with: HubWith, watch: Watch, ho
         await peers.hub.within(lambda: gateway.expulsions.announce(topic, ["ann"], error))
     else:
         token = peers.token("boss", scope="admin")
-        async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+        async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
             headers = {"Authorization": f"Bearer {token}"}
             assert (await http.post("/v1/admin/kick", json={"user": "ann"}, headers=headers)).status_code == 200
     await sees(watcher, {"watcher": "online"})
@@ -371,7 +371,7 @@ async def test_nobody_else_tells_presence(party: Peers) -> None:
     await ann.refusal({**event, "topic": "party:a"}, "bad_request")
     await ann.refusal({**event, "topic": "lobby:a"}, "bad_request")
     await ann.result({**event, "topic": "plain:a"})
-    async with httpx.AsyncClient(base_url=party.hub.http_url) as http:
+    async with httpx.AsyncClient(base_url=party.hub.http_url, timeout=30) as http:
         headers = {"Authorization": f"Bearer {party.token('ann')}"}
         body = {"topic": "lobby:a", "name": "presence", "data": forged}
         assert (await http.post("/v1/publish", json=body, headers=headers)).status_code == 400
@@ -445,7 +445,7 @@ async def test_metrics(hub_with: HubWith) -> None:
     await peers.join("ann", subscribe=[{"topic": "party:a"}])
 
     async def shown() -> str:
-        async with httpx.AsyncClient(base_url=peers.hub.http_url) as http:
+        async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
             return (await http.get("/metrics")).text
 
     await until(lambda: _shows(shown, 'hub_presence_members{kind="party"} 1.0'))

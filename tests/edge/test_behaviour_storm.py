@@ -128,6 +128,6 @@ async def test_other_requests_do_not_wait_behind_the_crowd(hub_with: HubWith) ->
             async with httpx.AsyncClient(base_url=peers.hub.http_url, timeout=30) as http:
                 assert (await http.get("/health/live")).status_code == 200
             assert not len(peers.hub.gateway.connections)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 101 Switching Protocols\r\n"
     await in_line(peers.hub, 0)

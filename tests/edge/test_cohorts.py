@@ -70,7 +70,7 @@ async def test_what_is_counted(redis_server: RedisServer, on: bool) -> None:
             await bob.refusal(call(method), code)
         mine = (await figures(hub))[on]
         assert (mine.requests, mine.errors) == (10, 4), "one user has so much to say and no more"
-        async with httpx.AsyncClient(base_url=hub.http_url) as http:
+        async with httpx.AsyncClient(base_url=hub.http_url, timeout=30) as http:
             frames = [{"type": "publish", "id": 1, "topic": "big:a", "name": "a", "data": 1}, call("test.echo")]
             headers = {"Authorization": f"Bearer {peers.token('carl')}"}
             sent = await http.post(

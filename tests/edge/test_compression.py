@@ -32,7 +32,7 @@ async def client(hub: RunningHub, **offer: Any) -> AsyncIterator[ClientConnectio
     extensions = [ClientPerMessageDeflateFactory(**offer)] if offer.pop("offers", True) else None
     headers = {"Authorization": f"Bearer {hub.token()}"}
     async with connect(
-        hub.url, additional_headers=headers, extensions=extensions, compression=None, proxy=None
+        hub.url, additional_headers=headers, extensions=extensions, compression=None, open_timeout=30, proxy=None
     ) as socket:
         yield socket
 

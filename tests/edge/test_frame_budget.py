@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -46,15 +47,16 @@ async def test_the_bucket_is_shared_by_the_nodes(nodes: Nodes) -> None:
     slices = [budget._left for budget in budgets]
     spent = 0
     waits = []
+    began = time.monotonic()
     while len(waits) < 2:
         budget = budgets[spent % 2] if not waits else budgets[0]
         if budget.take():
             spent += 1
         elif (wait := await budget.refill()) > 0:
             waits.append(wait)
-    # One frame a second comes back; the test may take a few.
-    assert 40 <= spent <= 40 + sum(slices) + 5
-    assert all(500 <= wait <= 60_000 for wait in waits)
+    # One frame a second comes back meanwhile.
+    assert 40 <= spent <= 40 + sum(slices) + time.monotonic() - began + 1
+    assert all(0 < wait <= 1000 * (1 + sum(slices)) for wait in waits)
     assert several[0].frame_budget(who("u2")).take()
 
 
@@ -68,6 +70,7 @@ async def test_the_smallest_bucket_counts_exactly(nodes: Nodes) -> None:
 
 
 async def test_what_was_owed_is_paid_before_anything_else(nodes: Nodes) -> None:
+    began = time.monotonic()
     node = nodes.add(messages_per_second=1, messages_burst=40)
     budget = node.frame_budget(who())
     await budget.wait(0)
@@ -80,7 +83,7 @@ async def test_what_was_owed_is_paid_before_anything_else(nodes: Nodes) -> None:
     count = 0
     while other.take() or (await other.refill() == 0 and other.take()):
         count += 1
-    assert 18 <= count <= 18 + 5, "of 40, 22 were gone; one a second came back meanwhile"
+    assert 18 <= count <= 18 + 2 + time.monotonic() - began, "of 40, 22 were gone; one a second came back meanwhile"
 
 
 async def test_frames_come_back_with_time(nodes: Nodes, redis: Redis) -> None:
@@ -96,12 +99,11 @@ async def test_frames_come_back_with_time(nodes: Nodes, redis: Redis) -> None:
 
 
 async def test_a_full_bucket_takes_no_place_in_redis(nodes: Nodes, redis: Redis) -> None:
-    budget = nodes.add(messages_per_second=100, messages_burst=200).frame_budget(who())
-    while budget.take():
-        pass
-    await budget.refill()
+    budget = nodes.add(messages_per_second=1, messages_burst=60).frame_budget(who())
+    for _ in range(30):
+        assert budget.take() or (await budget.refill() == 0 and budget.take())
     key = limit_key(ACME, "frames", "u1")
-    assert 0 < await redis.command(key, "PTTL", key) <= 3000
+    assert 0 < await redis.command(key, "PTTL", key) <= 32_000, "when it will be full, and a second"
 
 
 async def test_redis_is_asked_about_frames_again_after_a_pause() -> None:
@@ -120,7 +122,12 @@ async def test_redis_is_asked_about_frames_again_after_a_pause() -> None:
         clock.now += 1
         assert await budget.refill() == 0, "the first frame that is counted"
         assert budget.take()
-        assert await budget.refill() > 0
+
+        async def limited() -> bool:
+            # One comes back in a second, which a slow machine may need for a question.
+            return await budget.refill() > 0 or not budget.take()
+
+        await until(limited)
         await nodes.close()
 
 
