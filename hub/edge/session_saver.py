@@ -38,6 +38,8 @@ class SessionSaver:
         self._hurried: set[Connection] = set()
         self._hurry = asyncio.Event()
         self._left: dict[str, SessionSave] = {}
+        self._taken: dict[Connection, bool] = {}
+        """Somebody else has its session; True: the next save that finds it so closes it."""
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._giving_back: set[asyncio.Task[None]] = set()
@@ -61,6 +63,7 @@ class SessionSaver:
     def leave(self, connection: Connection) -> None:
         """The connection ended: its session is stored a last time and belongs to nobody."""
         self._changed.discard(connection)
+        self._taken.pop(connection, None)
         if connection.principal is None or not connection.session_id or len(self._left) >= self._max_waiting:
             return
         positions, presence = dict(connection.acked or {}), connection.kept_presence
@@ -140,10 +143,26 @@ class SessionSaver:
         for connection, save, outcome in zip(connections, saves, await self._sessions.save_many(saves), strict=True):
             if isinstance(outcome, HubError):
                 self._try_again(connection, save)
-            elif not outcome:
-                # Another connection has the session. Its message, which may ask what this one leaves, is under way,
-                # or lost.
-                asyncio.get_running_loop().call_later(MESSAGE_S, connection.close, CloseCode.TAKEN_OVER)
+            elif outcome:
+                self._taken.pop(connection, None)
+            else:
+                self._is_taken(connection, save)
+
+    def _is_taken(self, connection: Connection, save: SessionSave) -> None:
+        """Another connection has the session. Its message, which may ask what this one leaves, is under way, or lost;
+        or it was lost itself, and gives the session back."""
+        if self._taken.get(connection):
+            connection.close(CloseCode.TAKEN_OVER)
+        elif not connection.gone:
+            connection.acked = {**save.positions, **(connection.acked or {})}
+            if connection not in self._taken:
+                self._taken[connection] = False
+                asyncio.get_running_loop().call_later(MESSAGE_S, self._look_again, connection)
+
+    def _look_again(self, connection: Connection) -> None:
+        if connection in self._taken:
+            self._taken[connection] = True
+            self._changed.add(connection)
 
     def _try_again(self, connection: Connection, save: SessionSave) -> None:
         """Redis did not take these positions; what was acknowledged since stands above them."""

@@ -104,7 +104,32 @@ async def test_who_lost_the_session_has_a_moment_for_the_message_of_the_newer_co
     saver.changed(cast(Connection, client))
     await saver.save()
     assert client.closed == []
-    await until(lambda: client.closed == [4409], what="it to be closed without a message")
+
+    async def closed() -> bool:
+        await saver.save()
+        return client.closed == [4409]
+
+    await until(closed, what="it to be closed without a message")
+
+
+async def test_who_gets_the_session_back_within_that_moment_keeps_it_and_all_positions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hub.edge.session_saver.MESSAGE_S", 0.05)
+    store, client = Store(), Client()
+    saver, store.owned = saver_of(store), False
+    client.acked = {"a:1": Position("e", 3)}
+    saver.changed(cast(Connection, client))
+    await saver.save()
+    store.owned = True
+    store.taken.clear()
+
+    async def stored() -> bool:
+        await saver.save()
+        return [dict(save.positions) for save in store.taken] == [{"a:1": Position("e", 3)}]
+
+    await until(stored, what="the session to be looked at again")
+    assert client.closed == []
 
 
 async def test_who_is_in_a_hurry_does_not_wait_for_his_turn_nor_has_others_saved_early() -> None:
