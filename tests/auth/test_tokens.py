@@ -26,7 +26,8 @@ SECRET = "a secret of tests, long enough for HS256"
 
 
 def settings(**changes: Any) -> Settings:
-    return Settings(**{"redis_url": "redis://x", "database_url": "x", "jwt_secret": SECRET, "jwks_timeout_s": 30.0, **changes})
+    usual = {"redis_url": "redis://x", "database_url": "x", "jwt_secret": SECRET, "jwks_timeout_s": 30.0}
+    return Settings(**{**usual, **changes})
 
 
 def signed(payload: dict[str, Any]) -> str:
