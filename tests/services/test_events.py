@@ -65,7 +65,7 @@ async def test_the_feed_reaches_the_broker_in_order_for_each_organisation(
     relay.start()
     try:
         await run_demo_feed(database, [ACME, GLOBEX], per_second=10_000, seed=3, count=60)
-        await until(lambda: relay.relayed == 60)
+        await until(lambda: relay.relayed >= 60)
     finally:
         await relay.close()
     for org, seed in ((ACME, 3), (GLOBEX, 4)):

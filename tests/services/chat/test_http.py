@@ -223,7 +223,7 @@ def unread_connection(chat: ChatHub) -> socket.socket:
     """A client that asks and does not read; its buffer is small."""
     link = socket.socket()
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    link.settimeout(20)
+    link.settimeout(30)
     link.connect(("127.0.0.1", chat.hub.port))
     link.sendall(raw_request(chat))
     return link

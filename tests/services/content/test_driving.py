@@ -162,14 +162,15 @@ async def test_a_driver_that_has_lost_its_duty_stops_in_the_middle(house: Studio
     editor = await house.watch(stream)
     await until(lambda: len(editor.chunks) > 5, what="the middle")
     duties, duty = house.hubs[0].duties.of("content"), duty_text(ACME, stream)
+    registry = house.nodes[0].gateway.metrics.registry
 
     async def lose() -> None:
         duties._drop(duty)
         duties._call(duties._lost, duty)
+        # On this loop: when its lease is over, it is adopted again.
+        await until(lambda: registry.get_sample_value("hub_content_streams") == 0, what="the driver to stop")
 
     await house.nodes[0].within(lose)
-    registry = house.nodes[0].gateway.metrics.registry
-    await until(lambda: registry.get_sample_value("hub_content_streams") == 0, what="the driver to stop")
     assert editor.result is None
     # Nobody has it. Whoever is asked to change it takes it over.
     await client.call("content.speed", {"stream": stream, "speed": "superfast"})
