@@ -34,7 +34,7 @@ class S3Server:
 
     def unfinished(self) -> int:
         """Contents that somebody has begun to send, and neither finished nor taken back."""
-        return httpx.get(f"{self.address}/{BUCKET}?uploads").text.count("<Upload>")
+        return httpx.get(f"{self.address}/{BUCKET}?uploads", timeout=30).text.count("<Upload>")
 
 
 @contextlib.contextmanager
@@ -46,11 +46,11 @@ def running_s3() -> Iterator[S3Server]:
         assert process.stdout is not None
         server = S3Server(int(process.stdout.readline()))
         try:
-            httpx.put(f"{server.address}/{BUCKET}").raise_for_status()
+            httpx.put(f"{server.address}/{BUCKET}", timeout=30).raise_for_status()
             yield server
         finally:
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)
 
 
 def _serve() -> None:

@@ -77,6 +77,10 @@ class Person:
             await self.chunk(opened["handle"], offset, piece)
             offset += len(piece)
 
+    async def taken(self, opened: Any) -> None:
+        """Waits until the hub has read what was sent: what comes over another connection may overtake it."""
+        await self.call("status", upload=opened["upload"])
+
     async def acknowledged(self, opened: Any, offset: int) -> None:
         """Waits until the hub has said that everything below is safe."""
         while True:
@@ -130,7 +134,7 @@ class Depot:
         """The same person by HTTP; to be entered."""
         hub = self.nodes[node]
         headers = {"Authorization": f"Bearer {hub.token(org, user, scope=scope)}"}
-        return httpx.AsyncClient(base_url=hub.http_url, headers=headers, timeout=10.0)
+        return httpx.AsyncClient(base_url=hub.http_url, headers=headers, timeout=30.0)
 
     def stored(self) -> list[str]:
         """The names of all objects in the store."""
@@ -170,6 +174,7 @@ async def depot(
         "uploads_reads_burst": 10_000,
         "uploads_flush_s": 0.1,
         "uploads_janitor_s": 0.2,
+        "uploads_release_s": 30.0,  # a writer that finishes late is no dead one
     } | changes
     async with contextlib.AsyncExitStack() as stack:
         hubs: list[Hub] = []

@@ -22,4 +22,4 @@ async def checked(client: TusClient, url: str) -> None:
         assert state["state"] != "rejected", state
         return bool(state["state"] == "available")
 
-    await until(is_there, 15, what="the document to be available")
+    await until(is_there, 30, what="the document to be available")

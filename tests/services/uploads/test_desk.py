@@ -8,17 +8,23 @@ from typing import Any
 import pytest
 
 from hub.protocol.frames import Error
+from services.uploads.intake import UploadIntake
 from tests.services.uploads.depot import Depot, depot, sha256, some_text
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 
 FEW = some_text(200_000)
+FORGOTTEN = """
+UPDATE hub.uploads SET touched_at = now() - interval '3 days', due_at = now() - interval '5 s' WHERE id = $1
+RETURNING id
+"""
 
 
 async def test_the_same_key_is_the_same_upload(house: Depot) -> None:
     ada = await house.person()
     opened = await ada.create(FEW, key="k1", sha256=sha256(FEW))
     await ada.send(opened, FEW, until=100_000)
+    await ada.taken(opened)
     again = await (await house.person()).create(FEW, key="k1")
     assert (again["upload"], again["offset"]) == (opened["upload"], 100_000)
     for changes in ({"size": 200_001}, {"filename": "other.csv"}, {"document_type": "document"}, {"sha256": "0" * 64}):
@@ -140,19 +146,25 @@ async def test_who_begins_too_often_is_told_before_anything_is_asked(
 
 
 async def test_an_upload_that_nobody_follows_is_closed_and_later_expires(
-    redis_url: str, hub_database: HubDatabase, tmp_path: Path
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = {"uploads_idle_s": 0.3, "uploads_credit_s": 0.1, "uploads_expire_s": 2, "uploads_clear_s": 0.2}
+    real, passed_s = UploadIntake.tick, [0.0]
+    monkeypatch.setattr(UploadIntake, "tick", lambda self, now: real(self, now + passed_s[0]))
+    quick = {"uploads_idle_s": 1000.0, "uploads_credit_s": 0.1, "uploads_clear_s": 0.2}
     async with depot(redis_url, hub_database, tmp_path / "store", **quick) as house:
         ada = await house.person()
         opened = await ada.create(FEW)
         await ada.send(opened, FEW, until=1000)
+        await ada.acknowledged(opened, 1000)
+        passed_s[0] = 1000.0
         told = await ada.client.await_kind(Error)
         assert (told.code, told.details) == ("timeout", {"handle": opened["handle"], "offset": 1000})
+        passed_s[0] = 0.0
         assert (await ada.call("resume", upload=opened["upload"]))["offset"] == 1000
+        await house.rows(FORGOTTEN, opened["upload"])
         state = await ada.ended(opened["upload"], "expired")
         assert state["error"] is None
-        await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+        await until(lambda: not house.stored(), 30.0, "the parts to be removed")
 
 
 async def test_only_bytes_keep_it_from_expiring(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
@@ -165,7 +177,7 @@ async def test_only_bytes_keep_it_from_expiring(redis_url: str, hub_database: Hu
             answer = await ada.client.request(call)
             return isinstance(answer, Error) and (answer.details or {}).get("state") == "expired"
 
-        await until(is_over, 8.0, "the upload to expire, however often it is resumed")
+        await until(is_over, 30.0, "the upload to expire, however often it is resumed")
 
 
 async def test_nothing_is_kept_for_ever(redis_url: str, hub_database: HubDatabase, tmp_path: Path) -> None:
@@ -182,7 +194,7 @@ async def test_nothing_is_kept_for_ever(redis_url: str, hub_database: HubDatabas
         async def is_due() -> bool:
             return bool(await house.rows(cleared))
 
-        await until(is_due, 8.0, "the record to be looked at; the outbox has its events")
+        await until(is_due, 30.0, "the record to be looked at; the outbox has its events")
         async with house.database.connect("postgres") as link:
             counters = "SELECT count(*) FROM hub.topic_counters WHERE topic = $1"
             assert await link.fetchval(counters, opened["topic"]) == 1
@@ -191,7 +203,7 @@ async def test_nothing_is_kept_for_ever(redis_url: str, hub_database: HubDatabas
             async def is_forgotten() -> bool:
                 return await link.fetchval("SELECT count(*) FROM hub.uploads") == 0
 
-            await until(is_forgotten, 8.0, "the record to be forgotten")
+            await until(is_forgotten, 30.0, "the record to be forgotten")
             assert await link.fetchval(counters, opened["topic"]) == 0
 
 

@@ -19,7 +19,7 @@ async def test_stores_that_do_not(tmp_path: Path) -> None:
     nobody = ("endpoint=http://127.0.0.1:9", "allow_http=true", "access_key_id=a", "secret_access_key=secret")
     for settings, said in (
         (settings_with(f"file:{tmp_path}/file/uploads"), "Not a directory"),
-        (settings_with("s3://bucket", *nobody, timeout_s=5), "s3://bucket: Generic S3 error"),
+        (settings_with("s3://bucket", *nobody, timeout_s=30), "s3://bucket: Generic S3 error"),
         (settings_with("nonsense"), "HUB_UPLOADS_STORE must be"),
     ):
         (row,) = await check_store(settings)

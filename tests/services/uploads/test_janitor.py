@@ -73,4 +73,4 @@ async def test_a_fault_with_one_leaves_the_others(
             await house.rows(FORGOTTEN, one["upload"])
         for one in uploads:
             await ada.ended(one["upload"], "expired")
-        await until(lambda: not [name for name in house.stored() if faults[2] in name], 5.0, "its bytes to be removed")
+        await until(lambda: not [name for name in house.stored() if faults[2] in name], 30.0, "its bytes to be removed")

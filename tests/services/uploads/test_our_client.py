@@ -80,7 +80,7 @@ async def test_paused_here_and_finished_there(house: Depot, file: Path) -> None:
         status = await two.call("upload.status", {"upload": upload.id})
         if status["state"] == "receiving":  # else it was too quick for us
             assert status["paused"] is True
-        info = await asyncio.wait_for(two.resume_upload(upload.id, file), 20)
+        info = await asyncio.wait_for(two.resume_upload(upload.id, file), 60)
         assert (info.sha256, info.owner) == (sha256(FILE), "ada")
         assert house.content(upload.id) == FILE
         with pytest.raises(UploadFailed) as caught:
@@ -97,10 +97,10 @@ async def test_the_same_key_is_the_same_upload(house: Depot, file: Path) -> None
         await until(lambda: first.id, what="an id")
         await first.stop()
         again = client.upload(file, document_type="csv", key="passport-7")
-        await asyncio.wait_for(again.done(), 20)
+        await asyncio.wait_for(again.done(), 60)
         assert again.id == first.id
         assert house.content(first.id) == FILE
-        afterwards = await asyncio.wait_for(client.upload(file, document_type="csv", key="passport-7").done(), 20)
+        afterwards = await asyncio.wait_for(client.upload(file, document_type="csv", key="passport-7").done(), 60)
         assert afterwards.upload == first.id
         with pytest.raises(UploadFailed) as caught:
             await client.upload(file, filename="other.csv", document_type="csv", key="passport-7")
@@ -150,10 +150,10 @@ async def test_what_was_begun_over_a_socket_goes_on_without_one(
         asyncio.timeout(60),
     ):
         upload = client.upload(file, document_type="csv", metadata={"guest_id": 7})
-        await until(lambda: upload.progress.offset > 0, 10, "the first bytes")
+        await until(lambda: upload.progress.offset > 0, 30, "the first bytes")
         house.nodes[0].flip(realtime_v2=False)
         info = await upload
-        await until(lambda: client.transport == "sse", 10, "the move")
+        await until(lambda: client.transport == "sse", 30, "the move")
         assert (info.sha256, info.metadata) == (sha256(FILE), {"guest_id": 7})
 
 
@@ -163,7 +163,7 @@ async def test_begun_by_request_it_needs_what_creating_needs(house: Depot) -> No
     async def begin(scope: str) -> Any:
         options = msgspec.structs.replace(QUICK, transports=("sse",))
         client = HubClient(node.url, lambda: node.token("acme", "ada", scope=scope), options=options)
-        async with client, asyncio.timeout(20):
+        async with client, asyncio.timeout(60):
             return await client.call("upload.begin", params)
 
     with pytest.raises(RequestRefused, match=r"call:upload\.create"):

@@ -99,7 +99,7 @@ async def is_broken_off(house: Depot, reader: asyncio.StreamReader, downloads: i
     await until(lambda: len(logs.named("upload_content_broken_off")) == downloads, what="the download to be ended")
     came = 0
     with contextlib.suppress(ConnectionError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while piece := await reader.read(1_000_000):
                 came += len(piece)
     assert came < len(HUGE)

@@ -33,6 +33,7 @@ async def test_it_is_resumed_on_another_node_at_what_was_acknowledged(
         ada = await house.person()
         opened = await ada.create(MANY)
         await ada.send(opened, MANY, until=1_500_000)
+        await ada.taken(opened)
         again = await house.person(node=1)
         resumed = await again.call("resume", upload=opened["upload"])
         assert resumed["offset"] == 1_500_000  # the first writer was asked to finish, and did
@@ -97,7 +98,7 @@ async def test_what_was_cancelled_leaves_nothing(house: Depot) -> None:
     await ada.send(opened, MANY, until=700_000)
     await ada.acknowledged(opened, 700_000)
     assert (await ada.call("cancel", upload=opened["upload"]))["state"] == "cancelled"
-    await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+    await until(lambda: not house.stored(), 30.0, "the parts to be removed")
     await ada.refused("resume", "conflict", upload=opened["upload"])
 
 
@@ -126,7 +127,7 @@ async def test_who_sends_is_told_of_a_cancellation_on_another_node(
             "conflict",
             {"handle": opened["handle"], "offset": 500_000, "state": "cancelled"},
         )
-        await until(lambda: not house.stored(), 5.0, "the parts to be removed")
+        await until(lambda: not house.stored(), 30.0, "the parts to be removed")
 
 
 async def test_word_for_a_writer_that_is_gone_does_not_end_the_next_one(house: Depot) -> None:
@@ -157,6 +158,7 @@ async def test_a_pause_is_told_to_who_watches_and_to_who_sends(house: Depot) -> 
     opened = await ada.create(MANY)
     await beside.client.joined({"topic": opened["topic"]})
     await ada.send(opened, MANY, until=100_000)
+    await ada.taken(opened)
     await beside.call("pause", upload=opened["upload"])
     told = await ada.client.await_kind(Error)
     assert told.details == {"handle": opened["handle"], "offset": 100_000, "state": "paused"}

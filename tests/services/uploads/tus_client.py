@@ -83,7 +83,7 @@ class Hanging:
 
     async def answer(self) -> tuple[int, bytes]:
         """Status and head."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             head = await self._reader.readuntil(b"\r\n\r\n")
         return int(head.split()[1]), head.lower()
 
@@ -96,10 +96,10 @@ class Hanging:
 
 @contextlib.asynccontextmanager
 async def hanging(
-    house: Depot, url: str, offset: int, length: int, *headers: str, node: int = 0, ttl_s: float = 60.0
+    house: Depot, url: str, offset: int, length: int, *headers: str, first: bytes = b"", ttl_s: float = 60.0
 ) -> AsyncIterator[Hanging]:
-    """Its head says that ``length`` bytes follow; the test sends them, or not."""
-    hub = house.nodes[node]
+    """Its head says that ``length`` bytes follow; the test sends them, or not. ``first``: those that come with it."""
+    hub = house.nodes[0]
     lines = (
         f"PATCH {url} HTTP/1.1",
         "Host: hub",
@@ -112,7 +112,7 @@ async def hanging(
     )
     request = Hanging(*await asyncio.open_connection("127.0.0.1", hub.port))
     try:
-        await request.send("\r\n".join([*lines, "", ""]).encode())
+        await request.send("\r\n".join([*lines, "", ""]).encode() + first)
         yield request
     finally:
         await request.cut()

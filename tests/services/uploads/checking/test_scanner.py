@@ -9,6 +9,8 @@ import pytest
 
 from hub.api import ConfigError, ErrorCode, HubError
 from services.uploads.checking import Scanner, open_scanner
+from services.uploads.checking import scanner as seam
+from services.uploads.checking.scanner import Clamd
 from tests.services.uploads.checking.samples import settings
 from tests.services.uploads.fake_clamd import EICAR, FakeClamd, Mood, fake_clamd
 
@@ -46,15 +48,26 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mood", ["silent", "breaks_off", "error", "babbles"])
 async def test_no_answer_is_never_clean(clamd: FakeClamd, mood: Mood) -> None:
     clamd.mood = mood
-    it = scanner(f"tcp://127.0.0.1:{clamd.port}", uploads_scan_timeout_s=0.3)
+    url = f"tcp://127.0.0.1:{clamd.port}"
+    it = scanner(url, uploads_scan_timeout_s=0.3) if mood == "silent" else scanner(url)
     with pytest.raises(HubError, match="virus scanner") as refused:
         await it.scan(pieces(b"x" * 100_000))
     assert refused.value.code is ErrorCode.UNAVAILABLE
     clamd.mood = "well"
-    assert await it.scan(pieces(b"x")) is None
+    assert await scanner(url).scan(pieces(b"x")) is None
 
 
-async def test_a_file_that_it_cannot_finish_is_told_from_a_scanner_that_hangs(clamd: FakeClamd) -> None:
+async def test_a_file_that_it_cannot_finish_is_told_from_a_scanner_that_hangs(
+    clamd: FakeClamd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_well = Clamd._is_well
+
+    async def patient(self: Clamd) -> bool:
+        self._timeout_s = 30.0
+        return await is_well(self)
+
+    monkeypatch.setattr(Clamd, "_is_well", patient)
+    monkeypatch.setattr(seam, "_PING_S", 30.0)
     clamd.mood = "stuck"
     it = scanner(f"tcp://127.0.0.1:{clamd.port}", uploads_scan_timeout_s=0.1)
     with pytest.raises(HubError, match="come to an end") as refused:

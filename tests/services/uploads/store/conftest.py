@@ -18,7 +18,7 @@ _ENVIRON = {"HUB_JWT_SECRET": "s" * 32, "HUB_REDIS_URL": "redis://x", "HUB_DATAB
 _prefixes = itertools.count()
 
 
-def settings_with(uploads_store: str, *options: str, timeout_s: float = 10) -> Settings:
+def settings_with(uploads_store: str, *options: str, timeout_s: float = 30) -> Settings:
     return load_settings(
         _ENVIRON, uploads_store=uploads_store, uploads_store_options=options, uploads_store_timeout_s=timeout_s
     )
@@ -35,7 +35,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def folder_store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "uploads", durable=False, threads=2, timeout_s=5)
+    return FolderStore(tmp_path / "uploads", durable=False, threads=2, timeout_s=30)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_files_are_nobody_elses(tmp_path: Path) -> None:
     async def scene() -> None:
-        store = FolderStore(tmp_path / "uploads", durable=True, threads=1, timeout_s=5)
+        store = FolderStore(tmp_path / "uploads", durable=True, threads=1, timeout_s=30)
         await store.start()
         shelf = Shelf(store, ACME)
         await shelf.join("u1", await shelf.put("u1", "w1", b"mine"))
@@ -200,7 +200,7 @@ class StuckDisk:
         def stuck(file: int, pieces: list[memoryview]) -> int:
             self.files.append(file)
             self.hangs.set()
-            self.go.wait(10)
+            self.go.wait(60)
             return real(file, pieces)
 
         monkeypatch.setattr(seam.os, "writev", stuck)
@@ -274,9 +274,17 @@ async def test_a_disk_that_hangs_is_unavailable_and_its_file_stays_open_as_long(
     store = FolderStore(tmp_path, durable=False, threads=2, timeout_s=0.05)
     disk = StuckDisk(monkeypatch)
     stretch = store.stretch(ACME, "u1", "w1")
+    real = asyncio.wait
+
+    async def begun(*args: Any, **options: Any) -> Any:
+        await until(disk.hangs.is_set)
+        return await real(*args, **options)
+
+    monkeypatch.setattr(asyncio, "wait", begun)
     with pytest.raises(HubError) as failure:
         await stretch.write([b"late"], None)
     assert failure.value.code is ErrorCode.UNAVAILABLE
+    store._threads._timeout_s = 30  # what follows does not hang
     await stretch.close()
     assert disk.is_open()
     disk.go.set()
@@ -286,7 +294,7 @@ async def test_a_disk_that_hangs_is_unavailable_and_its_file_stays_open_as_long(
 
 async def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    store = FolderStore(tmp_path / "file" / "uploads", durable=False, threads=1, timeout_s=5)
+    store = FolderStore(tmp_path / "file" / "uploads", durable=False, threads=1, timeout_s=30)
     with pytest.raises(ConfigError, match="HUB_UPLOADS_STORE"):
         await store.start()
     with pytest.raises(HubError):
