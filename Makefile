@@ -30,13 +30,16 @@ check: $(VENV)/.check  ## lint, types, import contracts
 docs: $(VENV)/.test  ## write what the documentation shares with the code
 	@$(BIN)/python docs/generate.py
 
+# These explore: each run has a new seed, which it prints; ORACLE_SEED=<number> is that run again. Plain tests have fixed ones.
+oracle oracle-chat oracle-uploads oracle-flags: export ORACLE_SEED := $(or $(ORACLE_SEED),random)
+
 oracle: $(VENV)/.test  ## the fault oracle, with a table of its figures; ORACLE_SOCKET=asgi: on a stock server
 	@$(BIN)/python -m pytest -m faults -s -q $(ARGS)
 
-oracle-chat: $(VENV)/.test  ## twenty people chat while things break, for ORACLE_ROUNDS rounds; ORACLE_SEED: the same again
+oracle-chat: $(VENV)/.test  ## twenty people chat while things break, for ORACLE_ROUNDS rounds
 	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-40} $(BIN)/python -m pytest tests/system/test_chat_random.py -s -q $(ARGS)
 
-oracle-uploads: $(VENV)/.test  ## uploads while things break, fifty for each of ORACLE_ROUNDS; ORACLE_SEED: the same again
+oracle-uploads: $(VENV)/.test  ## uploads while things break, fifty for each of ORACLE_ROUNDS
 	@ORACLE_ROUNDS=$${ORACLE_ROUNDS:-20} $(BIN)/python -m pytest tests/system/test_upload_random.py -s -q $(ARGS)
 
 oracle-flags: $(VENV)/.test  ## a kill switch, FLAGS_SOCKETS sockets and FLAGS_CLIENTS clients of our library on two nodes

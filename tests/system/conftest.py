@@ -13,8 +13,9 @@ import pytest
 from hub.embedded import RedisServer
 from tests.support.hub_database import HubDatabase
 from tests.support.servers import client, running_redis
+from tests.system.chance import oracle_seed
 from tests.system.judge import Figures
-from tests.system.ordeal import Ordeal, Plan, RedisLink, oracle_seed, ordeal
+from tests.system.ordeal import Ordeal, Plan, RedisLink, ordeal
 
 _TIMEOUT_S = 240
 _FIGURES, _REMARK = "figures", "remark"  # properties of a test's report, which reaches whoever prints it
@@ -74,7 +75,7 @@ class Arena:
         self, scenario: str, plan: Plan, redis_urls: Sequence[str], link: RedisLink, database: HubDatabase | None = None
     ) -> AbstractAsyncContextManager[Ordeal]:
         """See ``tests.system.ordeal``. ``link`` leads to the Redis that holds the truth when all is over."""
-        figures = Figures(scenario, oracle_seed())
+        figures = Figures(scenario, oracle_seed(scenario))
         self._rows.append(figures)
         return ordeal(figures, plan, redis_urls, link, database or self._database, self._folder)
 

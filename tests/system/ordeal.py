@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -231,9 +230,9 @@ class Ordeal:
     def _ways(self, pad: int) -> list[Way]:
         publisher = token("publisher")
         return [
-            HttpWay(self.addresses, publisher, pad),
-            FrameWay(self.addresses, publisher, pad),
-            FrameWay(self.addresses, publisher, pad),
+            HttpWay(self.addresses, publisher, pad, self.random.getrandbits(32)),
+            FrameWay(self.addresses, publisher, pad, self.random.getrandbits(32)),
+            FrameWay(self.addresses, publisher, pad, self.random.getrandbits(32)),
             SqlWay(self.database.url("hub_app"), ORG, pad),
         ]
 
@@ -305,11 +304,6 @@ def environment(redis_url: str, database: HubDatabase, settings: Mapping[str, st
         "HUB_ACK_WINDOW": "200",
         **settings,
     }
-
-
-def oracle_seed() -> int:
-    """ORACLE_SEED, to run a failure again; else a new one."""
-    return int(os.environ.get("ORACLE_SEED") or random.SystemRandom().randrange(1_000_000))
 
 
 @contextlib.asynccontextmanager

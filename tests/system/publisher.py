@@ -86,14 +86,15 @@ class HttpWay:
 
     name = "http"
 
-    def __init__(self, addresses: Addresses, token: str, pad: int) -> None:
+    def __init__(self, addresses: Addresses, token: str, pad: int, seed: int = 0) -> None:
         self._addresses = addresses
+        self._random = random.Random(seed)
         self._pad = pad
         self._client = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_S)
 
     async def send(self, entries: Sequence[Entry]) -> None:
         """See ``Way``."""
-        address = random.choice(self._addresses())
+        address = self._random.choice(self._addresses())
         body = msgspec.json.encode([_event(entry, self._pad) for entry in entries])
         headers = {"Content-Type": "application/json"}
         answer = await self._client.post(f"http://{address}/v1/publish", content=body, headers=headers)
@@ -116,8 +117,9 @@ class FrameWay:
 
     name = "frame"
 
-    def __init__(self, addresses: Addresses, token: str, pad: int) -> None:
+    def __init__(self, addresses: Addresses, token: str, pad: int, seed: int = 0) -> None:
         self._addresses = addresses
+        self._random = random.Random(seed)
         self._token = token
         self._pad = pad
         self._socket: ClientConnection | None = None
@@ -151,7 +153,7 @@ class FrameWay:
 
     async def _connected(self) -> ClientConnection:
         if self._socket is None:
-            url = f"ws://{random.choice(self._addresses())}/ws"
+            url = f"ws://{self._random.choice(self._addresses())}/ws"
             headers = {"Authorization": f"Bearer {self._token}"}
             link = await connect(url, additional_headers=headers, compression=None, close_timeout=1)
             await link.send('{"type":"hello","id":0}')
@@ -213,7 +215,7 @@ class Publisher:
         self._ways = list(ways)
         self._topics = topics
         self._rate = rate
-        self._random = random.Random(seed)
+        self._chances = [random.Random(f"{seed} {number}") for number in range(len(ways))]
         self._running = True
         self._silent: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -221,7 +223,10 @@ class Publisher:
     def start(self) -> None:
         """Begins, or goes on after ``stop``."""
         self._running = True
-        self._tasks = [asyncio.create_task(self._run(way), name=f"publish-{way.name}") for way in self._ways]
+        self._tasks = [
+            asyncio.create_task(self._run(way, chance), name=f"publish-{way.name}")
+            for way, chance in zip(self._ways, self._chances, strict=True)
+        ]
 
     async def stop(self, timeout_s: float) -> None:
         """Begins nothing new and waits until everything begun is acknowledged."""
@@ -249,16 +254,16 @@ class Publisher:
         await self._insist(chosen, entries)
         return entries
 
-    async def _run(self, way: Way) -> None:
+    async def _run(self, way: Way, chance: random.Random) -> None:
         share = self._rate / len(self._ways)
         due = time.monotonic()
         while self._running and way.name not in self._silent:
-            count = self._random.randint(1, _AT_ONCE)
-            entries = [self.ledger.new(self._random.choice(self._topics), way.name) for _ in range(count)]
+            count = chance.randint(1, _AT_ONCE)
+            entries = [self.ledger.new(chance.choice(self._topics), way.name) for _ in range(count)]
             await self._insist(way, entries)
             # At random moments: in step with one another, the ways would leave pauses in which faults go unnoticed.
             # After an outage nobody catches up what was not even begun.
-            due = max(due + count / share * self._random.uniform(0.2, 1.8), time.monotonic() - 0.5)
+            due = max(due + count / share * chance.uniform(0.2, 1.8), time.monotonic() - 0.5)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _insist(self, way: Way, entries: Sequence[Entry]) -> None:

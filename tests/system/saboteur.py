@@ -17,7 +17,10 @@ Fault = Callable[[], Awaitable[None]]
 
 
 class Saboteur:
-    """``hang_s``: how long a node hangs at most."""
+    """``hang_s``: how long a node hangs at most.
+
+    Each fault has a chance of its own from its beginning on: what one does depends on nothing that others do meanwhile.
+    """
 
     def __init__(self, world: ChatWorld, chance: random.Random, *, hang_s: float) -> None:
         self._world = world
@@ -43,31 +46,37 @@ class Saboteur:
             self.move_clients,
         ]
 
-    def _node(self) -> int:
-        return self._random.randrange(len(self._world.nodes))
+    def _chance(self) -> random.Random:
+        return random.Random(self._random.getrandbits(32))
+
+    def _node(self, chance: random.Random) -> int:
+        return chance.randrange(len(self._world.nodes))
 
     async def kill_a_node(self) -> None:
         """SIGKILL; it is started again."""
+        chance = self._chance()
         async with self._lock:
-            number = self._node()
-            await self._world.kill(number, self._random)
+            number = self._node(chance)
+            await self._world.kill(number, chance)
             await self._world.restore(number)
 
     async def drain_a_node(self) -> None:
         """SIGTERM; it is started again."""
+        chance = self._chance()
         async with self._lock:
-            number = self._node()
-            assert await self._world.leave(number, self._random) == POLITE_EXIT
+            number = self._node(chance)
+            assert await self._world.leave(number, chance) == POLITE_EXIT
             await self._world.restore(number)
 
     async def hang_a_node(self) -> None:
         """For longer than its lease, perhaps: the others take it for dead, and it learns that when it wakes up."""
+        chance = self._chance()
         async with self._lock:
-            number = self._node()
+            number = self._node(chance)
             self._world.nodes[number].signal(signal.SIGSTOP)
-            self._world.avoid(number, self._random)
+            self._world.avoid(number, chance)
             try:
-                await asyncio.sleep(self._random.uniform(1, self._hang_s))
+                await asyncio.sleep(chance.uniform(1, self._hang_s))
             finally:
                 self._world.nodes[number].signal(signal.SIGCONT)
                 self._world.welcome(number)
@@ -97,24 +106,26 @@ class Saboteur:
 
     async def cut_a_link(self) -> None:
         """All connections of one node to Redis."""
-        self._world.to_redis[self._node()].cut()
+        self._world.to_redis[self._node(self._chance())].cut()
 
     async def stall_a_link(self) -> None:
         """Nothing comes through between one node and Redis, one way or both."""
-        proxy = self._world.to_redis[self._node()]
-        proxy.stall(self._random.choice(("both", "to_target", "to_client")))
-        await asyncio.sleep(self._random.uniform(0.5, 4))
+        chance = self._chance()
+        proxy = self._world.to_redis[self._node(chance)]
+        proxy.stall(chance.choice(("both", "to_target", "to_client")))
+        await asyncio.sleep(chance.uniform(0.5, 4))
         proxy.resume()
 
     async def cut_all_clients_of_a_node(self) -> None:
         """All connections of clients to one node."""
-        number = self._node()
+        number = self._node(self._chance())
         for device in self._world.devices:
             if device.node == number:
                 device.door.cut()
 
     async def move_clients(self) -> None:
         """A third of the clients are cut, and come back elsewhere."""
-        for device in self._random.sample(self._world.devices, len(self._world.devices) // 3):
-            self._world.lead(device, self._random.choice(self._world.running()))
+        chance = self._chance()
+        for device in chance.sample(self._world.devices, len(self._world.devices) // 3):
+            self._world.lead(device, chance.choice(self._world.running()))
             device.door.cut()

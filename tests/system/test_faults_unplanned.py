@@ -1,9 +1,10 @@
-"""Fault oracle, last: a random mix of faults, two at a time. ORACLE_SEED runs the same mix again."""
+"""Fault oracle, last: a random mix of faults, two at a time; the same one each time, but for ORACLE_SEED."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -12,6 +13,7 @@ from hub.embedded import RedisServer
 from tests.support.cut_proxy import CutProxy
 from tests.support.hub_process import POLITE_EXIT
 from tests.support.servers import client
+from tests.system.chance import Deck
 from tests.system.conftest import Arena, linked
 from tests.system.ordeal import Ordeal, Plan
 
@@ -27,6 +29,7 @@ class Saboteur:
         self._it = it
         self._server = server
         self._proxies = proxies
+        self._random = random.Random(it.figures.seed)
         self._lock = asyncio.Lock()
         """One process is restarted at a time: with every node down there would be nobody to test."""
 
@@ -45,14 +48,14 @@ class Saboteur:
         ]
 
     async def kill_a_node(self) -> None:
+        node = self._random.choice(self._it.nodes)
         async with self._lock:
-            node = self._it.random.choice(self._it.nodes)
             await node.kill()
             await node.start()
 
     async def drain_a_node(self) -> None:
+        node = self._random.choice(self._it.nodes)
         async with self._lock:
-            node = self._it.random.choice(self._it.nodes)
             assert await node.terminate() == POLITE_EXIT
             await node.start()
 
@@ -70,18 +73,20 @@ class Saboteur:
             link.script_flush()
 
     async def cut_a_link(self) -> None:
-        self._it.random.choice(self._proxies).cut()
+        self._random.choice(self._proxies).cut()
 
     async def stall_a_link(self) -> None:
-        proxy = self._it.random.choice(self._proxies)
-        proxy.stall(self._it.random.choice(("both", "to_target", "to_client")))
-        await asyncio.sleep(self._it.random.uniform(0.5, 5))
+        proxy = self._random.choice(self._proxies)
+        direction, seconds = self._random.choice(("both", "to_target", "to_client")), self._random.uniform(0.5, 5)
+        proxy.stall(direction)
+        await asyncio.sleep(seconds)
         proxy.resume()
 
     async def stop_reading(self) -> None:
+        seconds = self._random.uniform(0.5, 3)
         for lazy in self._it.lazy:
             lazy.reading.clear()
-        await asyncio.sleep(self._it.random.uniform(0.5, 3))
+        await asyncio.sleep(seconds)
         for lazy in self._it.lazy:
             lazy.reading.set()
 
@@ -96,8 +101,9 @@ async def test_random_faults(arena: Arena, own_redis: RedisServer) -> None:
         urls = [f"redis://127.0.0.1:{proxy.port}/0" for proxy in proxies]
         async with arena.ordeal("random mix", plan, urls, linked(own_redis)) as it:
             saboteur = Saboteur(it, own_redis, proxies)
+            deck = Deck(it.figures.seed, saboteur.faults)
             for _ in range(ROUNDS):
-                chosen = it.random.sample(saboteur.faults, 2)
+                chosen = deck.deal(2, 2)
                 it.figures.notes.append("+".join(fault.__name__ for fault in chosen))
                 await asyncio.gather(*(fault() for fault in chosen))
                 await it.flows(50)

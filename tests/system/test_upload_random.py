@@ -1,6 +1,7 @@
 """Two hundred uploads by any way over any node while things break; in the end every file is what it was, or nothing.
 
-ORACLE_SEED runs the same mix again, ORACLE_ROUNDS sets how many times fifty there are (``make oracle-uploads``).
+The same mix each time; ORACLE_SEED runs another one, ORACLE_ROUNDS sets how many times fifty there are
+(``make oracle-uploads``).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from hub.embedded import RedisServer
 from tests.support.hub_database import HubDatabase
 from tests.support.waiting import until
 from tests.system import upload_judge as judge
+from tests.system.chance import Deck, oracle_seed
 from tests.system.chat_truth import pending
 from tests.system.chat_world import token
 from tests.system.conftest import Remark
-from tests.system.ordeal import oracle_seed
 from tests.system.upload_journey import Fate, Upload, document
 from tests.system.upload_world import (
     BLOCK_BYTES,
@@ -54,6 +55,7 @@ class Rush:
 
     def __init__(self, world: UploadWorld, seed: int) -> None:
         self.world = world
+        self.seed = seed
         self.random = random.Random(seed)
         self.uploads = [self._planned(number) for number in range(UPLOADS)]
         self.complaints: list[str] = []
@@ -84,7 +86,7 @@ class Rush:
     async def _one_after_the_other(self) -> None:
         for upload in self._next:
             user = USERS[upload.number % len(USERS)]
-            chance = random.Random(self.random.getrandbits(32))
+            chance = random.Random(f"{self.seed} {upload.number}")
             await Uploader(self.world, upload, user, chance, self.complaints.append).live()
             self.over += 1
 
@@ -122,7 +124,7 @@ class Rush:
 async def test_every_upload_is_what_it_was_or_nothing(
     own_redis: RedisServer, hub_database: HubDatabase, tmp_path: Path, remark: Remark
 ) -> None:
-    seed = oracle_seed()
+    seed = oracle_seed("uploads")
     async with upload_world(own_redis, hub_database, tmp_path) as world:
         before = [node.resident_bytes for node in world.nodes]
         rush = Rush(world, seed)
@@ -142,15 +144,12 @@ async def test_every_upload_is_what_it_was_or_nothing(
 async def storm(rush: Rush) -> list[str]:
     """They upload, and things break, one or two at a time; returns what did."""
     notes = []
-    saboteur = UploadSaboteur(rush.world, rush.random, hang_s=HANG_S)
+    saboteur = UploadSaboteur(rush.world, random.Random(rush.seed), hang_s=HANG_S)
     async with asyncio.TaskGroup() as group:
         await rush.begin(group)
-        # Each fault once, then by chance until nobody is left.
-        every = saboteur.faults
-        due = rush.random.sample(every, len(every))
+        deck = Deck(rush.seed, saboteur.faults)
         while not rush.done:
-            count = rush.random.randint(1, 2)
-            chosen = [due.pop() for _ in range(count)] if len(due) >= count else rush.random.sample(every, count)
+            chosen = deck.deal(1, 2)
             notes.append("+".join(fault.__name__ for fault in chosen))
             await asyncio.gather(*(fault() for fault in chosen))
             target = rush.over + 6

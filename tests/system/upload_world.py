@@ -94,18 +94,19 @@ class UploadSaboteur(Saboteur):
 
     async def stall_the_database(self) -> None:
         """Nobody gets through, for a moment; then all connections are gone."""
-        await self._stall(self._ways)
+        await self._stall(self._ways, self._chance())
 
     async def stall_the_database_of_a_node(self) -> None:
         """What it has sent may arrive, late, when somebody else has gone on already; or be lost."""
-        await self._stall([self._random.choice(self._ways)])
+        chance = self._chance()
+        await self._stall([chance.choice(self._ways)], chance)
 
-    async def _stall(self, ways: list[CutProxy]) -> None:
-        direction = self._random.choice(("both", "to_target", "to_client"))
+    async def _stall(self, ways: list[CutProxy], chance: random.Random) -> None:
+        direction = chance.choice(("both", "to_target", "to_client"))
         for way in ways:
             way.stall(direction)
-        await asyncio.sleep(self._random.uniform(0.5, 3))
-        if self._random.random() < 0.7:
+        await asyncio.sleep(chance.uniform(0.5, 3))
+        if chance.random() < 0.7:
             for way in ways:
                 way.cut()
         for way in ways:
