@@ -17,7 +17,8 @@ LIBRARIES = ("openai", "anthropic")
 
 def assistant_settings(**changes: Any) -> Settings:
     """Settings with short pauses and long time-outs: a test that is about a time-out makes that one short."""
-    quick = {"backoff_base_s": 0.001, "backoff_max_s": 0.002, "offline_words_per_s": 100_000.0}
+    quick = {"backoff_base_s": 0.001, "backoff_max_s": 0.002, "connect_timeout_s": 30.0}
+    quick["offline_words_per_s"] = 100_000.0
     changed = {f"assistant_{name}": value for name, value in (quick | changes).items()}
     return Settings(redis_url="", database_url="", **changed)
 

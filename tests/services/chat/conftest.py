@@ -78,6 +78,7 @@ def chat_hub_with(redis_server: RedisServer, fake: FakeLlmServer) -> ChatHubWith
             "assistant_openai_base_url": f"{fake.url}/v1",
             "assistant_openai_model": model,
             "assistant_backoff_base_s": 0.001,
+            "assistant_connect_timeout_s": 30.0,
             "assistant_ip_requests_per_minute": 60_000,
             "assistant_ip_requests_burst": 60_000,
         }

@@ -33,6 +33,7 @@ def of_fake(fake: FakeLlmServer, model: str = "fake", providers: tuple[str, ...]
         "assistant_anthropic_key": "no-key",
         "assistant_backoff_base_s": 0.001,
         "assistant_backoff_max_s": 0.002,
+        "assistant_connect_timeout_s": 30.0,
         # A fake that falls silent waits for the end of this. The others have time, on a busy machine too.
         "assistant_token_timeout_s": 1.0 if "end=stall" in model else 30.0,
     }
