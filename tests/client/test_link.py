@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from collections.abc import Callable
+from typing import Any, cast
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from websockets.http11 import Request
 
 from hub.client import ClientOptions, ConnectionLost, HubClient, HubClosed
 from hub.client.backoff import Backoff
+from hub.client.connection import Connection
+from hub.client.transport import Ended, Transport
+from hub.client.wire import Wire
 from hub.protocol.codes import CLOSE_SPECS, CloseCode
 from tests.client.scripted_hub import Frame, Peer, ScriptedHub, eventually
+from tests.support.virtual_loop import run_virtually
 
 
 async def _until_closed(client: HubClient) -> HubClosed:
@@ -126,14 +134,42 @@ async def test_silence_is_a_lost_connection(hub: ScriptedHub, options: ClientOpt
         await hub.peer(1)
 
 
-async def test_heartbeats_keep_it(hub: ScriptedHub, options: ClientOptions) -> None:
-    hub.heartbeat_ms = 1000
-    async with HubClient(hub.url, options=options):
-        # Longer than twice the heartbeat, in steps shorter than it: this is about time.
-        for _ in range(12):
-            await hub.peers[0].send({"type": "heartbeat", "ts": 1})
-            await asyncio.sleep(0.2)
-        assert len(hub.peers) == 1
+class Heartbeats:
+    """What a connection needs of a transport, which brings a welcome, heartbeats, and then nothing any more."""
+
+    wire = Wire("json")
+    name = "websocket"
+    wrapping_bytes = 0
+
+    async def run(self, deliver: Callable[[bytes], None], _: Any) -> Ended:
+        welcome = {"type": "welcome", "session": "s_1", "resumed": False, "user": "u1", "org": "acme", "topics": []}
+        numbers = {"expires_in_ms": 60_000, "heartbeat_ms": 1000, "max_message_bytes": 1000, "flags": {}}
+        deliver(msgspec.json.encode(welcome | numbers))
+        for ts in range(20):
+            await asyncio.sleep(1.9)
+            deliver(msgspec.json.encode({"type": "heartbeat", "ts": ts}))
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    def welcomed(self, *_: Any) -> None:
+        pass
+
+    def under_way(self) -> tuple[int, ...]:
+        return ()
+
+    def abort(self) -> None:
+        pass
+
+
+def test_heartbeats_keep_it(options: ClientOptions) -> None:
+    async def listening() -> tuple[Ended, float]:
+        line = cast(Transport, Heartbeats())
+        connection = Connection(line, options, lambda *_: None, itertools.count(1))
+        return await connection.ended, asyncio.get_running_loop().time()
+
+    ended, at = run_virtually(listening())
+    assert ended.reason == "nothing heard for 2 s"
+    assert at == pytest.approx(20 * 1.9 + 2)
 
 
 async def test_expiring_is_answered_with_a_fresh_token(hub: ScriptedHub, options: ClientOptions) -> None:
