@@ -131,7 +131,7 @@ export class HubClient {
   #ids = 0;
   /** @type {Map<string, Subscription>} */
   #topics = new Map();
-  /** What the last `hello` asked for. @type {Map<string, Subscription>} */
+  /** What the last `hello` asked for, and from where on. @type {Map<Subscription, {epoch: string, seq: number} | null>} */
   #greeted = new Map();
   #requests = new Requests();
   /** The connection that has brought the last answer. */
@@ -290,12 +290,12 @@ export class HubClient {
   }
 
   #greet(line, token, trial) {
-    const greeted = new Map(this.#topics);
+    const greeted = this.#wanted;
     if (trial === null) this.#joinAll((this.#greeted = greeted));
     else trial.greeted = greeted;
     // What is tried has a session of its own: the present one is not disturbed.
     const resume = this.#session && trial === null ? { resume: { session: this.#session } } : {};
-    const items = Array.from(greeted.values(), (subscription) => subscription.item());
+    const items = Array.from(greeted.keys(), (subscription) => subscription.item());
     line.send({ type: "hello", id: ++this.#ids, subscribe: items, ...(token && { token }), ...resume });
   }
 
@@ -357,7 +357,7 @@ export class HubClient {
     this.#session = frame.session;
     this.user = frame.user;
     this.#heartbeatMs = frame.heartbeat_ms;
-    if (this.#up) this.#greeted = new Map(this.#topics); // polls came to another node, which has something to say
+    if (this.#up) this.#greeted = this.#wanted; // polls came to another node, which has something to say
     const again = this.#up;
     this.#up = true;
     if (!again) {
@@ -366,12 +366,16 @@ export class HubClient {
       this.#ladder.arrived();
     }
     for (const verdict of frame.topics) {
-      const subscription = this.#greeted.get(verdict.topic);
-      if (subscription && this.#topics.get(verdict.topic) === subscription) this.#verdict(subscription, verdict);
+      const subscription = this.#topics.get(verdict.topic);
+      if (verdict.ok && subscription?.hasLeft(this.#greeted.get(subscription))) {
+        this.#greeted.delete(subscription);
+        subscription.state = "out";
+      }
+      if (this.#greeted.has(subscription)) this.#verdict(subscription, verdict);
       else if (verdict.ok) this.#unsubscribe(verdict.topic); // left since the hello
     }
     for (const subscription of this.#topics.values()) {
-      if (this.#greeted.get(subscription.topic) !== subscription) this.#join(subscription); // new since the hello
+      if (!this.#greeted.has(subscription)) this.#join(subscription); // new since the hello, or further on
     }
     this.#flagged(frame.flags ?? {});
     if (!again) this.onState("up", `${frame.user} of ${frame.org}`);
@@ -583,9 +587,14 @@ export class HubClient {
     );
   }
 
+  /** Every topic, and where it is. */
+  get #wanted() {
+    return new Map(Array.from(this.#topics.values(), (subscription) => [subscription, subscription.position]));
+  }
+
   /** The next welcome has their verdicts. */
   #joinAll(greeted) {
-    for (const [topic, subscription] of greeted) if (this.#topics.get(topic) === subscription) subscription.joining();
+    for (const subscription of greeted.keys()) if (this.#topics.get(subscription.topic) === subscription) subscription.joining();
   }
 
   #rejoin(concerned) {

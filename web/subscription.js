@@ -12,8 +12,6 @@ export class Subscription {
   seen = 0;
   /** Where to go on after a reconnect. @type {{epoch: string, seq: number} | null} */
   position = null;
-  /** What the hub was asked to go on from. @type {{epoch: string, seq: number} | null} */
-  asked = null;
   unacknowledged = false;
   /** Refusals in a row. */
   refusals = 0;
@@ -34,9 +32,18 @@ export class Subscription {
   /** What to ask the hub for. */
   item() {
     const { filter } = this.first;
-    this.asked = this.position;
     if (this.position === null) return { topic: this.topic, ...this.first };
     return { topic: this.topic, since: this.position, ...(filter && { filter }) };
+  }
+
+  /**
+   * Whether it has gone so far since it was asked for that the verdict says nothing about it: numbers of two epochs can not
+   * be compared, and one who asked without a position can not tell where the verdict begins.
+   *
+   * @param {{epoch: string, seq: number} | null} asked
+   */
+  hasLeft(asked) {
+    return this.position !== null && asked?.epoch !== this.position.epoch;
   }
 
   /** It is asked for. */
@@ -82,9 +89,8 @@ export class Subscription {
       this.#reach(frame.epoch, frame.to);
     } else {
       // Another epoch. The old position stays until there is an event: only it tells where this client came from.
-      // Into that epoch an older connection may have brought it already, after this one had asked.
-      if (frame.epoch !== this.epoch || this.asked?.epoch === frame.epoch) this.seen = 0;
       this.epoch = frame.epoch;
+      this.seen = 0;
     }
     this.handlers.onGap?.(frame);
   }

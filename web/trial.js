@@ -2,7 +2,7 @@
 
 export class Trial {
   line = null;
-  /** What its hello has asked for. @type {Map<string, import("./subscription.js").Subscription>} */
+  /** What its hello has asked for, and from where on. @type {Map<import("./subscription.js").Subscription, any>} */
   greeted = new Map();
   /** There is no verdict yet. */
   open = true;
