@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -129,7 +130,9 @@ class Page:
         self.target = target
         self._session = session
         self._served: dict[str, tuple[str, str]] = {}
+        self._loaded: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.on("Fetch.requestPaused", self._answer)
+        self.on("Page.lifecycleEvent", self._lives)
 
     def on(self, event: str, listener: Listener) -> None:
         self.browser.on(event, listener, self._session)
@@ -150,10 +153,10 @@ class Page:
         """Goes to ``url``; without ``open`` before, to whoever answers there on 127.0.0.1."""
         for domain in ("Page", "Runtime"):
             await self.call(f"{domain}.enable")
-        loaded = asyncio.Event()
-        self.on("Page.loadEventFired", lambda _: loaded.set())
-        await self.call("Page.navigate", {"url": url})
-        await asyncio.wait_for(loaded.wait(), _ANSWER_S)
+        await self.call("Page.setLifecycleEventsEnabled", {"enabled": True})
+        # The page that is left may still tell of itself.
+        document = (await self.call("Page.navigate", {"url": url}))["loaderId"]
+        await asyncio.wait_for(self._loaded[document].wait(), _ANSWER_S)
 
     async def run(self, function: str, *arguments: object) -> Any:
         """Calls a JavaScript function with JSON arguments; waits for what it promises. Raises DevToolsError."""
@@ -174,6 +177,10 @@ class Page:
 
     async def close(self) -> None:
         await self.browser.call("Target.closeTarget", {"targetId": self.target})
+
+    def _lives(self, event: Params) -> None:
+        if event["name"] == "load":
+            self._loaded[event["loaderId"]].set()
 
     def _answer(self, paused: Params) -> None:
         served = self._served.get(paused["request"]["url"])

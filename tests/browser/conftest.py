@@ -54,12 +54,14 @@ async def address() -> AsyncIterator[str]:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A browser opens connections that it may never need.
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            name = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().removeprefix("/")
-            kind, body = ("text/javascript", (WEB / name).read_bytes()) if name else ("text/html", HTML)
-            writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind.encode(), body))
-            await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                name = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode().removeprefix("/")
+                kind, body = ("text/javascript", (WEB / name).read_bytes()) if name else ("text/html", HTML)
+                writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind.encode(), body))
+                await writer.drain()
+        finally:
+            writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +13,6 @@ import pytest
 from hub.client import PresenceView, RoomView
 from tests.browser.chromium import Chromium, Page
 
-WEB = Path(__file__).parents[2] / "web"
-HTML = b'<!doctype html><link rel="icon" href="data:,">'
 USERS = ("ann", "ben", "cem", "dee")
 ME = "ann"
 KINDS = (*["created"] * 3, *["reaction"] * 2, "edited", "deleted", "read", "member")
@@ -60,22 +56,11 @@ PRESENCES = """async (scripts) => {
 
 
 @pytest.fixture
-async def page(chromium: Chromium) -> AsyncIterator[Page]:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
-        script = path.endswith(".js")
-        kind, body = (b"text/javascript", (WEB / path[1:]).read_bytes()) if script else (b"text/html", HTML)
-        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: %s; charset=utf-8\r\n\r\n%s" % (kind, body))
-        writer.close()
-        await writer.wait_closed()
-
-    server = await asyncio.start_server(answer, "127.0.0.1")
+async def page(chromium: Chromium, address: str) -> AsyncIterator[Page]:
     page = await chromium.page()
-    await page.visit(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    await page.visit(address)
     yield page
     await page.close()
-    server.close()
-    await server.wait_closed()
 
 
 class House:

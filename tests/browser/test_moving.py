@@ -44,7 +44,6 @@ async def test_slow_calls_hold_up_calls_only(visitor: Visitor) -> None:
     await visitor.shows("late.length === 3")
 
 
-@pytest.mark.parametrize("visitor", [{"drain_grace_s": 5.0}], indirect=True)
 async def test_calls_under_way_are_answered_over_the_connection_that_was_left(visitor: Visitor) -> None:
     await visitor.start(**NEVER)
     await visitor.uses("websocket")

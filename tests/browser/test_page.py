@@ -25,7 +25,7 @@ LISTEN = """async (url, token) => {
   hub.subscribe("events:tasks", handlers, { since: "start" });
 }"""
 EVENTS = 60
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ import pytest
 from tests.browser.visitor import ROOM, WAIT_S, Visitor, dropping
 from tests.support.waiting import until
 
+POLLS = pytest.mark.parametrize("visitor", [{"drain_grace_s": 2.0}], indirect=True)
 
+
+@POLLS
 @pytest.mark.parametrize(
     ("blocked", "transport"), [((b"Upgrade: websocket",), "sse"), ((b"Upgrade: websocket", b"/v1/sse"), "poll")]
 )
@@ -48,6 +51,7 @@ async def test_a_blocked_way_is_gone_round_and_taken_again(
     ) == (transport)
 
 
+@POLLS
 async def test_a_stream_that_is_held_back_is_given_up_for_polls(visitor: Visitor) -> None:
     visitor.proxy.drops = dropping((b"Upgrade: websocket",))
     visitor.proxy.stall("to_client")
@@ -86,6 +90,7 @@ async def test_who_is_switched_off_goes_elsewhere_and_comes_back(visitor: Visito
     assert (await visitor.run("return flagged"))[3:] == first + second
 
 
+@POLLS
 async def test_who_comes_while_it_is_off_is_sent_elsewhere(visitor: Visitor) -> None:
     visitor.hub.flip(realtime_v2=False)
     await visitor.start(transports=["websocket", "poll"], upgradeMs=60_000)
@@ -112,7 +117,7 @@ async def test_what_is_off_everywhere_pauses_until_it_is_on(visitor: Visitor) ->
 
 async def test_a_fresh_token_is_brought_over_a_stream(visitor: Visitor) -> None:
     """And 401 is answered by another token, not by another transport."""
-    tokens = [visitor.hub.token(ttl_s=-60.0), visitor.hub.token(ttl_s=8.0), visitor.hub.token()]
+    tokens = [visitor.hub.token(ttl_s=-60.0), visitor.hub.token(ttl_s=12.0), visitor.hub.token()]
     await visitor.run(
         """
         const { HubClient } = await import("/hub.js");

@@ -18,7 +18,7 @@ CHUNK = 16_384
 WINDOW = 65_536
 NAME = "u1"
 TOPIC = f"upload:{NAME}"
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 START = """async (url, size, options) => {
   const { HubClient } = await import("/hub.js");

@@ -16,14 +16,15 @@ from tests.support.waiting import until
 
 FINANCE = "events:finance"
 ROOM = "room:a"
-WAIT_S = 15.0
+WAIT_S = 30.0
 
 START = """async (url, token, topics, options) => {
   const { HubClient } = await import("/hub.js");
   Object.assign(globalThis, { got: {}, gaps: [], ends: [], paused: [], went: [], flagged: [], unhandled: 0 });
   addEventListener("unhandledrejection", () => unhandled += 1);
   globalThis.hub = new HubClient(url, () => token, {
-    backoffMs: 20, mostBackoffMs: 50, upgradeMs: 200, mostUpgradeMs: 400, moveMs: 50, welcomeMs: 2000, ...options,
+    backoffMs: 20, mostBackoffMs: 50, upgradeMs: 200, mostUpgradeMs: 400, moveMs: 50,
+    welcomeMs: 30_000, doubtMs: 30_000, ...options, // a way that is slow for a moment is no blocked one
   });
   hub.onState = (state) => went.push(state === "up" ? hub.transport : state);
   hub.onFlags = (flags, changed) => flagged.push(...changed.map((name) => `${name} ${flags[name]}`));
@@ -115,11 +116,14 @@ def dropping(words: tuple[bytes, ...]) -> Callable[[str, bytes], bool]:
 
 @asynccontextmanager
 async def visiting(chromium: Chromium, address: str, redis_url: str, **settings: Any) -> AsyncIterator[Visitor]:
-    """A visitor of a fresh hub, with an empty page. Fails when a rejection was handled by nobody."""
+    """A visitor of a fresh hub, with an empty page. Fails when a rejection was handled by nobody.
+
+    Whoever is sent elsewhere has ``drain_grace_s`` for it; a connection that polls makes the hub's end take as long.
+    """
     page = await chromium.page()
     await page.visit(address)
     flags = FixedFlags({"realtime_v2": True, "finance_realtime_v2": True, "rooms": True})
-    changes = {"allowed_origins": (address.rstrip("/"),), "flags_drain_window_s": 0.2, "drain_grace_s": 2.0} | settings
+    changes = {"allowed_origins": (address.rstrip("/"),), "flags_drain_window_s": 0.2, "drain_grace_s": 30.0} | settings
     async with (
         running_hub("direct", redis_url, flags=flags, **changes) as hub,
         CutProxy(("127.0.0.1", hub.port)) as proxy,
