@@ -188,7 +188,7 @@ async def test_a_file_arrives_over_cut_connections_another_node_and_a_pause(
         running_hub("direct", redis_url, factories=SERVICES, **settings) as other,
         CutProxy(("127.0.0.1", hub.port)) as proxy,
     ):
-        proxy.throttle(1_500_000)  # a pause waits for what is under way, at times more than 5 MB: less than what is left then
+        proxy.throttle(1_500_000)  # a pause waits for what is under way, at times more than 5 MB: less than is left
         url = f"ws://127.0.0.1:{proxy.port}/ws"
         sha256 = await one.page.run(SEND, url, mint_token(hub.settings, "acme", "ann"), 24_000_000)
         for before, least in enumerate((400_000, 1_200_000)):
