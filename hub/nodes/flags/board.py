@@ -317,13 +317,16 @@ class FlagBoard:
 
     async def _settled(self) -> Look | None:
         """What is there now and has stood for a while; None: it is what was there before."""
-        look, since = await asyncio.to_thread(self._source.look, self._digest), time.monotonic()
+        look = await asyncio.to_thread(self._source.look, self._digest)
+        since = looked = time.monotonic()
         while look.digest != self._digest:
             half = may_be_half(look, self.file, self._good)
-            pause_s = since + (_HALF_SETTLE_S if half else _SETTLE_S) - time.monotonic()
-            if pause_s <= 0:
+            enough = since + (_HALF_SETTLE_S if half else _SETTLE_S)
+            # By when it was looked at last: nobody knows how long the look took to come back.
+            if looked >= enough:
                 return look
-            await _waited(self._file_wake, pause_s)
+            await _waited(self._file_wake, max(0.0, enough - time.monotonic()))
+            looked = time.monotonic()
             again = await asyncio.to_thread(self._source.look, self._digest)
             if (again.digest, again.stamp) != (look.digest, look.stamp):
                 since = time.monotonic()
