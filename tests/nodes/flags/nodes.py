@@ -71,6 +71,7 @@ class World:
             "database_relay_url": "",
             "flags_file": str(self.file),
             "flags_recheck_s": 60.0,
+            "readiness_timeout_s": 10.0,
             "probe_interval_s": 0.1,
             "probe_timeout_s": 0.5,
             "node": f"flags-{next(_numbers)}",

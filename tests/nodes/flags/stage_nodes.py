@@ -62,8 +62,9 @@ class StageNode:
 
     def __init__(self, name: str, nodes: StageNodes) -> None:
         self.registry = CollectorRegistry()
-        self.redis = Redis(redis_settings(nodes.redis_url, redis_timeout_s=1.0))
-        settings = redis_settings("redis://unused", duty_lease_s=0.4)
+        self.redis = Redis(redis_settings(nodes.redis_url))
+        # After a jump of its time the duty clock stands for ``redis_timeout_s``.
+        settings = redis_settings("redis://unused", duty_lease_s=0.4, redis_timeout_s=1.0)
         self.book = DutyBook(name, settings, DutyMetrics(self.registry), self.redis, nodes.send)
         self.rows = StoreRows(nodes.store, nodes.file)
         self.cohorts = Cohorts(nodes.steady)

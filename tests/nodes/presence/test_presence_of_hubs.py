@@ -41,8 +41,8 @@ QUICK: dict[str, Any] = {
     "probe_interval_s": 0.1,
     "probe_timeout_s": 0.5,
     "reconnect_max_s": 0.1,
-    "redis_timeout_s": 1.0,
-    "redis_connect_timeout_s": 1.0,
+    "redis_timeout_s": 3.0,
+    "redis_connect_timeout_s": 3.0,
 }
 
 
