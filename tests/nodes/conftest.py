@@ -13,7 +13,7 @@ from tests.support.redis_world import redis_settings
 
 @pytest.fixture
 async def nodes(redis_url: str) -> AsyncIterator[DutyNodes]:
-    nodes = DutyNodes(redis_url, redis_timeout_s=5.0)
+    nodes = DutyNodes(redis_url)
     yield nodes
     await nodes.close()
 

@@ -137,7 +137,7 @@ async def test_the_duty_clock_goes_on_while_somebody_looks(nodes: DutyNodes, red
 @pytest.mark.parametrize("hours", [-5, 5])
 async def test_another_server_with_another_time_takes_over(nodes: DutyNodes, redis: Redis, hours: int) -> None:
     """Redis' clock cannot be moved from here; where it stood at the last look can."""
-    one, two = (nodes.add(redis_timeout_s=1.0) for _ in range(2))
+    one, two = nodes.add(), nodes.add()
     await one.duties.take(ACME, "a")
     at = int(await redis.command(CLOCK, "HGET", CLOCK, "at"))
     await redis.command(CLOCK, "HSET", CLOCK, "at", at - hours * 3_600_000)

@@ -25,8 +25,10 @@ class LeaseNode:
     """A node as far as its lease goes."""
 
     def __init__(self, name: str, url: str, **changes: Any) -> None:
-        settings = redis_settings(url, **{"presence_lease_s": LEASE_S, "redis_timeout_s": 5.0} | changes)
-        self.redis = Redis(settings)
+        # After a jump of Redis' time the clock of leases stands for redis_timeout_s.
+        settings = redis_settings(url, **{"presence_lease_s": LEASE_S, "redis_timeout_s": 0.5} | changes)
+        # A machine that keeps the test waiting is not taken for a Redis that is away.
+        self.redis = Redis(redis_settings(url))
         self._registry = CollectorRegistry()
         self.book = DutyBook(name, settings, DutyMetrics(self._registry), self.redis, _send)
         self.duties = self.book.of("presence", lease_s=LEASE_S, hands_over=False)
