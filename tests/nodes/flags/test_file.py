@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -139,28 +140,30 @@ async def test_a_file_that_is_written_in_two_goes(flag_world: World, monkeypatch
 async def test_a_look_that_takes_long_does_not_make_a_half_file_a_whole_one(
     flag_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hub.nodes.flags.board._HALF_SETTLE_S", 0.3)
+    monkeypatch.setattr("hub.nodes.flags.board._HALF_SETTLE_S", 60.0)
     flag_world.file.write_text(ON.replace('state: "on"', 'state: "off"'))
     node = await flag_world.node()
     whole = OFF.replace('state: "on"', 'state: "off"')
-    look, looks, answer = node.board._source.look, 0, threading.Event()
+    look, answer = node.board._source.look, threading.Event()
+    looks: list[float] = []
 
     def slow(known: str | None) -> Look:
-        nonlocal looks
-        found, looks = look(known), looks + 1
-        if looks == 2:
-            node.board._file_wake.set()
+        looks.append(time.monotonic())
+        found = look(known)
+        if len(looks) == 2:
             assert answer.wait(30)
         return found
 
     node.board._source.look = slow  # type: ignore[method-assign]
     flag_world.file.write_text(whole.split("  uploads", 1)[0])
     node.board._file_wake.set()
-    await until(lambda: looks >= 1)
+    await until(lambda: looks)
     node.board._file_wake.set()  # another look at once
-    await until(lambda: looks == 2)
+    await until(lambda: len(looks) == 2)
     flag_world.file.write_text(whole)
-    await asyncio.sleep(0.3)  # it would have stood for long enough now
+    # What it has to stand for ends after that look began, and before it comes back.
+    monkeypatch.setattr("hub.nodes.flags.board._HALF_SETTLE_S", looks[1] - looks[0] + 0.2)
+    await asyncio.sleep(0.4)
     answer.set()
     await shows(node, False)
     assert node.flips == [frozenset({"chat"})], "uploads were never on"
