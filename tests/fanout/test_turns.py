@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -69,21 +70,37 @@ def turns(topics: LocalTopics, ear: Ear, clock: Clock) -> Turns:
     return Turns(SETTINGS, topics, ear, clock)
 
 
+class Pauses(list[float]):
+    """How long the rests are meant to be; they last until the test ends them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends: list[Callable[[], Any]] = []
+
+    def note(self, pause: float, end: Callable[[], Any]) -> None:
+        self.append(pause)
+        self._ends.append(end)
+
+    def end(self) -> None:
+        ends, self._ends = self._ends, []
+        for end in ends:
+            end()
+
+
 @pytest.fixture
-async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the rests are."""
-    lengths: list[float] = []
+async def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    pauses = Pauses()
     loop = asyncio.get_running_loop()
     call_later = loop.call_later
 
     def note(pause: float, callback: Any, *arguments: Any) -> Any:
         if isinstance(getattr(callback, "__self__", None), Turns):
-            lengths.append(pause)
+            pauses.note(pause, partial(callback, *arguments))
             return None
         return call_later(pause, callback, *arguments)  # others are at work on this loop
 
     monkeypatch.setattr(loop, "call_later", note)
-    return lengths
+    return pauses
 
 
 def message(number: int, channel: bytes = LOUD) -> tuple[bytes, bytes]:
@@ -119,13 +136,13 @@ async def test_an_idle_topic_never_waits(turns: Turns, ear: Ear) -> None:
     assert ear.turns == [[b"%d" % number] for number in range(20)]
 
 
-async def test_what_comes_during_a_rest_is_one_turn_in_order(turns: Turns, ear: Ear, clock: Clock) -> None:
+async def test_what_comes_during_a_rest_is_one_turn_in_order(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear)
     for number in range(5):
         turns.on_messages([message(number)])
     assert ear.turns == []
-    clock.now += 0.01
-    await until(lambda: ear.turns == [[b"%d" % number for number in range(5)]])
+    pauses.end()
+    assert ear.turns == [[b"%d" % number for number in range(5)]]
 
 
 async def test_the_loop_looks_at_its_sockets_between_turns(turns: Turns, ear: Ear) -> None:
@@ -135,13 +152,13 @@ async def test_the_loop_looks_at_its_sockets_between_turns(turns: Turns, ear: Ea
     await until(lambda: ear.turns == [[b"0"], [b"1", b"2"]])
 
 
-async def test_a_rest_follows_from_the_turn(turns: Turns, ear: Ear, pauses: list[float]) -> None:
+async def test_a_rest_follows_from_the_turn(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear, cost_s=0.001)
     assert pauses == [pytest.approx(0.001 * module.REST)]
 
 
 async def test_who_walks_rests_when_everybody_has_been_written_to(
-    turns: Turns, topics: LocalTopics, ear: Ear, clock: Clock, pauses: list[float]
+    turns: Turns, topics: LocalTopics, ear: Ear, clock: Clock, pauses: Pauses
 ) -> None:
     """And keeps nobody who went out in the same turn from their own."""
     crowded = topics.get(LOUD)
@@ -160,12 +177,12 @@ async def test_who_walks_rests_when_everybody_has_been_written_to(
     assert pauses[1] == pytest.approx(0.003 * module.REST)
 
 
-async def test_a_rest_is_no_longer_than_join_ms(turns: Turns, ear: Ear, pauses: list[float]) -> None:
+async def test_a_rest_is_no_longer_than_join_ms(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear, cost_s=5.0)
     assert pauses == [0.02]
 
 
-async def test_what_few_listen_to_does_not_rest(turns: Turns, ear: Ear, pauses: list[float]) -> None:
+async def test_what_few_listen_to_does_not_rest(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     ear.cost_s = 5.0
     for number in range(3):
         turns.on_messages([message(number, QUIET)])
@@ -174,31 +191,33 @@ async def test_what_few_listen_to_does_not_rest(turns: Turns, ear: Ear, pauses: 
     assert pauses == []
 
 
-async def test_without_join_ms_nobody_rests(topics: LocalTopics, ear: Ear, clock: Clock, pauses: list[float]) -> None:
+async def test_without_join_ms_nobody_rests(topics: LocalTopics, ear: Ear, clock: Clock, pauses: Pauses) -> None:
     turns = Turns(Settings(redis_url="x", database_url="x", join_ms=0), topics, ear, clock)
     await after_a_turn(turns, ear, cost_s=5.0)
     assert pauses == [0]
 
 
-async def test_what_came_before_a_state_is_seen_before_it(turns: Turns, ear: Ear) -> None:
+async def test_what_came_before_a_state_is_seen_before_it(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear)
     turns.on_messages([message(1)])
     turns.on_state(LOUD, STATE)
     assert ear.turns == [[b"1"], [b"state"]]
 
 
-async def test_a_state_of_one_topic_does_not_end_the_rest_of_another(turns: Turns, ear: Ear) -> None:
+async def test_a_state_of_one_topic_does_not_end_the_rest_of_another(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear)
     turns.on_messages([message(1)])
     turns.on_state(QUIET, STATE)
     assert ear.turns == [[b"state"]]
+    pauses.end()
     await after_rest(ear, [[b"state"], [b"1"]])
 
 
-async def test_a_topic_that_rests_delays_no_other(turns: Turns, ear: Ear) -> None:
+async def test_a_topic_that_rests_delays_no_other(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear)
     turns.on_messages([message(1), message(2, QUIET), message(3)])
     assert ear.turns == [[b"2"]]
+    pauses.end()
     await after_rest(ear, [[b"2"], [b"1", b"3"]])
 
 
@@ -226,7 +245,7 @@ async def test_topics_take_turns(ear: Ear, clock: Clock) -> None:
     assert [turn[0] for turn in ear.turns] == [b"0", b"1", b"2"] * 3
 
 
-async def test_what_waits_is_bounded(topics: LocalTopics, ear: Ear, clock: Clock) -> None:
+async def test_what_waits_is_bounded(topics: LocalTopics, ear: Ear, clock: Clock, pauses: Pauses) -> None:
     turns = Turns(Settings(redis_url="x", database_url="x", max_waiting_messages=3), topics, ear, clock)
     await after_a_turn(turns, ear)
     for number in range(3):
@@ -265,7 +284,7 @@ async def test_topics_that_are_silent_again_are_forgotten(turns: Turns, ear: Ear
     assert sum(len(turn) for turn in ear.turns) == 100
 
 
-async def test_the_end_takes_what_waits(turns: Turns, ear: Ear) -> None:
+async def test_the_end_takes_what_waits(turns: Turns, ear: Ear, pauses: Pauses) -> None:
     await after_a_turn(turns, ear)
     turns.on_messages([message(1)])
     turns.close()
