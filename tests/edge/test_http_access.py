@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio import client as websocket
 from websockets.exceptions import ConnectionClosed
 
 from hub.auth.tokens import mint_token
@@ -15,6 +16,7 @@ from hub.fanout.control import Kick
 from tests.edge.http_hub import HttpHub, assert_problem
 from tests.support.waiting import until
 
+connect = partial(websocket.connect, open_timeout=30)
 GUARDED = [
     ("POST", "/v1/publish"),
     ("POST", "/v1/publish/events:a"),
