@@ -120,6 +120,7 @@ class Clamd:
         async for piece in pieces:
             for start in range(0, len(piece), _MAX_PIECE):
                 part = piece[start : start + _MAX_PIECE]
+                await asyncio.sleep(0)  # what has come is read before a write finds the connection closed, and drops it
                 if answer.done() or not await _write(writer, struct.pack(">I", len(part)) + part):
                     return
         await _write(writer, bytes(4))

@@ -11,6 +11,7 @@ from hub.api import ConfigError, ErrorCode, HubError
 from services.uploads.checking import Scanner, open_scanner
 from services.uploads.checking import scanner as seam
 from services.uploads.checking.scanner import Clamd
+from services.uploads.store.words import READ_BYTES
 from tests.services.uploads.checking.samples import settings
 from tests.services.uploads.fake_clamd import EICAR, FakeClamd, Mood, fake_clamd
 
@@ -84,10 +85,11 @@ async def test_nobody_there() -> None:
 
 
 async def test_more_than_it_takes() -> None:
+    """It says so and closes, while more is under way."""
     async with fake_clamd(stream_max_length=1_000_000) as clamd:
         it = scanner(f"tcp://127.0.0.1:{clamd.port}")
         with pytest.raises(HubError) as refused:
-            await it.scan(pieces(*[b"x" * 500_000] * 40))
+            await it.scan(pieces(*[b"x" * READ_BYTES] * 80))
         assert refused.value.code is ErrorCode.TOO_LARGE
 
 
