@@ -36,7 +36,7 @@ SocketKind = Literal["direct", "asgi", "sse", "poll", "sse-asgi", "poll-asgi"]
 SECRET = "not-a-secret-but-32-bytes-long-ok"
 EVERYTHING = "subscribe:* publish:* call:*"
 _START_S = 30.0
-_STOP_S = 20.0
+_STOP_S = 40.0
 _T = TypeVar("_T")
 
 

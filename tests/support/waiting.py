@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 _POLL_S = 0.005
-WAIT_S = 15.0
+WAIT_S = 30.0
 """The usual deadline: for two slow cores that others use as well. Nothing waits for it but a test that fails."""
 
 

@@ -34,7 +34,7 @@ async def test_failover_by_a_sentinel(arena: Arena) -> None:
         plan = Plan(keeps_data=False)
         async with arena.ordeal("failover by a sentinel", plan, [sentinel.url] * 2, linked(pair.replica)) as it:
             pair.master.kill()
-            await until(lambda: sentinel.master_port() == pair.replica.port, 30, "the sentinel to promote the replica")
+            await until(lambda: sentinel.master_port() == pair.replica.port, 60, "the sentinel to promote the replica")
         assert it.figures.epoch_changes >= len(it.clients)
 
 
