@@ -118,6 +118,7 @@ async def running_hub(
     config = uvicorn.Config(
         node.http(), host="127.0.0.1", port=0, log_config=None, access_log=False, ws="websockets-sansio", lifespan="on"
     )
+    config.timeout_keep_alive = 600  # a test that is slow for a while finds its lines as it left them
     server = _Server(config)
     running = asyncio.create_task(server.serve(), name="test-hub")
     try:

@@ -79,11 +79,12 @@ async def test_a_head_that_drips_gets_no_more_time(redis_server: RedisServer, so
     async with running_hub(socket_kind, redis_server.url, **settings) as node, opened(node) as line:
         line.writer.write(b"GET /v1/sse HTTP/1.1\r\nX: ")
 
+        reading = asyncio.create_task(line.reader.read())
+
         def dripped() -> bool:
             line.writer.write(b"a")
-            return line.reader.at_eof()
+            return reading.done()
 
-        reading = asyncio.create_task(line.reader.read())
         await until(dripped, what="the hub to lose its patience")
         with contextlib.suppress(ConnectionError):
             assert await reading == b""

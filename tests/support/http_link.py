@@ -263,6 +263,9 @@ class HttpLink(ABC):
 
     async def _posted(self, body: bytes, line: HttpLine | None) -> tuple[Head, bytes]:
         if line is None:
+            if self._said is not None and self._said.idle:
+                await _left(self._said)
+                self._said = None
             if self._said is None:
                 self._said = await HttpLine.opened(next(self._ports))
             line = self._said
@@ -360,8 +363,8 @@ class PollLink(HttpLink):
             target = f"{self.path}?cursor={quote(self.cursor)}&wait={wait_s:g}"
             try:
                 head = await self._ask_by_newest_token(target)
-            except (EOFError, OSError):
-                self._ended()
+            except (EOFError, OSError) as error:
+                self._ended(f"polling failed: {error!r}")
                 return
         if head.status != 200:
             self._refused(head, self._body, None)
@@ -376,8 +379,11 @@ class PollLink(HttpLink):
 
     async def _ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None = None) -> Head:
         port = next(self._ports)
+        if port in self._asked and self._asked[port].idle:
+            await _left(self._asked.pop(port))
         if port not in self._asked:
             self._asked[port] = await HttpLine.opened(port, self._socket)
+            self._socket = None
         line = self._asked[port]
         head = await line.ask(method, target, headers, body)
         self._body = await line.body()
@@ -392,6 +398,11 @@ class PollLink(HttpLink):
 
     def _lines(self) -> list[HttpLine]:
         return [line for line in (*self._asked.values(), self._said) if line is not None]
+
+
+async def _left(line: HttpLine) -> None:
+    line.close()
+    await line.closed()
 
 
 def _looked_at(message: str | bytes) -> _Frame:

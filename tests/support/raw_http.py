@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _LIMIT_BYTES = 4096  # read ahead: a test that does not read must be noticed by the hub
 _PIECE_BYTES = 65536
+_IDLE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -30,6 +32,12 @@ class HttpLine:
         self._left: int | None = 0
         """Bytes of the body that are still to come; None: until the connection ends."""
         self._chunked = False
+        self._used_at = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        """Nobody has used it for a while: the hub may end it, which it does after five seconds, and be in the right."""
+        return time.monotonic() - self._used_at > _IDLE_S
 
     @classmethod
     async def opened(cls, port: int, link: socket.socket | None = None) -> HttpLine:
@@ -63,6 +71,7 @@ class HttpLine:
         pieces = []
         while came := await self.piece():
             pieces.append(came)
+        self._used_at = time.monotonic()
         return b"".join(pieces)
 
     def close(self) -> None:

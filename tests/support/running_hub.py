@@ -134,6 +134,8 @@ class RunningHub:
             self._server = uvicorn.Server(_stock(self.node, self.settings))
         else:
             self._server = direct_server(self.settings, self.node)
+        # A test that is slow for a while finds its lines as it left them.
+        self._server.config.timeout_keep_alive = 600
         serving = asyncio.ensure_future(self._server.serve())
         await until(lambda: self._server.started or serving.done(), _START_S, "uvicorn to listen")
         if self._server.started:
@@ -154,7 +156,7 @@ def _stock(node: Node, settings: Settings) -> uvicorn.Config:
         access_log=False,
         ws_ping_interval=None,
         ws_per_message_deflate=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=15,
     )
 
 
