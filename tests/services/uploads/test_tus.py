@@ -393,25 +393,29 @@ async def test_concatenation(ada: TusClient, house: Depot) -> None:
     assert_problem(await ada.post(None, Upload_Concat="final;" + " ".join(urls)), "conflict")
 
 
-async def test_what_was_joined_is_not_cancelled(ada: TusClient, house: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_joined_is_not_cancelled(
+    redis_url: str, hub_database: HubDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The upload that it was joined to consists of its bytes until it is checked."""
     real = Checker.begin
     monkeypatch.setattr(Checker, "begin", lambda *_: None)
-    pieces = (MANY[:250_000], MANY[250_000:])
-    partials = [await ada.create(len(piece), {}, Upload_Concat="partial") for piece in pieces]
-    for url, piece in zip(partials, pieces, strict=True):
-        assert (await ada.patch(url, 0, piece)).status_code == 204
-    final = await ada.post(None, Upload_Concat="final;" + " ".join(partials))
-    owner = await house.person()
-    for url in partials:
-        upload = url.rpartition("/")[2]
-        assert (await owner.refused("cancel", "conflict", upload=upload)).details["state"] == "joined"
-        await house.rows("UPDATE hub.uploads SET due_at = now() WHERE id = $1 RETURNING id", upload)
-    monkeypatch.setattr(Checker, "begin", real)
-    await house.rows("UPDATE hub.uploads SET due_at = now() WHERE NOT partial RETURNING id")
-    upload = final.headers["location"].rpartition("/")[2]
-    await owner.ended(upload)
-    assert house.content(upload) == MANY
+    async with depot(redis_url, hub_database, tmp_path) as house, tus(house).http as http:
+        ada = TusClient(http)
+        pieces = (MANY[:250_000], MANY[250_000:])
+        partials = [await ada.create(len(piece), {}, Upload_Concat="partial") for piece in pieces]
+        for url, piece in zip(partials, pieces, strict=True):
+            assert (await ada.patch(url, 0, piece)).status_code == 204
+        final = await ada.post(None, Upload_Concat="final;" + " ".join(partials))
+        owner = await house.person()
+        for url in partials:
+            upload = url.rpartition("/")[2]
+            assert (await owner.refused("cancel", "conflict", upload=upload)).details["state"] == "joined"
+            await house.rows("UPDATE hub.uploads SET due_at = now() WHERE id = $1 RETURNING id", upload)
+        monkeypatch.setattr(Checker, "begin", real)
+        await house.rows("UPDATE hub.uploads SET due_at = now() WHERE NOT partial RETURNING id")
+        upload = final.headers["location"].rpartition("/")[2]
+        await owner.ended(upload)
+        assert house.content(upload) == MANY
 
 
 async def test_partial_uploads_count_until_they_are_joined(
