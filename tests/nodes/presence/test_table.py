@@ -356,7 +356,7 @@ async def test_a_server_without_data_begins_another_epoch() -> None:
 async def test_without_redis_it_is_said_again(redis_server: RedisServer, on: Stage) -> None:
     rooms = [topic(f"r{number}") for number in range(100)]
     async with CutProxy(redis_server.socket_path) as proxy:
-        redis = Redis(redis_settings(f"redis://127.0.0.1:{proxy.port}/0", redis_timeout_s=0.5))
+        redis = Redis(redis_settings(f"redis://127.0.0.1:{proxy.port}/0", redis_timeout_s=1.0))
         table = PresenceTable(redis, on.world.settings)
         items = [(room, [Change("ann", "Ann", ONLINE)], True) for room in rooms]
         await table.change("n1", items)
