@@ -35,7 +35,7 @@ TOPICS = tuple(f"events:{service}" for service in SERVICES)
 # Generous: other tests may run on the same two cores, and nothing here is about speed.
 JOIN_S = 60.0
 SETTLE_S = 60.0
-QUIET_S = 20.0
+QUIET_S = 30.0
 _TICK_S = 0.5
 
 RedisLink = Callable[[], contextlib.AbstractContextManager[redis.Redis]]

@@ -132,7 +132,7 @@ async def _type(world: ChatWorld, node: int) -> Counter[str]:
 
         sending = asyncio.create_task(send())
         while answers.total() < FRAMES:
-            frame = await client.receive(20)
+            frame = await client.receive(30)
             if isinstance(frame, Reply):
                 answers["sent" if frame.result["sent"] else "not sent"] += 1
             elif isinstance(frame, Error):
@@ -172,7 +172,7 @@ async def test_two_devices_read_at_once(world: ChatWorld) -> None:
         def cursors() -> list[int]:
             return [data["readers"]["dora"] for data in named(events, "read") if "dora" in data["readers"]]
 
-        await until(lambda: cursors()[-1:] == numbers[-1:], 10, "the last receipt")
+        await until(lambda: cursors()[-1:] == numbers[-1:], 30, "the last receipt")
         assert cursors() == sorted(cursors()), "the others saw it go back"
         member = (await read_rooms(world.database, ORG))["books"].members["dora"]
         assert member.read == numbers[-1]
@@ -189,7 +189,7 @@ async def test_a_removed_member_hears_no_more(world: ChatWorld, remark: Remark) 
         ears = [device.client.ear("chat:vault") for device in devices]
         asked = time.monotonic()
         await owner.call("chat.remove", room="vault", user="paul")
-        await until(lambda: all(ear.ended for ear in ears), 5, "both devices to be told")
+        await until(lambda: all(ear.ended for ear in ears), 30, "both devices to be told")
         remark(f"the last device was told after {1000 * (max(ear.ended[0] for ear in ears) - asked):.0f} ms")
         sent = await owner.call("chat.send", room="vault", text="he is gone", key="gone")
         for device in devices:
@@ -259,7 +259,7 @@ async def test_a_clock_that_jumps(world: ChatWorld, clock: Clock) -> None:
         await tina.call("chat.create", name="Clocks", room="clocks", public=True, members=["ulf"])
         events = await stack.enter_async_context(heard(tina, "chat:clocks"))
         await stack.enter_async_context(heard(ulf, "chat:clocks"))
-        await until(lambda: _present(events) == {"tina", "ulf"}, 10, "both to be there")
+        await until(lambda: _present(events) == {"tina", "ulf"}, 30, "both to be there")
         before = len(named(events, "presence"))
         numbers = []
         try:

@@ -115,8 +115,8 @@ async def test_lost_replies_lose_and_double_nothing(world: ChatWorld, remark: Re
         remark(f"{SENDERS * MESSAGES} messages in {attempts} attempts; lost: {dict(stolen)}; {duplicates} were there")
         assert stolen["to_client"] > 0
         assert duplicates > 0, "no answer was lost after its message was stored"
-        await until(lambda: len(heard) >= SENDERS * MESSAGES, 20, "everything to be heard")
-        await until(lambda: _nothing_pending(world), 20, "the outbox to be empty")
+        await until(lambda: len(heard) >= SENDERS * MESSAGES, 30, "everything to be heard")
+        await until(lambda: _nothing_pending(world), 30, "the outbox to be empty")
 
         wanted = {
             (sender.device.user, f"message {count} of {sender.device.user}")

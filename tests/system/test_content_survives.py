@@ -43,7 +43,7 @@ async def rooms(postgres_server: PostgresServer, migrated_template: HubDatabase)
             assistant = {
                 "HUB_ASSISTANT_PROVIDERS": "offline,openai",
                 "HUB_ASSISTANT_OPENAI_BASE_URL": f"{fake.url}/v1",
-                "HUB_ASSISTANT_OPENAI_MODEL": "fake?first_token_s=1.5",
+                "HUB_ASSISTANT_OPENAI_MODEL": "fake?first_token_s=4",
                 "HUB_ASSISTANT_OPENAI_KEY": "none",
             }
             async with newsroom(server, database, folder, **assistant) as room:
@@ -151,7 +151,7 @@ async def test_it_is_killed_between_the_last_event_and_the_row(room: Newsroom) -
         room.to_postgres.stall()
         for stream in streams:
             for editor in stream.editors:
-                await editor.ended(20)
+                await editor.ended(30)
             row = await they.far.call("content.get", stream=stream.name)
             assert (row["state"], row["finished_ms"], row["html"]) == ("running", None, "")
         await room.lose()
@@ -194,7 +194,7 @@ async def test_one_node_is_killed_after_the_other(room: Newsroom) -> None:
         await room.ready()
         await room.nodes[1].kill()
         await hurry(they.owner, stream)
-        await stream.editors[0].ended(20)
+        await stream.editors[0].ended(30)
         await room.nodes[1].start()
         await stream.ends(room, they.far)
 
@@ -265,7 +265,7 @@ async def test_cancel_reaches_a_stream_whose_node_is_dead(room: Newsroom) -> Non
             assert (await they.owner_at_far.call("content.cancel", stream=stream.name))["state"] == "cancelled"
         for stream in streams:
             for editor in stream.editors:
-                result = await editor.ended(20)
+                result = await editor.ended(30)
                 assert (result["code"], result["chunks"]) == ("cancelled", len(editor.chunks))
                 assert len(editor.named("stream_error")) == 1
             assert stream.editors[0].chunks == stream.editors[1].chunks
@@ -283,7 +283,7 @@ async def hurry(owner: Desk, stream: Stream) -> None:
 
 async def under_way(stream: Stream) -> None:
     """Everybody has some of it."""
-    await until(lambda: all(len(editor.chunks) >= 8 for editor in stream.editors), 20, "the middle")
+    await until(lambda: all(len(editor.chunks) >= 8 for editor in stream.editors), 30, "the middle")
     assert all(editor.result is None for editor in stream.editors), "it is over already"
 
 

@@ -115,7 +115,7 @@ class Stage:
         for reader in self.readers:
             reader.begin()
         await self.arrive()
-        assert {reader.client.transport for reader in self.readers} == {"websocket"}
+        await self.readers_come_by("websocket")
 
     async def set(self, node: int = 0, **states: str) -> float:
         """Changes flags through a node; when it was asked."""

@@ -66,7 +66,7 @@ class Bench:
                         return False
             return True
 
-        await until(quiet, 20, "all topics to be given up")
+        await until(quiet, 30, "all topics to be given up")
 
     async def hello(self, link: ClientConnection, **hello: Any) -> list[list[Exchange]]:
         """Sends it; returns what was sent about topics, per server, before anything about them was answered.
@@ -89,7 +89,7 @@ class Bench:
         welcome = msgspec.json.decode(await link.recv())
         assert welcome["type"] == "welcome"
         assert [verdict["topic"] for verdict in welcome["topics"] if verdict["ok"] and verdict["recovered"]] == TOPICS
-        came = [msgspec.json.decode(await link.recv()) for _ in TOPICS]
+        came = [await received(link) for _ in TOPICS]
         assert {frame["topic"] for frame in came if frame["type"] == "event"} == set(TOPICS)
         after = [list(filter(of_topics, proxy.exchanges)) for proxy in self.proxies]
         assert [len(part) for part in after] == [len(part) for part in held], "more was asked for afterwards"
@@ -111,7 +111,7 @@ async def bench(
             for server, proxy in zip(servers, proxies, strict=True):
                 with client(server) as link:
                     link.config_set("cluster-announce-port", proxy.port)
-            await until(lambda: all(announces(server, proxies) for server in servers), 20, "the proxies' ports")
+            await until(lambda: all(announces(server, proxies) for server in servers), 30, "the proxies' ports")
         settings = environment(f"redis{'+cluster' if cluster else ''}://{names}", database, {})
         settings |= {"HUB_EVENT_SERVICES": ",".join(MORE), "HUB_DATABASE_RELAY_URL": ""}
         settings["HUB_REDIS_TIMEOUT_S"] = "60"  # what is held must not be given up meanwhile
@@ -176,17 +176,24 @@ async def acknowledge(it: Bench, before: dict[str, dict[str, Any]]) -> str:
         await link.send(msgspec.json.encode({"type": "hello", "id": 1, "subscribe": wanted}).decode())
         welcome = msgspec.json.decode(await link.recv())
         for _ in TOPICS:
-            await link.recv()
+            await received(link)
         positions = {topic: {"epoch": at["epoch"], "seq": at["seq"] + 1} for topic, at in before.items()}
         await link.send(msgspec.json.encode({"type": "ack", "positions": positions}).decode())
         session: str = welcome["session"]
         with client(it.servers[0]) as direct:
             key = f"{_SESSION}{session}}}"
-            await until(lambda: stored(direct, key) >= len(TOPICS), 20, "all positions to be stored")
+            await until(lambda: stored(direct, key) >= len(TOPICS), 30, "all positions to be stored")
     await it.nobody_listens()
     with client(it.servers[0]) as direct:
-        await until(lambda: direct.hget(key, "connection") == "", 20, "the session to be given up")
+        await until(lambda: direct.hget(key, "connection") == "", 30, "the session to be given up")
     return session
+
+
+async def received(link: ClientConnection) -> dict[str, Any]:
+    """The next frame that says something."""
+    while (frame := msgspec.json.decode(await link.recv()))["type"] == "heartbeat":
+        pass
+    return dict(frame)
 
 
 def announces(server: RedisServer, proxies: list[RecordingProxy]) -> bool:

@@ -140,7 +140,7 @@ class Victim:
                 row = await sender.result(call)
                 return bool(row["offset"] == offset and row["state"] in ("available", "receiving"))
 
-            await until(arrived, 20, "the bytes to be there, and checked")
+            await until(arrived, 30, "the bytes to be there, and checked")
             if sent is content:
                 self.topics["upload"] = opened["topic"]
         with connected(self.redis) as link:
@@ -165,7 +165,7 @@ class Victim:
             row = await self.client.result({"type": "call", "method": "content.get", "params": {"stream": stream}})
             return row["finished_ms"] is not None
 
-        await until(ended, 20, "the stream's end to be stored")
+        await until(ended, 30, "the stream's end to be stored")
         return stream
 
     def _is_stored(self) -> bool:

@@ -35,6 +35,8 @@ class Uploader:
         self._random = chance
         self._on = Journey(upload, token(user), self.door, chance, complain)
         self._way: Way = chance.choice(WAYS)
+        self._in_vain = 0
+        """Legs since something was acknowledged."""
 
     async def live(self) -> None:
         """From the first byte to the end that its fate wants; complains when that does not come."""
@@ -58,6 +60,7 @@ class Uploader:
         if self._random.random() < 0.45:
             self._cut_somewhere()
         self._on.did(f"by {self._way}", "over node", self.node)
+        before = self.it.acknowledged
         try:
             if self._way == "tus":
                 await TusLeg(self._on).travel()
@@ -65,7 +68,9 @@ class Uploader:
                 await SocketLeg(self._on).travel(Encoding(f"hub.v1.{self._way}"))
         except Lost as lost:
             self._on.did(f"lost: {lost}".partition("(")[0])
-            await asyncio.sleep(_AGAIN_S * self._random.random())
+            # How long an outage lasts is the machine's affair: legs are not to be used up by it.
+            self._in_vain = 0 if self.it.acknowledged > before else self._in_vain + 1
+            await asyncio.sleep(_AGAIN_S * self._random.random() * 2 ** min(self._in_vain // 4, 5))
         except Refused as refused:
             self._was_refused(refused)
 
