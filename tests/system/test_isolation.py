@@ -109,7 +109,7 @@ class Victim:
                 record = link.hgetall(topic_names(org, self.topics[kind]).position)
                 self.positions[kind] = Position(record["epoch"], int(record["seq"]))
             # Full again, and gone, in the midst of what follows.
-            link.delete(limit_key(org, "assistant", "anna"))
+            link.delete(limit_key(org, "assistant", "anna"), limit_key(org, "content", "anna"))
 
     async def _talk(self) -> None:
         """A private room with messages, all of them in Redis too."""
