@@ -76,8 +76,8 @@ class Writer:
         """When the oldest byte that is not stored came."""
         self._finishing = self._verified = self._is_late = False
         self._wrote = False
-        self._tried = False
-        """Something was given to PostgreSQL to be recorded; whether it was is not always known."""
+        self._recorded = False
+        """Something of what it wrote is recorded, or may be: an answer of PostgreSQL was lost."""
         self._error: HubError | None = None
         self._farewell: HubError | None = None
         self._wake = asyncio.Event()
@@ -199,7 +199,7 @@ class Writer:
     async def _let_go(self) -> None:
         try:
             await self._stretch.close()
-            if self._wrote and not self._tried:
+            if self._wrote and not self._recorded:
                 await self._stretch.discard()
         except HubError as error:
             _log.warning("upload_stretch_not_closed", reason=error.message)
@@ -325,12 +325,13 @@ class Writer:
 
     async def _insist(self, span: tuple[int, int], news: list[Stored], sha256: str | None) -> None:
         """Records, also when the database is away for a moment: what was stored need not be sent again."""
-        self._tried = True
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.uploads_insist_s
         while True:
+            before, self._recorded = self._recorded, True
             try:
                 if not await self._records.record(self.upload, self.token, span, news, sha256):
+                    self._recorded = before
                     await self._check_recorded(span[1])
                 return
             except HubError as error:

@@ -33,7 +33,7 @@ QUICK = {
     "HUB_UPLOADS_EXPIRE_S": str(EXPIRE_S),
     "HUB_UPLOADS_JANITOR_S": "0.5",
     "HUB_UPLOADS_CHECK_LEASE_S": "3",
-    "HUB_UPLOADS_CLEAR_S": "1",
+    "HUB_UPLOADS_CLEAR_S": "5",  # longer than any node hangs, or has no database
     "HUB_UPLOADS_OPEN_PER_USER": "1000",
     "HUB_UPLOADS_CREATES_PER_MINUTE": "100000",
     "HUB_UPLOADS_CREATES_BURST": "100000",

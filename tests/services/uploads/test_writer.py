@@ -16,6 +16,7 @@ from services.uploads.shapes import State, Upload
 from services.uploads.store import Part, StoreFull
 from services.uploads.writer import Writer
 from tests.support.virtual_loop import run_virtually
+from tests.support.waiting import until
 
 ORG = OrgId.from_operator("acme")
 SETTINGS = Settings(
@@ -228,6 +229,25 @@ def test_one_that_does_not_count_any_more_ends() -> None:
         with pytest.raises(HubError, match="another connection"):
             await scene.writer.finish()
         assert scene.acks == []
+        assert not scene.store.objects, "nobody comes for what was refused, however late it was written"
+
+    run_virtually(run())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_may_be_recorded_stays_in_the_store(lost: bool) -> None:
+    """An attempt is recorded and its answer lost; then another writer goes on, and this one is refused."""
+
+    async def run() -> None:
+        scene = Scene(1000)
+        scene.records.failures, scene.records.lose_answers = 1, lost
+        await scene.feed(b"x" * 400, 100)
+        finishing = asyncio.create_task(scene.writer.finish())
+        await until(lambda: scene.records.failures == 0, what="an attempt without an answer")
+        scene.records.writer, scene.records.offset = "w2", 900
+        with pytest.raises(HubError, match="another connection"):
+            await finishing
+        assert scene.store.objects
 
     run_virtually(run())
 
