@@ -49,8 +49,8 @@ class Keyboard:
         readable = asyncio.Event()
         try:
             loop.add_reader(self._fd, readable.set)
-        except (PermissionError, NotImplementedError):
-            # A file is always readable, and cannot be waited for.
+        except PermissionError:
+            # epoll refuses files (epoll_ctl(2), EPERM): one is always readable, and cannot be waited for.
             while piece := os.read(self._fd, _READ_BYTES):
                 yield piece
             return

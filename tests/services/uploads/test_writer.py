@@ -236,7 +236,7 @@ def test_one_that_does_not_count_any_more_ends() -> None:
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_what_may_be_recorded_stays_in_the_store(lost: bool) -> None:
-    """An attempt is recorded and its answer lost; then another writer goes on, and this one is refused."""
+    """Nobody knows whether an attempt was recorded; then another writer goes on, and this one is refused."""
 
     async def run() -> None:
         scene = Scene(1000)
